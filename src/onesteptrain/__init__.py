@@ -1,0 +1,1 @@
+"""Choose the share of a vision-language training pool that makes the model better."""
