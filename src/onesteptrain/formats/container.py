@@ -1,0 +1,50 @@
+"""What every container offers: raw rows to read, and a copy of chosen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+RowNumbers = NDArray[np.int64]
+"""Positions in the pool, from 0, strictly rising."""
+
+
+class RawRow(NamedTuple):
+    """One row as its container holds it."""
+
+    where: str
+    """How messages call the row: file and line, or file and position."""
+
+    value: object
+    """The parsed row; the raw bytes where they cannot be parsed."""
+
+    problem: str | None = None
+    """Why the row cannot be parsed."""
+
+
+class Container(Protocol):
+    """One pool on disk; `path` is a file or a folder."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the content, in order."""
+
+    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
+        """All rows in order; those before `ids_until` may come as no more than the columns that make their uid.
+
+        Raises:
+            PoolError: the file breaks off, or is broken beyond one row.
+        """
+
+    def count(self) -> int:
+        """Number of rows."""
+
+    def copy_rows(self, rows: RowNumbers, out: Path) -> int:
+        """Write the chosen rows as they stand to `out`, which does not exist yet; returns how many there were."""

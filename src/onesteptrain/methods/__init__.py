@@ -1,0 +1,88 @@
+"""Ways to score a sample.
+
+A method is a frozen dataclass whose fields are its options, with one function `prepare(setting)` that gives a scorer;
+the scorer takes samples and gives one `Record` for each. Ours and anybody else's are found in the same way, through the
+entry points of the group "onesteptrain.methods". The contract, which `tests/methods/test_contract.py` checks for every
+installed method: order is kept; a record depends on the sample and the setting only, not on its neighbours; same seed,
+same score; the proxy is left bit for bit as found; a sample that cannot be scored has a reason in place of a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from onesteptrain.errors import ConfigError
+from onesteptrain.pool import Sample
+from onesteptrain.scores import Record
+
+if TYPE_CHECKING:
+    from onesteptrain.proxy import Proxy
+
+GROUP = "onesteptrain.methods"
+
+Scorer = Callable[[Sequence[Sample]], list[Record]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run offers to a method."""
+
+    proxy: Proxy | None = None
+    """The proxy, at the weights to score at."""
+
+    anchors: Sequence[Sample] = field(default_factory=tuple)
+    """The trusted samples."""
+
+    second_moments: Path | None = None
+    """Adam's second moments from the proxy's warm-up."""
+
+    seed: int = 0
+
+    def need_proxy(self, method: str) -> Proxy:
+        """The proxy.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.proxy is None:
+            raise ConfigError(f"method {method!r} needs a proxy; give --proxy")
+        return self.proxy
+
+    def need_anchors(self, method: str) -> Sequence[Sample]:
+        """The anchors.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not self.anchors:
+            raise ConfigError(f"method {method!r} needs anchors and got none; give --anchors with at least one sample")
+        return self.anchors
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way to score samples."""
+
+    def prepare(self, setting: Setting, /) -> Scorer:
+        """Do the work that all samples share, such as the anchor gradient."""
+
+
+def installed() -> dict[str, EntryPoint]:
+    """The methods that can be named, by name; none is imported."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+
+
+def method_class(name: str) -> type[Any]:
+    """The dataclass of a method.
+
+    Raises:
+        ConfigError: no installed method has this name.
+    """
+    known = installed()
+    if name not in known:
+        raise ConfigError(f"there is no method {name!r}; installed are {', '.join(known)}")
+    return known[name].load()  # type: ignore[no-any-return]

@@ -1,0 +1,212 @@
+"""One-Step-Train: score a sample by what one simulated training step on it does to the anchor loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from onesteptrain.errors import AnchorError, ConfigError, SampleError, ScoreError
+from onesteptrain.methods import Scorer, Setting
+from onesteptrain.pool import Sample
+from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.scores import Record, Value
+from onesteptrain.utility import (
+    AnchorGroup,
+    choose_epsilon,
+    exact_utility,
+    measure_anchors,
+    read_preconditioner,
+    token_derivatives,
+)
+
+_PROBES = 16
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """One-step utility (arXiv:2605.07488): the fall of the anchor loss after one step on the sample."""
+
+    estimator: Literal["auto", "exact", "fd", "jvp"] = "auto"
+    """exact takes the step and measures the anchors; fd and jvp are first-order and need forward passes only:
+    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision."""
+
+    step_size: float = 1e-3
+    """Learning rate of the simulated step."""
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Rule of the step; adam divides each coordinate by the root of its second moment from the warm-up."""
+
+    group_by: str | None = None
+    """Column of the anchors that splits them into groups, each with a column utility.GROUP."""
+
+    fd_epsilon: float | None = None
+    """Shift of the central difference along the anchor gradient; by default chosen on the anchors."""
+
+    batch_size: int = 16
+    """Samples in one pass."""
+
+    store_tokens: bool = False
+    """Keep the utility of every answer token, in the column token_utility."""
+
+    def __post_init__(self) -> None:
+        if not (self.step_size > 0 and math.isfinite(self.step_size)):
+            raise ConfigError(f"step_size is {self.step_size}; it must be positive and finite")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.estimator == "exact" and self.store_tokens:
+            raise ConfigError("estimator exact has no utility per token; use fd or jvp with store_tokens")
+
+    def prepare(self, setting: Setting, /) -> Scorer:
+        """Measure the anchors once, for all samples.
+
+        Raises:
+            AnchorError: an anchor cannot be encoded, or has no such group.
+            ConfigError: the estimator cannot work with the proxy's type of weights.
+            ScoreError: the anchor loss is not finite.
+        """
+        proxy = setting.need_proxy("one_step")
+        estimator = self._estimator(proxy)
+        groups = _encoded_groups(proxy, setting.need_anchors("one_step"), self.group_by)
+        preconditioner = {}
+        if self.optimizer == "adam":
+            if setting.second_moments is None:
+                raise ConfigError("optimizer adam needs the second moments of a warm-up; give --warmup")
+            preconditioner = read_preconditioner(setting.second_moments, proxy)
+        anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size)
+        if estimator == "exact":
+            return _Exact(self, proxy, anchors, preconditioner)
+        epsilons = [self._epsilon(proxy, groups[group.name], group, estimator) for group in anchors]
+        return _FirstOrder(self, proxy, anchors, estimator, epsilons)
+
+    def _estimator(self, proxy: Proxy) -> Literal["exact", "fd", "jvp"]:
+        half = proxy.dtype in (torch.bfloat16, torch.float16)
+        if self.estimator == "auto":
+            return "jvp" if half else "fd"
+        if half and self.estimator != "jvp":
+            raise ConfigError(
+                f"estimator {self.estimator} moves the weights, and {proxy.dtype} weights swallow a small step; "
+                "use --dtype float32, or --estimator jvp"
+            )
+        return self.estimator
+
+    def _epsilon(self, proxy: Proxy, members: Sequence[Encoded], group: AnchorGroup, estimator: str) -> float:
+        if estimator == "jvp":
+            return 0.0
+        return self.fd_epsilon or choose_epsilon(
+            proxy, members[:_PROBES], group.direction, batch_size=self.batch_size
+        )
+
+
+@dataclass(frozen=True)
+class _FirstOrder:
+    options: OneStep
+    proxy: Proxy
+    anchors: Sequence[AnchorGroup]
+    estimator: Literal["fd", "jvp"]
+    epsilons: Sequence[float]
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Record]:
+        encoded = [_encode(self.proxy, sample) for sample in samples]
+        records = iter(
+            token_derivatives(
+                self.proxy,
+                [one for one in encoded if isinstance(one, Encoded)],
+                [group.direction for group in self.anchors],
+                estimator=self.estimator,
+                epsilons=self.epsilons,
+                batch_size=self.options.batch_size,
+            )
+        )
+        return [
+            self._record(one, *next(records)) if isinstance(one, Encoded) else Record(reason=one) for one in encoded
+        ]
+
+    def _record(
+        self, sample: Encoded, loss: Float64[Tensor, " token"], derivative: Float64[Tensor, "group token"]
+    ) -> Record:
+        shares = torch.tensor([group.share for group in self.anchors], dtype=torch.float64)
+        per_group = self.options.step_size * derivative
+        tokens = shares @ per_group
+        signals: dict[str, Value] = {
+            "harm": float(tokens.clamp(max=0).mean()),
+            "gain": float(tokens.clamp(min=0).mean()),
+        }
+        if self.options.store_tokens:
+            signals["token_utility"] = tokens.float().tolist()
+        return _finish(sample, float(loss.mean()), per_group.mean(1), self.anchors, signals)
+
+
+@dataclass(frozen=True)
+class _Exact:
+    options: OneStep
+    proxy: Proxy
+    anchors: Sequence[AnchorGroup]
+    preconditioner: Mapping[str, Tensor] = field(repr=False)
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Record]:
+        return [self._record(sample) for sample in samples]
+
+    def _record(self, sample: Sample) -> Record:
+        encoded = _encode(self.proxy, sample)
+        if isinstance(encoded, str):
+            return Record(reason=encoded)
+        try:
+            loss, falls = exact_utility(
+                self.proxy,
+                encoded,
+                self.anchors,
+                step_size=self.options.step_size,
+                preconditioner=self.preconditioner,
+            )
+        except ScoreError as error:
+            return Record(reason=str(error))
+        return _finish(encoded, loss, falls, self.anchors, {})
+
+
+def _finish(
+    sample: Encoded,
+    loss: float,
+    utilities: Float64[Tensor, " group"],
+    anchors: Sequence[AnchorGroup],
+    signals: Mapping[str, Value],
+) -> Record:
+    utility = float(sum(group.share * float(value) for group, value in zip(anchors, utilities, strict=True)))
+    if not (math.isfinite(loss) and math.isfinite(utility)):
+        return Record(reason=f"its loss is {loss} and its utility {utility}; check the sample, or use float32")
+    columns: dict[str, Value] = {"utility": utility, **signals, "loss": loss}
+    if len(anchors) > 1 or anchors[0].name:
+        columns |= {f"utility.{group.name}": float(value) for group, value in zip(anchors, utilities, strict=True)}
+    columns |= {"answer_tokens": int(sample.answer.sum()), "tokens": sample.tokens}
+    return Record(utility, columns=columns)
+
+
+def _encode(proxy: Proxy, sample: Sample) -> Encoded | str:
+    """The encoded sample, or the reason why there is none."""
+    try:
+        return proxy.encoder.encode(sample)
+    except SampleError as error:
+        return str(error)
+
+
+def _encoded_groups(
+    proxy: Proxy, anchors: Sequence[Sample], group_by: str | None
+) -> dict[str, list[Encoded]]:
+    """Encoded anchors by group, the groups in alphabetical order; one nameless group where none is asked for."""
+    groups: dict[str, list[Encoded]] = {}
+    for anchor in anchors:
+        if group_by is not None and anchor.fields.get(group_by) is None:
+            raise AnchorError(
+                f"anchor {anchor.uid!r} has no column {group_by!r}; it has {', '.join(anchor.fields) or 'none'}"
+            )
+        try:
+            encoded = proxy.encoder.encode(anchor)
+        except SampleError as error:
+            raise AnchorError(f"anchor {anchor.uid!r} cannot be used: {error}; mend it, or draw other anchors") from error
+        groups.setdefault("" if group_by is None else str(anchor.fields[group_by]), []).append(encoded)
+    return dict(sorted(groups.items()))

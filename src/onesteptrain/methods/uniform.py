@@ -1,0 +1,30 @@
+"""Random: the baseline that every selection must beat."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onesteptrain.methods import Scorer, Setting
+from onesteptrain.pool import Sample
+from onesteptrain.scores import Record
+
+
+@dataclass(frozen=True)
+class Random:
+    """A uniform number in [0, 1) from the seed and the sample's uid, so that order and shards do not matter."""
+
+    def prepare(self, setting: Setting, /) -> Scorer:
+        """Nothing is shared but the seed."""
+
+        def score(samples: Sequence[Sample]) -> list[Record]:
+            return [Record(uniform(setting.seed, sample.uid)) for sample in samples]
+
+        return score
+
+
+def uniform(seed: int, uid: str) -> float:
+    """A number in [0, 1) that is a function of its arguments alone."""
+    digest = hashlib.blake2b(f"{seed}:{uid}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

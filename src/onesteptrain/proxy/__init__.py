@@ -1,0 +1,19 @@
+"""The proxy: a small vision-language model that stands in for the target while samples are scored."""
+
+from onesteptrain.proxy.encoding import Batch, Encoded, Encoder
+from onesteptrain.proxy.loading import LoadOptions, load_proxy
+from onesteptrain.proxy.model import Proxy, TokenLosses, in_batches
+from onesteptrain.proxy.scope import Scope, ScopeOptions
+
+__all__ = [
+    "Batch",
+    "Encoded",
+    "Encoder",
+    "LoadOptions",
+    "Proxy",
+    "Scope",
+    "ScopeOptions",
+    "TokenLosses",
+    "in_batches",
+    "load_proxy",
+]

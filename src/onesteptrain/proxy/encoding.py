@@ -1,0 +1,220 @@
+"""From a sample to model inputs, with a mask of the tokens that the assistant wrote.
+
+The mask comes from the chat template itself: a conversation is rendered up to each assistant turn, once with the
+generation prompt and once with the turn, and what the second adds to the first is the answer with its end-of-turn
+mark. Characters become tokens through the tokenizer's own offsets and the processor's record of how it expanded image
+placeholders. The masked tokens are then decoded and compared with the answer, so that a template that rewrites
+answers is refused instead of being scored wrongly.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from onesteptrain.errors import SampleError
+from onesteptrain.images import load_image
+from onesteptrain.pool import ImageRef, Sample, Turn
+
+
+class Encoded(NamedTuple):
+    """One sample as the model reads it."""
+
+    inputs: dict[str, Tensor]
+    """What the processor made: a batch of one."""
+
+    answer: Bool[Tensor, " token"]
+    """True for the tokens that the assistant wrote, the end-of-turn mark included."""
+
+    @property
+    def tokens(self) -> int:
+        """Length in tokens, image tokens included."""
+        return int(self.answer.numel())
+
+
+class Batch(NamedTuple):
+    """Several samples, padded on the right."""
+
+    inputs: dict[str, Tensor]
+    answer: Bool[Tensor, "sample token"]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """The same batch on a device; pixels take the model's floating-point type."""
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+            for name, value in self.inputs.items()
+        }
+        return Batch(moved, self.answer.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes samples with a checkpoint's own processor and chat template."""
+
+    processor: Any
+    """A Hugging Face processor with a fast tokenizer and a chat template."""
+
+    max_tokens: int
+    """A longer sample is refused with a reason: cutting it would change what is scored."""
+
+    def encode(self, sample: Sample) -> Encoded:
+        """Tokenise a sample, prepare its images and mark its answers.
+
+        Raises:
+            SampleError: an image cannot be read, the sample is too long, or its answers cannot be found in the tokens.
+        """
+        images = [load_image(image) for image in sample.images]
+        try:
+            text, spans = answer_spans(self._render, sample.turns)
+            inputs = self._process(text, images)
+        except SampleError:
+            raise
+        except Exception as error:  # noqa: BLE001  a processor may refuse a sample in any way; the reason is kept
+            raise SampleError(f"the processor refused this sample ({type(error).__name__}: {error})") from error
+        replaced = (inputs.pop("text_replacement_offsets", None) or [[]])[0]
+        if len(replaced) != len(images):
+            raise SampleError(
+                f"{len(images)} images but {len(replaced)} image marks after the chat template; "
+                "remove the model's own image token from the text"
+            )
+        offsets = inputs.pop("offset_mapping")[0]
+        masks = [_tokens_in(_expanded(span, replaced), offsets) for span in spans]
+        self._check(inputs["input_ids"][0], masks, sample.turns)
+        encoded = Encoded(dict(inputs), torch.stack(masks).any(0))
+        if encoded.tokens > self.max_tokens:
+            raise SampleError(
+                f"{encoded.tokens} tokens are more than the limit of {self.max_tokens}; raise --max-tokens or shorten it"
+            )
+        return encoded
+
+    def prompt(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
+        """Inputs for generating the next assistant turn: a batch of one."""
+        images = [load_image(part) for turn in turns for part in turn.parts if isinstance(part, ImageRef)]
+        inputs = self._process(self._render(_messages(turns), True), images)
+        return {name: value for name, value in inputs.items() if isinstance(value, Tensor) and name != "offset_mapping"}
+
+    def _render(self, messages: list[dict[str, Any]], generation_prompt: bool) -> str:
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+        return str(text)
+
+    def _process(self, text: str, images: list[Any]) -> dict[str, Any]:
+        tokenizer = self.processor.tokenizer
+        has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+        return dict(
+            self.processor(
+                text=[text],
+                images=[images] if images else None,
+                return_tensors="pt",
+                return_offsets_mapping=True,
+                return_text_replacement_offsets=True,
+                **({"add_special_tokens": False} if has_bos else {}),
+            )
+        )
+
+    def _check(self, ids: Tensor, masks: list[Tensor], turns: Sequence[Turn]) -> None:
+        """Refuse a mask whose tokens do not read as the assistant's words; white space is the tokenizer's affair."""
+        tokenizer = self.processor.tokenizer
+        answers = [turn for turn in turns if turn.role == "assistant"]
+        for mask, turn in zip(masks, answers, strict=True):
+            found = _squeezed(tokenizer.decode(ids[mask], skip_special_tokens=True))
+            plain = tokenizer(turn.text, add_special_tokens=False)["input_ids"]
+            wanted = _squeezed(tokenizer.decode(plain, skip_special_tokens=True))
+            if found != wanted or not wanted:
+                raise SampleError(
+                    "the chat template does not keep the answer as it is "
+                    f"(answer starts {turn.text[:40]!r}, template gives {found[:40]!r}); "
+                    "use a template that leaves assistant turns unchanged"
+                )
+
+
+def answer_spans(render: Any, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
+    """Render a conversation and find what each assistant turn adds to it.
+
+    Args:
+        render: Function of messages and a flag for the generation prompt, giving text.
+        turns: The conversation.
+
+    Returns:
+        The rendered text, and a half-open range of characters for each assistant turn: the answer with its end-of-turn
+        mark, without the white space around the two.
+
+    Raises:
+        SampleError: the template rewrites earlier turns, so that the ranges cannot be told apart.
+    """
+    messages = _messages(turns)
+    full = render(messages, False)
+    spans = []
+    for index, turn in enumerate(turns):
+        if turn.role != "assistant":
+            continue
+        before = render(messages[:index], True).rstrip()
+        after = render(messages[: index + 1], False)
+        if not (after.startswith(before) and full.startswith(after.rstrip())):
+            raise SampleError(
+                f"the chat template rewrites turns that stand before turn {index + 1}, "
+                "so its answer cannot be located; use a template that only appends"
+            )
+        added = after[len(before) :]
+        start = len(before) + len(added) - len(added.lstrip())
+        spans.append((start, len(after.rstrip())))
+    return full, spans
+
+
+def collate(samples: Sequence[Encoded], *, pad_token_id: int) -> Batch:
+    """Pad samples on the right and join them.
+
+    Tensors that run along the tokens are padded; image tensors are joined along their first dimension, after padding
+    the others with zeros where images of different size or number stand side by side (Idefics3 ignores zero images).
+    """
+    longest = max(sample.tokens for sample in samples)
+    names = dict.fromkeys(name for sample in samples for name in sample.inputs)
+    joined = {}
+    for name in names:
+        values = [(sample.inputs[name], sample.tokens) for sample in samples if name in sample.inputs]
+        if all(value.shape == (1, tokens) for value, tokens in values):
+            fill = pad_token_id if name == "input_ids" else 0
+            joined[name] = torch.cat([_pad(value, (1, longest), fill) for value, _ in values])
+        else:
+            inner = [max(sizes) for sizes in zip(*(value.shape[1:] for value, _ in values), strict=True)]
+            joined[name] = torch.cat([_pad(value, (value.shape[0], *inner), 0) for value, _ in values])
+    answer = torch.stack([_pad(sample.answer, (longest,), 0) for sample in samples])
+    return Batch(joined, answer)
+
+
+def _pad(value: Tensor, shape: Sequence[int], fill: int) -> Tensor:
+    if tuple(value.shape) == tuple(shape):
+        return value
+    padded = value.new_full(tuple(shape), fill)
+    padded[tuple(slice(size) for size in value.shape)] = value
+    return padded
+
+
+def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    def content(part: str | ImageRef) -> dict[str, str]:
+        return {"type": "image"} if isinstance(part, ImageRef) else {"type": "text", "text": part}
+
+    return [{"role": turn.role, "content": [content(part) for part in turn.parts]} for turn in turns]
+
+
+def _expanded(span: tuple[int, int], replaced: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Where a range of characters lies once the placeholders before it have been expanded."""
+    ends = [item["span"][1] for item in replaced]
+    gained = [0] + [item["new_span"][1] - item["span"][1] for item in replaced]
+    start, end = (char + gained[bisect.bisect_right(ends, char)] for char in span)
+    return start, end
+
+
+def _tokens_in(span: tuple[int, int], offsets: Tensor) -> Bool[Tensor, " token"]:
+    """Tokens that hold at least one character of the range; special tokens added without text have none."""
+    start, end = span
+    return (offsets[:, 0] < end) & (offsets[:, 1] > start) & (offsets[:, 1] > offsets[:, 0])
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())

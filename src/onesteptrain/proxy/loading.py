@@ -1,0 +1,131 @@
+"""Load a checkpoint as a proxy: any Hugging Face image-text-to-text model, from a folder or the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from onesteptrain.errors import ConfigError, ModelError
+from onesteptrain.proxy.encoding import Encoder
+from onesteptrain.proxy.model import Proxy
+from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a checkpoint is loaded."""
+
+    device: str = "auto"
+    """auto, or a torch device such as cpu, cuda, cuda:1, mps."""
+
+    dtype: DTypeName = "auto"
+    """Type of the weights. auto is float32 on every device: a small step vanishes in bfloat16 weights."""
+
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention kernel; auto is the checkpoint's own."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+
+    max_tokens: int | None = None
+    """Longest sample, image tokens included; by default what the model's positions allow."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+
+
+def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, options: LoadOptions | None = None) -> Proxy:
+    """Load a vision-language model with its processor, in evaluation mode.
+
+    Raises:
+        ModelError: there is no such checkpoint, or it is no vision-language model.
+    """
+    options = options or LoadOptions()
+    device = pick_device(options.device)
+    dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
+    model = _load_model(str(checkpoint), dtype, options).to(device).eval()
+    processor = _load_processor(str(checkpoint), options)
+    encoder = Encoder(processor, options.max_tokens or _longest(model))
+    return Proxy(model, encoder, scoped_parameters(model, scope or ScopeOptions()))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a name means; "auto" takes the accelerator if there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator()
+        return accelerator if accelerator is not None and torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used here ({reason}); choose auto or cpu") from error
+
+
+def _load_model(checkpoint: str, dtype: torch.dtype, options: LoadOptions) -> Any:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    _check_folder(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"checkpoint {checkpoint!r} cannot be loaded: {_first_line(error)}") from error
+    remote = options.trust_remote_code and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not remote:
+        raise ModelError(
+            f"checkpoint {checkpoint!r} is a {config.model_type!r} model, not a vision-language model; "
+            "give an image-text-to-text checkpoint such as InternVL, Qwen-VL, SmolVLM or LLaVA"
+        )
+    attention = {} if options.attention == "auto" else {"attn_implementation": options.attention}
+    try:
+        return AutoModelForImageTextToText.from_pretrained(
+            checkpoint, dtype=dtype, trust_remote_code=options.trust_remote_code, **attention
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(f"checkpoint {checkpoint!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def _load_processor(checkpoint: str, options: LoadOptions) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"checkpoint {checkpoint!r} has no usable processor: {_first_line(error)}") from error
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not tokenizer.is_fast:
+        raise ModelError(f"checkpoint {checkpoint!r} has no fast tokenizer, which the answer mask needs")
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(f"checkpoint {checkpoint!r} has no chat template; add chat_template.jinja to the folder")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def _check_folder(checkpoint: str) -> None:
+    """A path that looks local must be a checkpoint folder; else the hub would be asked for a path."""
+    path = Path(checkpoint)
+    local = path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
+    if local and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        what = "does not exist" if not path.exists() else "has no config.json"
+        raise ModelError(f"checkpoint folder {checkpoint!r} {what}; give a folder made by save_pretrained or a hub name")
+
+
+def _longest(model: Any) -> int:
+    text = model.config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or 1_000_000)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

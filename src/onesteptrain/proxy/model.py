@@ -1,0 +1,128 @@
+"""A vision-language model seen as a function from weights and samples to losses of answer tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from onesteptrain.errors import ScoreError
+from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate
+
+Direction = Mapping[str, Tensor]
+"""A direction in weight space: one tensor for each parameter in scope that it moves."""
+
+
+class TokenLosses(NamedTuple):
+    """Losses of the answer tokens of a batch, sample after sample, in reading order."""
+
+    loss: Float[Tensor, " answer_token"]
+    """Negative log-likelihood of each answer token, in nats."""
+
+    sample: Int[Tensor, " answer_token"]
+    """Which sample of the batch each token belongs to."""
+
+    samples: int
+
+    def means(self) -> Float[Tensor, " sample"]:
+        """Mean loss over the answer tokens of each sample: the loss that the paper calls l(z)."""
+        total = self.loss.new_zeros(self.samples).index_add(0, self.sample, self.loss)
+        return total / torch.bincount(self.sample, minlength=self.samples)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A model, its encoder and the parameters that take the step."""
+
+    model: Any
+    encoder: Encoder
+    parameters: Mapping[str, nn.Parameter]
+    """The parameters in scope by name; all others are frozen."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.model.parameters())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters in scope."""
+        return next(iter(self.parameters.values())).dtype
+
+    def batch(self, samples: Sequence[Encoded]) -> Batch:
+        """Pad samples to one batch on the model's device."""
+        pixel_type = next(iter(self.model.parameters())).dtype
+        return collate(samples, pad_token_id=self.encoder.processor.tokenizer.pad_token_id).to(self.device, pixel_type)
+
+    def token_losses(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> TokenLosses:
+        """Loss of each answer token; the vocabulary is only computed where an answer token is predicted.
+
+        Args:
+            batch: The samples.
+            weights: Tensors to use in place of the parameters of these names (for forward-mode differentiation).
+        """
+        predicts = torch.zeros_like(batch.answer)
+        predicts[:, :-1] = batch.answer[:, 1:]  # the logits at t predict the token at t + 1
+        arguments = {**batch.inputs, "use_cache": False, "logits_to_keep": predicts}
+        if weights is None:
+            logits = self.model(**arguments).logits
+        else:
+            logits = torch.func.functional_call(self.model, dict(weights), args=(), kwargs=arguments).logits
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        targets = batch.inputs["input_ids"][:, 1:][predicts[:, :-1]]
+        losses = nn.functional.cross_entropy(logits.to(wide), targets, reduction="none")
+        return TokenLosses(losses, predicts.nonzero()[:, 0], batch.answer.shape[0])
+
+    def gradient(self, batches: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:
+        """Mean sample loss over some batches, in nats a token, and its gradient.
+
+        A parameter that does not enter the loss (such as the last vision layer of LLaVA) has no entry.
+        """
+        count = sum(batch.answer.shape[0] for batch in batches)
+        self._drop_gradients()
+        total = 0.0
+        for batch in batches:
+            with torch.enable_grad():
+                loss = self.token_losses(batch).means().sum() / count
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        self._drop_gradients()
+        if not torch.isfinite(torch.tensor(total)):
+            raise ScoreError(f"the loss is {total}; check the weights of the proxy, or use float32")
+        return total, gradient
+
+    @contextlib.contextmanager
+    def shifted(self, direction: Direction, size: float) -> Iterator[None]:
+        """The weights moved by size times a direction, and put back bit for bit."""
+        before = {name: self.parameters[name].detach().clone() for name in direction}
+        try:
+            with torch.no_grad():
+                for name, step in direction.items():
+                    self.parameters[name].add_(step, alpha=size)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in before.items():
+                    self.parameters[name].copy_(value)
+
+    def save(self, folder: Path) -> None:
+        """Save weights (adapters alone, if there are any) and processor as a checkpoint folder."""
+        self.model.save_pretrained(folder)
+        self.encoder.processor.save_pretrained(folder)
+
+    def _drop_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+
+def in_batches(samples: Sequence[Encoded], batch_size: int) -> list[list[int]]:
+    """Positions of samples grouped into batches of similar length, so that little is padded."""
+    order = sorted(range(len(samples)), key=lambda index: (samples[index].tokens, index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

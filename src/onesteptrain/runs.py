@@ -1,0 +1,179 @@
+"""A run directory: what was asked, with what, and what came out.
+
+`config.yaml` is the request and can be replayed; `provenance.json` says which versions, inputs and device answered it.
+The same request in the same directory continues where it stopped; another request is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onesteptrain.errors import RunError
+
+_PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A directory that one request owns."""
+
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The request.
+
+        Raises:
+            RunError: this is no run directory.
+        """
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            raise RunError(f"{self.path} is no run directory (it has no config.yaml); give the --out of an earlier command")
+        return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What answered the request."""
+        return dict(json.loads((self.path / "provenance.json").read_text(encoding="utf-8")))
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to provenance.json."""
+        write_json(self.path / "provenance.json", {**self.provenance, **facts})
+
+
+@contextlib.contextmanager
+def begin_run(
+    path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
+) -> Iterator[Run]:
+    """Own a run directory while the block runs; a new one is made, one of the same request is continued.
+
+    Args:
+        path: The directory.
+        config: The request, as plain values; whether two requests are the same is decided on it and the inputs.
+        inputs: Fingerprint of each file that goes in.
+        overwrite: Delete an earlier run of another request.
+
+    Raises:
+        RunError: another process works there, it holds another request, or it is no run directory.
+    """
+    _check(path, config, inputs, overwrite=overwrite)
+    path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        _check(path, config, inputs, overwrite=overwrite)
+        if overwrite and (path / "config.yaml").exists() and _difference(path, config, inputs):
+            _empty(path)
+        if not (path / "config.yaml").exists():
+            write_json(path / "provenance.json", {"schema": 1, "inputs": dict(inputs), **_surroundings()})
+            write_text(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        yield Run(path)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Hash of the content of a file or of all files in a folder; a name that is no path stands for itself."""
+    path = Path(path)
+    if not path.exists():
+        return f"name:{path}"
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{total.hexdigest()}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _check(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise RunError(f"output {path} is a file; give a directory")
+    if not (path / "config.yaml").exists():
+        ours = {".lock", "provenance.json", "provenance.json.part", "config.yaml.part"}
+        if any(child.name not in ours for child in path.iterdir()):
+            raise RunError(f"output folder {path} is in use and is no run directory; choose another --out")
+        return
+    different = _difference(path, config, inputs)
+    if different and not overwrite:
+        raise RunError(
+            f"output folder {path} holds a run with other {different}; choose another --out, or add --overwrite"
+        )
+
+
+def _difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """What sets an earlier request apart from this one, in words; empty where they are the same."""
+    run = Run(path)
+    wanted = yaml.safe_load(yaml.safe_dump(dict(config)))
+    there = run.config
+    names = [f"{key} ({there.get(key)!r}, now {wanted.get(key)!r})" for key in {**there, **wanted}
+             if there.get(key) != wanted.get(key)]
+    before = run.provenance.get("inputs", {})
+    names += [f"content of {key}" for key in inputs if before.get(key) != inputs[key]]
+    return ", ".join(names)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with (path / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise RunError(
+                f"output folder {path} is in use by process {lock.read().strip() or '?'}; "
+                "wait for it, or choose another --out"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _empty(path: Path) -> None:
+    for child in path.iterdir():
+        if child.name == ".lock":
+            continue
+        if child.is_dir():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+def _surroundings() -> dict[str, Any]:
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "command": sys.argv,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+    }

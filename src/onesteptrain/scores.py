@@ -1,0 +1,154 @@
+"""The score table: a value or a reason for each sample, as Parquet.
+
+Columns: `uid` (string), `row` (int64, position in the pool), `score` (float64, higher is better, null where there is
+none), `reason` (string, null where there is a score), then the method's own columns.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from onesteptrain.errors import ScoreError
+
+BASE_COLUMNS = ("uid", "row", "score", "reason")
+_BASE_TYPES = {"uid": pa.string(), "row": pa.int64(), "score": pa.float64(), "reason": pa.string()}
+_ROW_GROUP = 65_536
+
+Value = float | int | str | Sequence[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a method says of one sample: a score, or the reason why there is none."""
+
+    score: float | None = None
+    """Higher is better."""
+
+    reason: str | None = None
+
+    columns: Mapping[str, Value] = field(default_factory=dict)
+    """The method's own columns."""
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.reason is None):
+            raise ScoreError("a record has either a score or a reason; this one has both or neither")
+        if self.score is not None and not math.isfinite(self.score):
+            raise ScoreError(f"a score must be finite, this one is {self.score}; give a reason instead")
+
+
+def to_table(placed: Iterable[tuple[str, int, Record]]) -> pa.Table:
+    """Make a table of records with their uid and row."""
+    rows: list[dict[str, Value]] = []
+    names: dict[str, None] = {}
+    for uid, row, record in placed:
+        rows.append({"uid": uid, "row": row, "score": record.score, "reason": record.reason, **record.columns})
+        names.update(dict.fromkeys(record.columns))
+    columns = {name: pa.array([row[name] for row in rows], _BASE_TYPES[name]) for name in BASE_COLUMNS}
+    columns |= {name: pa.array([row.get(name) for row in rows]) for name in names}
+    return pa.table(columns)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    pq.write_table(table, part, row_group_size=_ROW_GROUP)
+    os.replace(part, path)
+
+
+def merge(shards: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> None:
+    """Join shard tables, in the order given, into one file; memory holds one shard at a time.
+
+    Args:
+        shards: Tables of consecutive rows.
+        path: The file to write.
+        metadata: Text to keep in the file's schema, such as the pool's fingerprint.
+    """
+    schema = pa.unify_schemas([pq.read_schema(shard) for shard in shards], promote_options="permissive")
+    schema = pa.schema(_order(schema), metadata=dict(metadata))
+    part = path.with_name(path.name + ".part")
+    with pq.ParquetWriter(part, schema) as writer:
+        for group in _grouped(shards, schema):
+            writer.write_table(group, row_group_size=_ROW_GROUP)
+    os.replace(part, path)
+
+
+def _order(schema: pa.Schema) -> list[pa.Field]:
+    """A column that was null in every shard is a number nobody could compute."""
+    fields = [pa.field(f.name, pa.float64()) if pa.types.is_null(f.type) else f for f in schema]
+    return sorted(fields, key=lambda f: BASE_COLUMNS.index(f.name) if f.name in BASE_COLUMNS else len(BASE_COLUMNS))
+
+
+def _grouped(shards: Sequence[Path], schema: pa.Schema) -> Iterable[pa.Table]:
+    """Tables of one full row group each, whatever the size of the shards."""
+    held: list[pa.Table] = []
+    count = 0
+    for shard in shards:
+        table = _conform(pq.read_table(shard), schema)
+        while count + table.num_rows >= _ROW_GROUP:
+            yield pa.concat_tables([*held, table.slice(0, _ROW_GROUP - count)])
+            table = table.slice(_ROW_GROUP - count)
+            held, count = [], 0
+        held.append(table)
+        count += table.num_rows
+    if count or not shards:
+        yield pa.concat_tables(held)
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type)
+        for f in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A finished score table on disk; columns are read when asked for."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.path.is_file():
+            raise ScoreError(f"{self.path} does not exist; score the pool first, or let the scoring finish")
+
+    @property
+    def names(self) -> list[str]:
+        """All columns, the method's own after the first four."""
+        return list(pq.read_schema(self.path).names)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The texts kept with the table."""
+        raw = pq.read_schema(self.path).metadata or {}
+        return {key.decode(): value.decode() for key, value in raw.items()}
+
+    @property
+    def rows(self) -> int:
+        """Number of samples, scored or not."""
+        return int(pq.read_metadata(self.path).num_rows)
+
+    def numbers(self, name: str) -> Any:
+        """One numeric column as a float64 array, NaN where it is null.
+
+        Raises:
+            ScoreError: there is no such column.
+        """
+        if name not in self.names:
+            raise ScoreError(f"{self.path} has no column {name!r}; it has {', '.join(self.names)}")
+        column = pq.read_table(self.path, columns=[name])[name]
+        if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+            raise ScoreError(f"column {name!r} of {self.path} holds {column.type}, not numbers")
+        return column.cast(pa.float64()).to_numpy()
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some columns, or all, as a table."""
+        return pq.read_table(self.path, columns=list(columns) if columns is not None else None)

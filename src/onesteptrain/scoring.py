@@ -1,0 +1,170 @@
+"""Score a pool: shard by shard, so that a killed run continues where it stopped and ends with the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import pyarrow.parquet as pq
+
+from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.methods import Scorer
+from onesteptrain.pool import Pool, Sample, Unreadable
+from onesteptrain.runs import Run
+from onesteptrain.scores import Record, ScoreTable, merge, to_table, write_table
+
+T = TypeVar("T")
+
+Progress = Callable[[int, int], None]
+"""Called with the rows that are done and the rows in all."""
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a pool is worked through."""
+
+    shard_rows: int = 256
+    """Rows that are written together: what a kill can lose."""
+
+    chunk_rows: int = 64
+    """Rows that are held encoded in memory at a time."""
+
+    max_failed_share: float = 0.5
+    """Stop when, of at least 256 rows, more than this share cannot be scored."""
+
+    def __post_init__(self) -> None:
+        if self.shard_rows < 1 or self.chunk_rows < 1:
+            raise ConfigError("shard_rows and chunk_rows must be at least 1")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ConfigError(f"max_failed_share is {self.max_failed_share}; it is a share between 0 and 1")
+
+
+class ScoringResult(NamedTuple):
+    """What came out of scoring a pool."""
+
+    table: ScoreTable
+    rows: int
+    failed: int
+    """Rows with a reason in place of a score."""
+
+    reasons: list[tuple[str, int]]
+    """The first reasons, as they stand in the table, and how many rows share each."""
+
+    scored_now: int
+    """Rows that this call scored; the others were there already."""
+
+    seconds: float
+    """Time of this call, preparation included."""
+
+
+def score_pool(
+    pool: Pool,
+    prepare: Callable[[], Scorer],
+    run: Run,
+    options: ScoringOptions | None = None,
+    progress: Progress | None = None,
+) -> ScoringResult:
+    """Score every row of a pool into RUN/scores.parquet; rows that are on disk are not scored again.
+
+    Args:
+        pool: The samples.
+        prepare: Makes the scorer; called once, and only if there is something to score.
+        run: Where the table goes.
+        options: Sizes and limits.
+        progress: Told after each chunk how far the work is.
+
+    Raises:
+        ScoreError: too many rows cannot be scored.
+    """
+    options = options or ScoringOptions()
+    started = time.monotonic()
+    final = run.path / "scores.parquet"
+    total = pool.count()
+    scored_now = 0
+    if not final.exists():
+        folder = run.path / "shards.part"
+        folder.mkdir(exist_ok=True)
+        scored_now = _score_shards(pool, prepare, folder, total, options, progress)
+        merge(_shards(folder, total, options), final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
+        shutil.rmtree(folder)
+    table = ScoreTable(final)
+    failed, reasons = _failures(table)
+    return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started)
+
+
+def _score_shards(
+    pool: Pool,
+    prepare: Callable[[], Scorer],
+    folder: Path,
+    total: int,
+    options: ScoringOptions,
+    progress: Progress | None,
+) -> int:
+    missing = [path for path in _shards(folder, total, options) if not path.exists()]
+    if not missing:
+        return 0
+    first = int(missing[0].stem)
+    scorer = prepare()
+    seen, failed, scored = 0, 0, 0
+    for shard in _in_groups(pool.rows(first), options.shard_rows):
+        path = _shard(folder, shard[0].row)
+        if path.exists():
+            continue
+        records: list[Record] = []
+        for chunk in _in_groups(shard, options.chunk_rows):
+            records += score_rows(scorer, chunk)
+            if progress is not None:
+                progress(shard[0].row + len(records), total)
+        write_table(to_table((one.uid, one.row, record) for one, record in zip(shard, records, strict=True)), path)
+        scored += len(shard)
+        seen += len(shard)
+        failed += sum(record.reason is not None for record in records)
+        _refuse_too_many(seen, failed, records, options)
+    return scored
+
+
+def score_rows(scorer: Scorer, rows: Sequence[Sample | Unreadable]) -> list[Record]:
+    """Score some rows; one that cannot be read keeps its reason."""
+    samples = [row for row in rows if isinstance(row, Sample)]
+    records = scorer(samples)
+    if len(records) != len(samples):
+        raise ScoreError(f"the method gave {len(records)} records for {len(samples)} samples; it is broken")
+    scored = iter(records)
+    return [next(scored) if isinstance(row, Sample) else Record(reason=row.reason) for row in rows]
+
+
+def _refuse_too_many(seen: int, failed: int, records: Sequence[Record], options: ScoringOptions) -> None:
+    if seen >= 256 and failed > options.max_failed_share * seen:  # noqa: PLR2004  as the option's help says
+        example = next((record.reason for record in reversed(records) if record.reason), "see the shards")
+        raise ScoreError(
+            f"{failed} of {seen} rows cannot be scored, such as: {example}; mend the pool and add --overwrite, "
+            "or raise --max-failed-share"
+        )
+
+
+def _failures(table: ScoreTable) -> tuple[int, list[tuple[str, int]]]:
+    reasons: Counter[str] = Counter()
+    with pq.ParquetFile(table.path) as file:
+        for group in file.iter_batches(columns=["reason"]):
+            reasons.update(value for value in group.column(0).to_pylist() if value is not None)
+    return reasons.total(), reasons.most_common(5)
+
+
+def _shards(folder: Path, total: int, options: ScoringOptions) -> list[Path]:
+    return [_shard(folder, start) for start in range(0, total, options.shard_rows)]
+
+
+def _shard(folder: Path, first_row: int) -> Path:
+    return folder / f"{first_row:012d}.parquet"
+
+
+def _in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group

@@ -1,0 +1,29 @@
+"""How much to keep."""
+
+from __future__ import annotations
+
+from onesteptrain.errors import ConfigError
+
+
+def parse_budget(keep: str, rows: int) -> int:
+    """Number of rows that a budget means for a pool.
+
+    Args:
+        keep: A share such as "20%", or a number of rows such as "5000".
+        rows: Rows of the pool, scored or not: a share is a share of all of them.
+
+    Raises:
+        ConfigError: it is neither, or out of range.
+    """
+    text = keep.strip()
+    try:
+        value = float(text[:-1]) if text.endswith("%") else float(int(text))
+    except ValueError as error:
+        raise ConfigError(f"keep is {keep!r}; give a share such as 20% or a number of rows such as 5000") from error
+    if text.endswith("%"):
+        if not 0 < value <= 100:  # noqa: PLR2004
+            raise ConfigError(f"keep is {keep!r}; a share lies above 0% and at most 100%")
+        return max(1, round(value / 100 * rows))
+    if not 1 <= value <= rows:
+        raise ConfigError(f"keep is {keep!r}; the pool has {rows} rows")
+    return int(value)

@@ -1,0 +1,86 @@
+"""The anchors' side of the utility: their loss, its gradient, and the direction in which samples are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onesteptrain.errors import ModelError
+from onesteptrain.proxy import Batch, Encoded, Proxy, in_batches
+
+Preconditioner = Mapping[str, Tensor]
+"""What each coordinate of a gradient is multiplied with before the step; no entry at all means SGD."""
+
+
+class AnchorGroup(NamedTuple):
+    """Anchors whose mean loss is one yardstick."""
+
+    name: str
+    share: float
+    """Their share of all anchors: the total utility is the mean of the groups' utilities with these weights."""
+
+    loss: float
+    """Mean loss at the present weights, in nats a token."""
+
+    direction: dict[str, Tensor]
+    """P times the gradient of that loss: samples whose loss rises along it lower this group's loss."""
+
+    batches: list[Batch]
+
+
+def measure_anchors(
+    proxy: Proxy,
+    groups: Mapping[str, Sequence[Encoded]],
+    *,
+    preconditioner: Preconditioner,
+    batch_size: int,
+) -> list[AnchorGroup]:
+    """Loss and step direction of each group of anchors, at the proxy's present weights."""
+    total = sum(len(members) for members in groups.values())
+    measured = []
+    for name, members in groups.items():
+        batches = [
+            proxy.batch([members[index] for index in indices]) for indices in in_batches(members, batch_size)
+        ]
+        loss, gradient = proxy.gradient(batches)
+        direction = precondition(gradient, preconditioner)
+        measured.append(AnchorGroup(name, len(members) / total, loss, direction, batches))
+    return measured
+
+
+def precondition(gradient: Mapping[str, Tensor], preconditioner: Preconditioner) -> dict[str, Tensor]:
+    """P times a gradient, coordinate by coordinate."""
+    if not preconditioner:
+        return dict(gradient)
+    return {name: value * preconditioner[name] for name, value in gradient.items()}
+
+
+def read_preconditioner(path: Path, proxy: Proxy, *, epsilon: float = 1e-8) -> dict[str, Tensor]:
+    """Adam's diagonal, 1 / (sqrt(v) + epsilon), from the second moments v (bias removed) that a warm-up kept.
+
+    Raises:
+        ModelError: the file is missing or was kept for other parameters.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist; Adam's step needs the second moments that `ost warmup` writes")
+    moments = load_file(path)
+    missing = [name for name, value in proxy.parameters.items() if _shape(moments, name) != value.shape]
+    if missing:
+        raise ModelError(
+            f"{path} has no second moments for {len(missing)} of {len(proxy.parameters)} parameters in scope "
+            f"(such as {missing[0]}); warm up with the same --scope"
+        )
+    return {
+        name: 1 / (moments[name].to(value.device, value.dtype).sqrt() + epsilon)
+        for name, value in proxy.parameters.items()
+    }
+
+
+def _shape(moments: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return moments[name].shape if name in moments else None

@@ -1,0 +1,145 @@
+"""The first-order utility from forward passes alone, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from onesteptrain.errors import ConfigError
+from onesteptrain.proxy import Batch, Encoded, Proxy, TokenLosses, in_batches
+from onesteptrain.proxy.model import Direction
+
+FirstOrder = Literal["fd", "jvp"]
+
+RELATIVE_SHIFTS = tuple(10.0**exponent for exponent in (-2, -2.5, -3, -3.5, -4, -4.5, -5, -5.5, -6))
+"""Candidate sizes of the central difference's shift, as a share of the norm of the weights it moves."""
+
+
+class TokenDerivatives(NamedTuple):
+    """Losses of one sample's answer tokens, and how fast they change along each direction."""
+
+    loss: Float64[Tensor, " token"]
+    """Nats."""
+
+    derivative: Float64[Tensor, "direction token"]
+    """d/de of each token's loss at w + e direction; positive where a step on the token lowers the anchor loss."""
+
+
+def token_derivatives(
+    proxy: Proxy,
+    samples: Sequence[Encoded],
+    directions: Sequence[Direction],
+    *,
+    estimator: FirstOrder,
+    epsilons: Sequence[float],
+    batch_size: int,
+) -> list[TokenDerivatives]:
+    """Differentiate the answer tokens' losses along some directions in weight space.
+
+    Args:
+        proxy: Model at the weights to differentiate at; they are bit for bit the same afterwards.
+        samples: The samples to measure.
+        directions: Directions, such as the preconditioned anchor gradient of each group.
+        estimator: fd takes two passes a direction and is off by O(epsilon**2) and by round-off over epsilon;
+            jvp takes one forward-mode pass and is exact up to round-off, but cannot use fused attention.
+        epsilons: Shift of each direction for fd; not used by jvp.
+        batch_size: Samples in one pass.
+
+    Returns:
+        One record a sample, in the order given.
+    """
+    groups = in_batches(samples, batch_size)
+    batches = [proxy.batch([samples[index] for index in indices]) for indices in groups]
+    if estimator == "jvp":
+        passes = [[_forward_mode(proxy, batch, direction) for batch in batches] for direction in directions]
+    else:
+        passes = [
+            _central_difference(proxy, batches, direction, epsilon)
+            for direction, epsilon in zip(directions, epsilons, strict=True)
+        ]
+    records: dict[int, TokenDerivatives] = {}
+    for number, indices in enumerate(groups):
+        for place, index in enumerate(indices):
+            found = [one[number].of(place) for one in passes]
+            loss = torch.stack([loss for loss, _ in found]).mean(0)
+            records[index] = TokenDerivatives(loss, torch.stack([derivative for _, derivative in found]))
+    return [records[index] for index in range(len(samples))]
+
+
+def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction, *, batch_size: int) -> float:
+    """Find the shift at which a central difference along a direction is most trustworthy.
+
+    Too large a shift leaves third-order terms, too small a one leaves round-off; both make neighbouring shifts
+    disagree. Of a ladder of shifts, the pair whose token derivatives on the probes differ least is taken, and of the
+    pair the smaller one.
+
+    Raises:
+        ConfigError: the direction is zero or not finite, so that there is nothing to measure along.
+    """
+    length = _norm(direction.values())
+    if not 0 < length < float("inf"):
+        raise ConfigError(f"the anchor gradient has length {length}; check the anchors and the scope")
+    unit = _norm(proxy.parameters[name].detach() for name in direction) / length
+    epsilons = [share * unit for share in RELATIVE_SHIFTS]
+    measured = []
+    for epsilon in epsilons:
+        records = token_derivatives(
+            proxy, probes, [direction], estimator="fd", epsilons=[epsilon], batch_size=batch_size
+        )
+        measured.append(torch.cat([record.derivative[0] for record in records]))
+    changes = [
+        float((smaller - larger).norm().nan_to_num(float("inf")))
+        for larger, smaller in zip(measured, measured[1:], strict=False)
+    ]
+    return epsilons[1 + min(range(len(changes)), key=changes.__getitem__)]
+
+
+class _Pass(NamedTuple):
+    loss: Float64[Tensor, " answer_token"]
+    derivative: Float64[Tensor, " answer_token"]
+    sample: Tensor
+
+    def of(self, place: int) -> tuple[Tensor, Tensor]:
+        mine = self.sample == place
+        return self.loss[mine], self.derivative[mine]
+
+
+@torch.no_grad()
+def _central_difference(
+    proxy: Proxy, batches: Sequence[Batch], direction: Direction, epsilon: float
+) -> list[_Pass]:
+    with proxy.shifted(direction, epsilon):
+        above = [proxy.token_losses(batch) for batch in batches]
+    with proxy.shifted(direction, -epsilon):
+        below = [proxy.token_losses(batch) for batch in batches]
+    return [_difference(up, down, epsilon) for up, down in zip(above, below, strict=True)]
+
+
+def _difference(up: TokenLosses, down: TokenLosses, epsilon: float) -> _Pass:
+    high, low = up.loss.double().cpu(), down.loss.double().cpu()
+    return _Pass((high + low) / 2, (high - low) / (2 * epsilon), up.sample.cpu())
+
+
+@torch.no_grad()
+def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
+    # Fused attention kernels have no forward-mode derivative; the math kernel has.
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        weights = {
+            name: forward_ad.make_dual(proxy.parameters[name].detach(), step.to(proxy.parameters[name].dtype))
+            for name, step in direction.items()
+        }
+        losses = proxy.token_losses(batch, weights)
+        loss, derivative = forward_ad.unpack_dual(losses.loss)
+        derivative = torch.zeros_like(loss) if derivative is None else derivative
+        return _Pass(loss.double().cpu(), derivative.double().cpu(), losses.sample.cpu())
+
+
+def _norm(tensors: object) -> float:
+    squares = [tensor.double().square().sum() for tensor in tensors]  # type: ignore[attr-defined]
+    return float(torch.stack(squares).sum().sqrt())
