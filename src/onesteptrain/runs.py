@@ -43,7 +43,9 @@ class Run:
         """
         file = self.path / "config.yaml"
         if not file.is_file():
-            raise RunError(f"{self.path} is no run directory (it has no config.yaml); give the --out of an earlier command")
+            raise RunError(
+                f"{self.path} is no run directory (it has no config.yaml); give the --out of an earlier command"
+            )
         return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
 
     @property
@@ -129,13 +131,21 @@ def _check(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, 
 def _difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """What sets an earlier request apart from this one, in words; empty where they are the same."""
     run = Run(path)
-    wanted = yaml.safe_load(yaml.safe_dump(dict(config)))
-    there = run.config
-    names = [f"{key} ({there.get(key)!r}, now {wanted.get(key)!r})" for key in {**there, **wanted}
-             if there.get(key) != wanted.get(key)]
+    there, wanted = _flat(run.config), _flat(yaml.safe_load(yaml.safe_dump(dict(config))))
+    names = [
+        f"{key} ({there.get(key)!r}, now {wanted.get(key)!r})"
+        for key in {**there, **wanted}
+        if there.get(key) != wanted.get(key)
+    ]
     before = run.provenance.get("inputs", {})
     names += [f"content of {key}" for key in inputs if before.get(key) != inputs[key]]
     return ", ".join(names)
+
+
+def _flat(config: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict):
+        return {path: config}
+    return {key: leaf for name, value in config.items() for key, leaf in _flat(value, f"{path} {name}".strip()).items()}
 
 
 @contextlib.contextmanager

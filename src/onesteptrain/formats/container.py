@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 RowNumbers = NDArray[np.int64]
 """Positions in the pool, from 0, strictly rising."""
 
+LARGEST_ROW = 128 * 2**20
+"""Characters of one row of JSON; more means that the file is broken, and would fill the memory."""
+
 
 class RawRow(NamedTuple):
     """One row as its container holds it."""
@@ -27,10 +30,11 @@ class RawRow(NamedTuple):
 
 
 class Container(Protocol):
-    """One pool on disk; `path` is a file or a folder."""
+    """One pool on disk."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The file or folder."""
 
     @property
     def files(self) -> tuple[Path, ...]:

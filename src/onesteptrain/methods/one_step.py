@@ -98,9 +98,7 @@ class OneStep:
     def _epsilon(self, proxy: Proxy, members: Sequence[Encoded], group: AnchorGroup, estimator: str) -> float:
         if estimator == "jvp":
             return 0.0
-        return self.fd_epsilon or choose_epsilon(
-            proxy, members[:_PROBES], group.direction, batch_size=self.batch_size
-        )
+        return self.fd_epsilon or choose_epsilon(proxy, members[:_PROBES], group.direction, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -194,9 +192,7 @@ def _encode(proxy: Proxy, sample: Sample) -> Encoded | str:
         return str(error)
 
 
-def _encoded_groups(
-    proxy: Proxy, anchors: Sequence[Sample], group_by: str | None
-) -> dict[str, list[Encoded]]:
+def _encoded_groups(proxy: Proxy, anchors: Sequence[Sample], group_by: str | None) -> dict[str, list[Encoded]]:
     """Encoded anchors by group, the groups in alphabetical order; one nameless group where none is asked for."""
     groups: dict[str, list[Encoded]] = {}
     for anchor in anchors:
@@ -207,6 +203,8 @@ def _encoded_groups(
         try:
             encoded = proxy.encoder.encode(anchor)
         except SampleError as error:
-            raise AnchorError(f"anchor {anchor.uid!r} cannot be used: {error}; mend it, or draw other anchors") from error
+            raise AnchorError(
+                f"anchor {anchor.uid!r} cannot be used: {error}; mend it, or draw other anchors"
+            ) from error
         groups.setdefault("" if group_by is None else str(anchor.fields[group_by]), []).append(encoded)
     return dict(sorted(groups.items()))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Several samples, padded on the right."""
+    """Several samples, padded to one length."""
 
     inputs: dict[str, Tensor]
     answer: Bool[Tensor, "sample token"]
@@ -77,7 +77,7 @@ class Encoder:
             raise
         except Exception as error:  # noqa: BLE001  a processor may refuse a sample in any way; the reason is kept
             raise SampleError(f"the processor refused this sample ({type(error).__name__}: {error})") from error
-        replaced = (inputs.pop("text_replacement_offsets", None) or [[]])[0]
+        replaced = _replacements(inputs.pop("text_replacement_offsets", None))
         if len(replaced) != len(images):
             raise SampleError(
                 f"{len(images)} images but {len(replaced)} image marks after the chat template; "
@@ -166,8 +166,8 @@ def answer_spans(render: Any, turns: Sequence[Turn]) -> tuple[str, list[tuple[in
     return full, spans
 
 
-def collate(samples: Sequence[Encoded], *, pad_token_id: int) -> Batch:
-    """Pad samples on the right and join them.
+def collate(samples: Sequence[Encoded], *, pad_token_id: int, side: Literal["left", "right"] = "right") -> Batch:
+    """Pad samples on one side and join them: on the right to be scored or trained on, on the left to be continued.
 
     Tensors that run along the tokens are padded; image tensors are joined along their first dimension, after padding
     the others with zeros where images of different size or number stand side by side (Idefics3 ignores zero images).
@@ -179,19 +179,19 @@ def collate(samples: Sequence[Encoded], *, pad_token_id: int) -> Batch:
         values = [(sample.inputs[name], sample.tokens) for sample in samples if name in sample.inputs]
         if all(value.shape == (1, tokens) for value, tokens in values):
             fill = pad_token_id if name == "input_ids" else 0
-            joined[name] = torch.cat([_pad(value, (1, longest), fill) for value, _ in values])
+            joined[name] = torch.cat([_pad(value, (1, longest), fill, side) for value, _ in values])
         else:
             inner = [max(sizes) for sizes in zip(*(value.shape[1:] for value, _ in values), strict=True)]
             joined[name] = torch.cat([_pad(value, (value.shape[0], *inner), 0) for value, _ in values])
-    answer = torch.stack([_pad(sample.answer, (longest,), 0) for sample in samples])
+    answer = torch.stack([_pad(sample.answer, (longest,), 0, side) for sample in samples])
     return Batch(joined, answer)
 
 
-def _pad(value: Tensor, shape: Sequence[int], fill: int) -> Tensor:
+def _pad(value: Tensor, shape: Sequence[int], fill: int, side: Literal["left", "right"] = "right") -> Tensor:
     if tuple(value.shape) == tuple(shape):
         return value
     padded = value.new_full(tuple(shape), fill)
-    padded[tuple(slice(size) for size in value.shape)] = value
+    padded[tuple(slice(-size, None) if side == "left" else slice(size) for size in value.shape)] = value
     return padded
 
 
@@ -200,6 +200,11 @@ def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
         return {"type": "image"} if isinstance(part, ImageRef) else {"type": "text", "text": part}
 
     return [{"role": turn.role, "content": [content(part) for part in turn.parts]} for turn in turns]
+
+
+def _replacements(found: Any) -> Sequence[Mapping[str, Any]]:
+    """How each image mark of the one text was expanded; some processors turn an empty record into a tensor."""
+    return found[0] if found is not None and len(found) and not isinstance(found, Tensor) else []
 
 
 def _expanded(span: tuple[int, int], replaced: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

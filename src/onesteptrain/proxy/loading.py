@@ -118,7 +118,9 @@ def _check_folder(checkpoint: str) -> None:
     local = path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
     if local and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         what = "does not exist" if not path.exists() else "has no config.json"
-        raise ModelError(f"checkpoint folder {checkpoint!r} {what}; give a folder made by save_pretrained or a hub name")
+        raise ModelError(
+            f"checkpoint folder {checkpoint!r} {what}; give a folder made by save_pretrained or a hub name"
+        )
 
 
 def _longest(model: Any) -> int:

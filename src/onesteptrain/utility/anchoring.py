@@ -43,9 +43,7 @@ def measure_anchors(
     total = sum(len(members) for members in groups.values())
     measured = []
     for name, members in groups.items():
-        batches = [
-            proxy.batch([members[index] for index in indices]) for indices in in_batches(members, batch_size)
-        ]
+        batches = [proxy.batch([members[index] for index in indices]) for indices in in_batches(members, batch_size)]
         loss, gradient = proxy.gradient(batches)
         direction = precondition(gradient, preconditioner)
         measured.append(AnchorGroup(name, len(members) / total, loss, direction, batches))

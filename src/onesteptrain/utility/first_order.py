@@ -111,9 +111,7 @@ class _Pass(NamedTuple):
 
 
 @torch.no_grad()
-def _central_difference(
-    proxy: Proxy, batches: Sequence[Batch], direction: Direction, epsilon: float
-) -> list[_Pass]:
+def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direction, epsilon: float) -> list[_Pass]:
     with proxy.shifted(direction, epsilon):
         above = [proxy.token_losses(batch) for batch in batches]
     with proxy.shifted(direction, -epsilon):

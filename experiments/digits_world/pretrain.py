@@ -1,0 +1,118 @@
+"""Pretrain a model of the digits world on clean rows: pretrain.py NAME [--steps N] [--out FOLDER]
+
+NAME is proxy (InternVL architecture), target or target_large (Qwen3-VL architecture). Pretraining sees only scans that
+neither pool nor anchors nor benchmark show. It is stopped early on purpose: the model is to be competent, not finished,
+as a real model is that goes into fine-tuning. Progress is measured on the held-out part, never on the benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onesteptrain.pool import ImageRef, Sample, Turn
+from onesteptrain.proxy import Encoded, LoadOptions, Proxy, in_batches, load_proxy
+from onesteptrain.worlds.architectures import Architecture, ModelSize, build_checkpoint
+from onesteptrain.worlds.digits import OFF_TOPIC, Problem, problems
+from onesteptrain.worlds.questions import QUESTIONS
+from onesteptrain.worlds.scans import Part, draw
+
+CHECKPOINTS = Path(__file__).parents[2] / "src/onesteptrain/worlds/checkpoints"
+
+SMALL = {"heads": 4, "kv_heads": 2, "vision_hidden": 64, "vision_heads": 4, "vision_mlp": 128, "vision_layers": 3}
+LARGE = {"heads": 4, "kv_heads": 2, "vision_hidden": 96, "vision_heads": 4, "vision_mlp": 192, "vision_layers": 4}
+
+MODELS: dict[str, tuple[Architecture, ModelSize, int]] = {
+    "proxy": ("internvl", ModelSize(hidden=96, layers=3, mlp=256, vocabulary=384, **SMALL), 1000),
+    "target": ("qwen3_vl", ModelSize(hidden=96, layers=3, mlp=256, vocabulary=384, **SMALL), 1000),
+    "target_large": ("qwen3_vl", ModelSize(hidden=160, layers=4, mlp=448, vocabulary=384, **LARGE), 900),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=MODELS)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--rows", type=int, default=16_000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    architecture, size, steps = MODELS[options.name]
+    generator = np.random.default_rng(1)
+    rows = problems(options.rows, "pretrain", generator)
+    check = problems(300, "heldout", generator)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = build_checkpoint(architecture, Path(scratch) / "fresh", size=size, texts=texts(rows))
+        proxy = load_proxy(folder, options=LoadOptions(device="cpu"))
+    count = sum(parameter.numel() for parameter in proxy.parameters.values())
+    print(f"{options.name}: {architecture}, {count:,} parameters", flush=True)
+    encoded = [encode(proxy, row, "pretrain") for row in rows]
+    pretrain(proxy, encoded, [encode(proxy, row, "heldout") for row in check], options.steps or steps, options)
+    out = options.out or CHECKPOINTS / options.name
+    shutil.rmtree(out, ignore_errors=True)
+    proxy.model.half()  # half the size; loading in float32 gives the same model on every machine
+    proxy.save(out)
+    print(f"saved to {out}: {(out / 'model.safetensors').stat().st_size / 1e6:.2f} MB")
+
+
+def pretrain(proxy: Proxy, rows: list[Encoded], check: list[Encoded], steps: int, options: argparse.Namespace) -> None:
+    """AdamW with a short rise and a cosine fall."""
+    parameters = list(proxy.parameters.values())
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, steps, pct_start=0.1)
+    order = np.random.default_rng(2)
+    started = time.monotonic()
+    proxy.model.train()
+    for step in range(1, steps + 1):
+        batch = proxy.batch([rows[index] for index in order.integers(len(rows), size=options.batch_size)])
+        loss = proxy.token_losses(batch).loss.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == steps:
+            right = all_tokens_right(proxy, check)
+            pace = (time.monotonic() - started) / step
+            print(f"step {step}: loss {loss.item():.4f}, held-out right {right:.3f}, {pace:.3f} s/step", flush=True)
+    proxy.model.eval()
+
+
+@torch.no_grad()
+def all_tokens_right(proxy: Proxy, rows: list[Encoded]) -> float:
+    """Share of answers whose every token is the most likely one given the true tokens before it."""
+    proxy.model.eval()
+    right = 0
+    for indices in in_batches(rows, 100):
+        batch = proxy.batch([rows[index] for index in indices])
+        logits = proxy.model(**batch.inputs, use_cache=False).logits[:, :-1]
+        wrong = (logits.argmax(-1) != batch.inputs["input_ids"][:, 1:]) & batch.answer[:, 1:]
+        right += int((~wrong.any(1)).sum())
+    proxy.model.train()
+    return right / len(rows)
+
+
+def encode(proxy: Proxy, problem: Problem, part: Part) -> Encoded:
+    """A problem as the model reads it."""
+    picture = ImageRef(draw(problem.digits, problem.drawing, part), "drawing")
+    turns = (Turn("user", (picture, problem.question)), Turn("assistant", (problem.answer,)))
+    return proxy.encoder.encode(Sample("", 0, turns))
+
+
+def texts(rows: list[Problem]) -> list[str]:
+    """What the tokenizer is trained on: the world's questions and answers, good and bad."""
+    wordings = [wording for variants in QUESTIONS.values() for wording in variants]
+    return [row.answer for row in rows[:2000]] + 100 * wordings + 100 * list(OFF_TOPIC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

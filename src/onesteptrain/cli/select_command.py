@@ -1,0 +1,41 @@
+"""`ost select`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onesteptrain.cli.output import say
+from onesteptrain.selection import Selection
+from onesteptrain.steps import select_into
+
+
+def select(run: Path, *, keep: str, out: Path, by: str = "score", overwrite: bool = False, json: bool = False) -> None:
+    """Write the best rows of a scored pool: its own format, byte for byte, in its order.
+
+    Args:
+        run: Run directory of `ost score`.
+        keep: A share of the pool such as 20%, or a number of rows such as 5000.
+        out: The file (or folder, for a Hugging Face dataset) to write.
+        by: Column of the score table to rank by, highest first: score, harm, gain, utility.GROUP ...
+        overwrite: Replace an existing file.
+        json: Print the result as JSON.
+    """
+    selection = select_into(run, out, keep=keep, by=by, overwrite=overwrite)
+    say(describe(selection, out), {**selection.summary(), "out": str(out)}, as_json=json)
+
+
+def describe(selection: Selection, out: Path) -> str:
+    """What was kept, for people."""
+    kept = len(selection.rows)
+    lines = [f"kept {kept} of {selection.pool_rows} rows ({kept / selection.pool_rows:.1%}): {out}"]
+    missing = selection.pool_rows - selection.scored_rows
+    if missing:
+        lines.append(f"{missing} rows without a score were left out")
+    if selection.tokens_share is not None:
+        lines.append(f"tokens: {selection.tokens_share:.1%} of the pool's")
+    if selection.utility_share is not None:
+        lines.append(
+            f"utility: {selection.utility_share:.1%} of the pool's positive utility; "
+            f"{selection.harmful_kept} kept rows have negative utility"
+        )
+    return "\n".join(lines)

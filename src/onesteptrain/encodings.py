@@ -1,0 +1,57 @@
+"""Many samples encoded, within a bound of memory: what warm-up and target training go through again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from onesteptrain.errors import SampleError
+from onesteptrain.pool import Sample, Unreadable
+from onesteptrain.proxy import Encoded, Encoder
+
+
+class Encodings(Sequence[Encoded]):
+    """Samples that can be encoded; as many as fit stay in memory, the others are encoded again when asked for."""
+
+    def __init__(self, encoder: Encoder, *, memory_gigabytes: float = 4.0) -> None:
+        self._encoder = encoder
+        self._room = memory_gigabytes * 1e9
+        self._samples: list[Sample] = []
+        self._kept: dict[int, Encoded] = {}
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        kept = self._kept.get(index)
+        return kept if kept is not None else self._encoder.encode(self._samples[index])
+
+    def add(self, sample: Sample) -> None:
+        """Take one more sample.
+
+        Raises:
+            SampleError: it cannot be encoded.
+        """
+        encoded = self._encoder.encode(sample)
+        self._room -= sum(value.nbytes for value in (*encoded.inputs.values(), encoded.answer))
+        if self._room > 0:
+            self._kept[len(self)] = encoded
+        self._samples.append(sample)
+
+
+def encode_all(encoder: Encoder, samples: Iterable[Sample | Unreadable]) -> tuple[Encodings, dict[str, str]]:
+    """Encode what can be encoded.
+
+    Returns:
+        The encoded samples, and the reason of each that cannot be, by uid.
+    """
+    encodings, refused = Encodings(encoder), {}
+    for sample in samples:
+        if isinstance(sample, Unreadable):
+            refused[sample.uid] = sample.reason
+            continue
+        try:
+            encodings.add(sample)
+        except SampleError as error:
+            refused[sample.uid] = str(error)
+    return encodings, refused

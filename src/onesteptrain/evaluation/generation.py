@@ -1,0 +1,107 @@
+"""Let a model answer many prompts greedily, in batches padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from onesteptrain.errors import SampleError
+from onesteptrain.pool import Turn
+from onesteptrain.proxy import Encoded, Proxy, in_batches
+from onesteptrain.proxy.encoding import collate
+
+_MARK = "answer text"
+_WINDOW = 16
+"""Batches whose prompts are prepared together."""
+
+
+class Reply(NamedTuple):
+    """What the model said."""
+
+    text: str
+    finished: bool
+    """It ended by itself; otherwise the limit of new tokens cut it off."""
+
+
+def generate(
+    proxy: Proxy,
+    conversations: Sequence[Sequence[Turn]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Reply | str]:
+    """The next assistant turn of each conversation, or the reason why there is none, in the order given."""
+    replies: list[Reply | str] = []
+    window = _WINDOW * batch_size  # sorted by length inside, so that little is padded; only its images are in memory
+    for start in range(0, len(conversations), window):
+        prompts = [_prompt(proxy, turns) for turns in conversations[start : start + window]]
+        replies += _answered(proxy, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        if progress is not None:
+            progress(len(replies), len(conversations))
+    return replies
+
+
+def end_tokens(proxy: Proxy) -> list[int]:
+    """Tokens that end a turn: what the chat template writes after an answer, and what the checkpoint names."""
+    tokenizer = proxy.encoder.processor.tokenizer
+    named = [tokenizer.eos_token_id, getattr(proxy.model.generation_config, "eos_token_id", None)]
+    found = [token for entry in named for token in (entry if isinstance(entry, list) else [entry]) if token is not None]
+    turns = [("user", "question"), ("assistant", _MARK)]
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    rendered = str(proxy.encoder.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
+    after = tokenizer(rendered.rpartition(_MARK)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    if after and after[0] in tokenizer.added_tokens_decoder:
+        found.insert(0, after[0])
+    return list(dict.fromkeys(found))
+
+
+def _answered(
+    proxy: Proxy, prompts: Sequence[Encoded | str], *, max_new_tokens: int, batch_size: int
+) -> list[Reply | str]:
+    usable = [prompt for prompt in prompts if isinstance(prompt, Encoded)]
+    found: dict[int, Reply] = {}
+    for indices in in_batches(usable, batch_size):
+        batch = _generate(proxy, [usable[index] for index in indices], max_new_tokens)
+        found.update(zip(indices, batch, strict=True))
+    places = iter(range(len(usable)))
+    return [found[next(places)] if isinstance(prompt, Encoded) else prompt for prompt in prompts]
+
+
+def _prompt(proxy: Proxy, turns: Sequence[Turn]) -> Encoded | str:
+    try:
+        inputs = proxy.encoder.prompt(turns)
+    except SampleError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001  a processor may refuse a prompt in any way; the reason is kept
+        return f"the processor refused this question ({type(error).__name__}: {error})"
+    inputs.pop("text_replacement_offsets", None)  # a tensor for some processors, and no input of the model
+    return Encoded(inputs, torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool))
+
+
+@torch.inference_mode()
+def _generate(proxy: Proxy, prompts: Sequence[Encoded], max_new_tokens: int) -> list[Reply]:
+    from transformers import GenerationConfig
+
+    tokenizer = proxy.encoder.processor.tokenizer
+    ends = end_tokens(proxy)
+    pixel_type = next(iter(proxy.model.parameters())).dtype
+    batch = collate(prompts, pad_token_id=tokenizer.pad_token_id, side="left").to(proxy.device, pixel_type)
+    config = GenerationConfig(  # type: ignore[no-untyped-call]  # in place of the checkpoint's own, which may sample
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        repetition_penalty=1.0,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    written = proxy.model.generate(**batch.inputs, generation_config=config)
+    return [_reply(row, ends, tokenizer) for row in written[:, batch.answer.shape[1] :].tolist()]
+
+
+def _reply(tokens: list[int], ends: Sequence[int], tokenizer: Any) -> Reply:
+    stop = next((place for place, token in enumerate(tokens) if token in ends), None)
+    return Reply(tokenizer.decode(tokens[:stop], skip_special_tokens=True).strip(), stop is not None)

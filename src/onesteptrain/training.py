@@ -1,0 +1,92 @@
+"""Fine-tune a target model on a subset, under the paper's Protocol A (epochs fixed) or B (steps fixed)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from onesteptrain.encodings import encode_all
+from onesteptrain.errors import PoolError
+from onesteptrain.finetuning import FinetuneOptions, Progress, finetune
+from onesteptrain.folders import whole_folder
+from onesteptrain.pool import Sample, Unreadable
+from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.runs import write_json
+
+FACTS = "train.json"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a target is trained."""
+
+    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
+    """The training: give steps for Protocol B, epochs for Protocol A."""
+
+    scope: ScopeOptions = field(default_factory=ScopeOptions)
+    """The part that is trained."""
+
+    load: LoadOptions = field(default_factory=LoadOptions)
+    """How the checkpoint is loaded."""
+
+
+class TrainResult(NamedTuple):
+    """What a training did."""
+
+    checkpoint: Path
+    """A folder that `load_proxy` and Hugging Face load; adapters alone, for scope lora."""
+
+    rows: int
+    """Rows that could be encoded, and so were trained on."""
+
+    refused: dict[str, str]
+    """Why each other row could not be used, by uid."""
+
+    steps: int
+    seconds: float
+    """Time in the training loop."""
+
+    tokens: int
+    """Tokens seen, image tokens included."""
+
+    losses: list[float]
+    """Mean loss over the answer tokens of each step, in nats."""
+
+
+def train(
+    checkpoint: str | Path,
+    samples: Iterable[Sample | Unreadable],
+    options: TrainOptions,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a checkpoint on samples and write it as a new checkpoint folder, with `train.json` in it.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded.
+        PoolError: no row can be used.
+        RunError: the output is taken.
+        ScoreError: the training diverged.
+    """
+    with whole_folder(out, overwrite=overwrite) as part:
+        target = load_proxy(checkpoint, options.scope, options.load)
+        encodings, refused = encode_all(target.encoder, samples)
+        if not len(encodings):
+            reason = next(iter(refused.values()), "there are none")
+            raise PoolError(f"none of the {len(refused)} rows can be trained on ({reason}); give another subset")
+        result = finetune(target, encodings, options.finetune, progress=progress)
+        target.save(part)
+        done = TrainResult(
+            out, len(encodings), refused, result.steps, result.seconds, tokens=result.tokens, losses=result.losses
+        )
+        facts = done._asdict() | {"reasons": Counter(refused.values()).most_common(10), "from": str(checkpoint)}
+        del facts["checkpoint"]
+        facts["refused"] = len(refused)
+        write_json(part / FACTS, {"options": dataclasses.asdict(options), **facts})
+    return done

@@ -1,0 +1,98 @@
+"""Warm-up: what is drawn, what is written, and that it reads back as what was trained."""
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from onesteptrain.errors import PoolError, RunError
+from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.pool import Unreadable
+from onesteptrain.proxy import ScopeOptions, load_proxy
+from onesteptrain.utility import read_preconditioner
+from onesteptrain.warmup import WarmupOptions, draw, warm_up
+
+TRAINING = FinetuneOptions(steps=3, batch_size=2, learning_rate=1e-3)
+SCOPES = ["all", "last", "lora"]
+
+
+def rows_of(make_sample, count):
+    return [make_sample(row, "What is it?", f"The answer is {row}.") for row in range(count)]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_warmed_up_proxy_reads_back_with_the_same_losses_and_moments(tiny_checkpoint, make_sample, tmp_path, scope):
+    options = ScopeOptions(scope, last_layers=1)
+    proxy = load_proxy(tiny_checkpoint, options)
+    cold = load_proxy(tiny_checkpoint, options)
+    samples = rows_of(make_sample, 4)
+    result = warm_up(proxy, samples, WarmupOptions(share=1.0, finetune=TRAINING), tmp_path / "warm")
+    back = load_proxy(result.folder / "model", options)
+    encoded = [proxy.encoder.encode(sample) for sample in samples]
+    again = [back.encoder.encode(sample) for sample in samples]
+    with torch.no_grad():
+        trained, read = (p.token_losses(p.batch(e)).loss for p, e in ((proxy, encoded), (back, again)))
+        assert torch.equal(trained, read)
+        assert not torch.equal(trained, cold.token_losses(cold.batch(encoded)).loss)
+    assert list(back.parameters) == list(proxy.parameters)
+    diagonal = read_preconditioner(result.folder / "second_moments.safetensors", back)
+    moments = load_file(result.folder / "second_moments.safetensors")
+    assert set(moments) == set(proxy.parameters)
+    for name, value in diagonal.items():
+        torch.testing.assert_close(value, 1 / (moments[name].sqrt() + 1e-8))
+
+
+def test_drawing_depends_on_seed_and_uid_and_not_on_order_or_neighbours():
+    pool = [Unreadable(f"row-{number}", number, "") for number in range(4000)]
+    drawn = {row.uid for row in draw(pool, 0.05, seed=0)}
+    shuffled = random.Random(0).sample(pool, len(pool))
+    assert {row.uid for row in draw(shuffled, 0.05, seed=0)} == drawn
+    assert {row.uid for row in draw(pool[::2], 0.05, seed=0)} == drawn & {row.uid for row in pool[::2]}
+    assert drawn < {row.uid for row in draw(pool, 0.1, seed=0)}  # a larger share adds rows
+    other = {row.uid for row in draw(pool, 0.05, seed=1)}
+    assert len(drawn & other) < 40  # 10 expected of two independent draws; 40 is nine standard deviations off
+    assert abs(len(drawn) - 200) < 70  # binomial: five standard deviations of 13.8
+
+
+def test_drawing_goes_through_the_pool_row_by_row():
+    def endless():
+        number = 0
+        while True:
+            yield Unreadable(f"row-{number}", number, "")
+            number += 1
+
+    assert next(draw(endless(), 0.01, seed=0)).uid
+
+
+def test_rows_that_cannot_be_used_are_counted_with_their_reasons(tiny_checkpoint, make_sample, tmp_path):
+    rows = [*rows_of(make_sample, 2), Unreadable("bad", 2, "pool.jsonl:3: no turns")]
+    proxy = load_proxy(tiny_checkpoint, ScopeOptions("last", last_layers=1))
+    result = warm_up(proxy, rows, WarmupOptions(share=1.0, finetune=TRAINING), tmp_path / "warm")
+    assert (result.drawn, result.used, result.refused) == (3, 2, {"bad": "pool.jsonl:3: no turns"})
+    facts = json.loads((tmp_path / "warm" / "warmup.json").read_text())
+    assert facts["reasons"] == [["pool.jsonl:3: no turns", 1]]
+    assert facts["losses"] == result.losses
+    assert facts["options"]["share"] == 1.0
+
+
+def test_a_pool_that_gives_no_usable_row_is_refused_and_nothing_is_written(tiny_checkpoint, tmp_path):
+    proxy = load_proxy(tiny_checkpoint, ScopeOptions("last", last_layers=1))
+    with pytest.raises(PoolError, match="draws no row"):
+        warm_up(proxy, [], WarmupOptions(), tmp_path / "warm")
+    with pytest.raises(PoolError, match="none of the 1 rows drawn can be used, such as 'bad': broken"):
+        warm_up(proxy, [Unreadable("bad", 0, "broken")], WarmupOptions(share=1.0), tmp_path / "warm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_warm_up_is_only_replaced_when_asked(tiny_checkpoint, make_sample, tmp_path):
+    proxy = load_proxy(tiny_checkpoint, ScopeOptions("last", last_layers=1))
+    options = WarmupOptions(share=1.0, finetune=TRAINING)
+    warm_up(proxy, rows_of(make_sample, 2), options, tmp_path / "warm")
+    before = (tmp_path / "warm" / "warmup.json").read_text()
+    with pytest.raises(RunError, match="exists"):
+        warm_up(proxy, rows_of(make_sample, 2), options, tmp_path / "warm")
+    assert (tmp_path / "warm" / "warmup.json").read_text() == before
+    warm_up(proxy, rows_of(make_sample, 2), options, tmp_path / "warm", overwrite=True)
+    assert (tmp_path / "warm" / "warmup.json").read_text() != before
