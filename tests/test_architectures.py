@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.images import load_image
 from onesteptrain.proxy import load_proxy
 from onesteptrain.proxy.encoding import Encoder, collate
 from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
@@ -65,9 +66,12 @@ def test_the_generation_prompt_is_how_an_answer_begins(processor):
     assert processor.apply_chat_template(turns, tokenize=False).startswith(prompt.rstrip())
 
 
-def test_every_digit_is_a_token_of_its_own_after_loading(processor):
-    ids = processor.tokenizer("It is 1234.", add_special_tokens=False)["input_ids"]
-    pieces = [processor.tokenizer.decode([token]) for token in ids]
+def test_every_digit_is_a_token_of_its_own_after_loading(tmp_path, architecture):
+    texts = ["It is 1234."] * 50  # would be merged to one token, were digits not kept apart
+    folder = build_checkpoint(architecture, tmp_path / "model", texts=texts)
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    ids = tokenizer("It is 1234.", add_special_tokens=False)["input_ids"]
+    pieces = [tokenizer.decode([token]) for token in ids]
     assert [piece for piece in pieces if any(char.isdigit() for char in piece)] == list("1234")
 
 
@@ -95,17 +99,10 @@ def test_the_picture_changes_the_prediction_of_the_answer(processor, model, imag
 
 
 def test_the_processor_says_where_it_expanded_the_picture(processor):
-    (text,) = [
-        processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}], tokenize=False
-        )
-    ]
-    picture = [[part for part in sample(0).images]]
-    from onesteptrain.images import load_image
-
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}
     out = processor(
-        text=[text],
-        images=[[load_image(ref) for ref in picture[0]]],
+        text=[processor.apply_chat_template([question], tokenize=False)],
+        images=[[load_image(ref) for ref in sample(0).images]],
         return_tensors="pt",
         return_offsets_mapping=True,
         return_text_replacement_offsets=True,

@@ -57,12 +57,14 @@ def test_the_weights_are_written_in_the_type_they_were_trained_in(tiny_checkpoin
     assert json.loads((result.checkpoint / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_a_taken_output_or_an_unusable_subset_is_refused_and_leaves_nothing(tiny_checkpoint, make_sample, tmp_path):
+def test_a_folder_of_somebody_elses_and_an_unusable_subset_are_refused_and_nothing_is_touched(
+    tiny_checkpoint, make_sample, tmp_path
+):
     with pytest.raises(PoolError, match="none of the 1 rows can be trained on"):
         train(tiny_checkpoint, [Unreadable("bad", 0, "broken")], options(), tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="exists"):
-        train(tiny_checkpoint, rows_of(make_sample, 2), options(), tmp_path / "target")
+        train(tiny_checkpoint, rows_of(make_sample, 2), options(), tmp_path / "target", overwrite=True)
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["mine.txt"]

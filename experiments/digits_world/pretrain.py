@@ -26,27 +26,31 @@ from onesteptrain.worlds.scans import Part, draw
 
 CHECKPOINTS = Path(__file__).parents[2] / "src/onesteptrain/worlds/checkpoints"
 
-SMALL = {"heads": 4, "kv_heads": 2, "vision_hidden": 64, "vision_heads": 4, "vision_mlp": 128, "vision_layers": 3}
-LARGE = {"heads": 4, "kv_heads": 2, "vision_hidden": 96, "vision_heads": 4, "vision_mlp": 192, "vision_layers": 4}
+SMALL = {"hidden": 64, "layers": 3, "mlp": 192, "vision_hidden": 48, "vision_heads": 2, "vision_mlp": 96}
+LARGE = {"hidden": 128, "layers": 4, "mlp": 384, "vision_hidden": 64, "vision_heads": 4, "vision_mlp": 128}
 
-MODELS: dict[str, tuple[Architecture, ModelSize, int]] = {
-    "proxy": ("internvl", ModelSize(hidden=96, layers=3, mlp=256, vocabulary=384, **SMALL), 1000),
-    "target": ("qwen3_vl", ModelSize(hidden=96, layers=3, mlp=256, vocabulary=384, **SMALL), 1000),
-    "target_large": ("qwen3_vl", ModelSize(hidden=160, layers=4, mlp=448, vocabulary=384, **LARGE), 900),
+MODELS: dict[str, tuple[Architecture, ModelSize]] = {
+    "proxy": ("internvl", ModelSize(vocabulary=512, **SMALL)),
+    "target": ("qwen3_vl", ModelSize(vocabulary=512, **SMALL)),
+    "target_large": ("qwen3_vl", ModelSize(vocabulary=512, vision_layers=3, **LARGE)),
 }
+
+ANNEAL_STEPS = 150
+"""Steps in which the learning rate falls to zero once the model is good enough."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=MODELS)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--until", type=float, default=0.45, help="held-out share right at which annealing begins")
+    parser.add_argument("--most-steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    architecture, size, steps = MODELS[options.name]
+    architecture, size = MODELS[options.name]
     generator = np.random.default_rng(1)
     rows = problems(options.rows, "pretrain", generator)
     check = problems(300, "heldout", generator)
@@ -56,7 +60,7 @@ def main() -> None:
     count = sum(parameter.numel() for parameter in proxy.parameters.values())
     print(f"{options.name}: {architecture}, {count:,} parameters", flush=True)
     encoded = [encode(proxy, row, "pretrain") for row in rows]
-    pretrain(proxy, encoded, [encode(proxy, row, "heldout") for row in check], options.steps or steps, options)
+    pretrain(proxy, encoded, [encode(proxy, row, "heldout") for row in check], options)
     out = options.out or CHECKPOINTS / options.name
     shutil.rmtree(out, ignore_errors=True)
     proxy.model.half()  # half the size; loading in float32 gives the same model on every machine
@@ -64,26 +68,31 @@ def main() -> None:
     print(f"saved to {out}: {(out / 'model.safetensors').stat().st_size / 1e6:.2f} MB")
 
 
-def pretrain(proxy: Proxy, rows: list[Encoded], check: list[Encoded], steps: int, options: argparse.Namespace) -> None:
-    """AdamW with a short rise and a cosine fall."""
+def pretrain(proxy: Proxy, rows: list[Encoded], check: list[Encoded], options: argparse.Namespace) -> None:
+    """AdamW with a short rise and a plateau until the model is good enough, then a linear fall to zero."""
     parameters = list(proxy.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, steps, pct_start=0.1)
     order = np.random.default_rng(2)
     started = time.monotonic()
+    last = options.most_steps
     proxy.model.train()
-    for step in range(1, steps + 1):
+    step = 0
+    while step < last:
+        step += 1
+        rate = options.learning_rate * min(1.0, step / 100, (last - step + 1) / ANNEAL_STEPS)
+        optimizer.param_groups[0]["lr"] = rate
         batch = proxy.batch([rows[index] for index in order.integers(len(rows), size=options.batch_size)])
         loss = proxy.token_losses(batch).loss.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
-        if step % 100 == 0 or step == steps:
+        if step % 50 == 0 or step == last:
             right = all_tokens_right(proxy, check)
             pace = (time.monotonic() - started) / step
             print(f"step {step}: loss {loss.item():.4f}, held-out right {right:.3f}, {pace:.3f} s/step", flush=True)
+            if right >= options.until and last == options.most_steps:
+                last = min(last, step + ANNEAL_STEPS)
     proxy.model.eval()
 
 
@@ -111,7 +120,7 @@ def encode(proxy: Proxy, problem: Problem, part: Part) -> Encoded:
 def texts(rows: list[Problem]) -> list[str]:
     """What the tokenizer is trained on: the world's questions and answers, good and bad."""
     wordings = [wording for variants in QUESTIONS.values() for wording in variants]
-    return [row.answer for row in rows[:2000]] + 100 * wordings + 100 * list(OFF_TOPIC)
+    return [row.answer for row in rows[:2000]] + 100 * wordings + 100 * [*OFF_TOPIC, "user\n", "assistant\n", "system\n"]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from onesteptrain.errors import AnchorError, ConfigError, SampleError
 from onesteptrain.formats.container import RowNumbers
 from onesteptrain.images import image_fingerprint, load_image
-from onesteptrain.pool import Pool, Role, Sample
+from onesteptrain.pool import Pool, Role, Sample, Unreadable
 
 _NAMED = 5
 """Leaks that an error spells out; it counts the others."""
@@ -95,7 +95,7 @@ def allocate(sizes: Sequence[int], count: int) -> list[int]:
     return shares
 
 
-def find_leaks(anchors: Pool, pool: Pool) -> list[Leak]:
+def find_leaks(anchors: Iterable[Sample | Unreadable], pool: Pool) -> list[Leak]:
     """Rows of the pool that ask an anchor's question about the same images, whatever they answer.
 
     Texts are compared after NFKC, case folding and collapsing of white space; images by their pixels. The same image
@@ -107,11 +107,11 @@ def find_leaks(anchors: Pool, pool: Pool) -> list[Leak]:
     """
     known: dict[bytes, list[_Anchor]] = {}
     for sample in _samples(anchors):
-        known.setdefault(_text_hash(sample, "user"), []).append(_Anchor(sample, f"{anchors.path} row {sample.row}"))
+        known.setdefault(_text_hash(sample, "user"), []).append(_Anchor(sample, f"anchor {sample.uid!r}"))
     return [leak for sample in _samples(pool) for leak in _leaks(known.get(_text_hash(sample, "user"), ()), sample)]
 
 
-def refuse_leaks(anchors: Pool, pool: Pool) -> None:
+def refuse_leaks(anchors: Iterable[Sample | Unreadable], pool: Pool) -> None:
     """Make sure that no anchor stands in the pool.
 
     Raises:
@@ -123,7 +123,7 @@ def refuse_leaks(anchors: Pool, pool: Pool) -> None:
         more = f"; and {len(leaks) - _NAMED} more" if len(leaks) > _NAMED else ""
         rows = len({leak.pool_row for leak in leaks})
         raise AnchorError(
-            f"{pool.path}: {rows} rows are anchors of {anchors.path} too: {named}{more}; "
+            f"{pool.path}: {rows} rows are anchors too: {named}{more}; "
             "take these rows out of the pool, or draw anchors from rows that are held out"
         )
 
@@ -192,7 +192,7 @@ def _text_hash(sample: Sample, role: Role) -> bytes:
     return hashlib.sha256(plain.encode()).digest()
 
 
-def _samples(pool: Pool) -> Iterator[Sample]:
+def _samples(pool: Iterable[Sample | Unreadable]) -> Iterator[Sample]:
     return (row for row in pool if isinstance(row, Sample))
 
 

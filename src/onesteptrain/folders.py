@@ -12,23 +12,24 @@ from onesteptrain.errors import RunError
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def whole_folder(out: Path, *, marker: str, overwrite: bool) -> Iterator[Path]:
     """A folder to fill while the block runs; it takes its place when the block ends without an error.
 
     Args:
         out: The place.
-        overwrite: Replace a folder that is there.
+        marker: File that every folder of this kind has; a folder without it is somebody's own and never replaced.
+        overwrite: Replace a folder of this kind.
 
     Raises:
-        RunError: something is there.
+        RunError: the place is taken.
     """
-    refuse_taken(out, overwrite=overwrite)
+    _refuse_taken(out, marker, overwrite)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
     part.mkdir(parents=True)
     try:
         yield part
-        refuse_taken(out, overwrite=overwrite)
+        _refuse_taken(out, marker, overwrite)
         if out.exists():
             shutil.rmtree(out)
         os.replace(part, out)
@@ -36,13 +37,10 @@ def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def refuse_taken(out: Path, *, overwrite: bool) -> None:
-    """Refuse a place where something is that must not be replaced, before work is spent.
-
-    Raises:
-        RunError: something is there.
-    """
-    if out.is_dir() and not any(out.iterdir()):
+def _refuse_taken(out: Path, marker: str, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if out.exists() and not (overwrite and out.is_dir()):
-        raise RunError(f"output {out} exists; choose another --out{', or add --overwrite' if out.is_dir() else ''}")
+    if not (out / marker).is_file():
+        raise RunError(f"output {out} exists and is no folder with a {marker}; choose another --out")
+    if not overwrite:
+        raise RunError(f"output {out} exists; choose another --out, or add --overwrite")

@@ -23,8 +23,7 @@ from onesteptrain.selection import Selection, select_subset
 
 if TYPE_CHECKING:
     from onesteptrain.methods.one_step import OneStep
-    from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions
-    from onesteptrain.warmup import WarmupOptions, WarmupResult
+    from onesteptrain.proxy import LoadOptions, ScopeOptions
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def draw_anchor_file(
     """
     rows = draw_anchors(heldout, count=count, by=by, seed=seed)
     if pool is not None:
-        chosen = set(rows)
+        chosen = set(rows.tolist())
         refuse_leaks([row for row in readable(heldout) if row.row in chosen], pool)
     return write_subset(heldout, rows, out, overwrite=overwrite)
 
@@ -218,15 +217,6 @@ def audit_facts(result: Audit, method: OneStep, options: AuditOptions) -> dict[s
     ]
     facts = {**result._asdict(), "sizes": sizes, "top_share": options.top_share, "confidence": options.confidence}
     return {**facts, "method": plain(dataclasses.asdict(method))}
-
-
-def warm_up_into(
-    out: Path, pool: Pool, proxy: Proxy, options: WarmupOptions, *, overwrite: bool, progress: Progress | None = None
-) -> WarmupResult:
-    """Warm up a proxy on a share of the pool."""
-    from onesteptrain.warmup import warm_up
-
-    return warm_up(proxy, pool, options, out, overwrite=overwrite, progress=progress)
 
 
 def plain(value: Any) -> Any:

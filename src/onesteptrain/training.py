@@ -74,7 +74,7 @@ def train(
         RunError: the output is taken.
         ScoreError: the training diverged.
     """
-    with whole_folder(out, overwrite=overwrite) as part:
+    with whole_folder(out, marker=FACTS, overwrite=overwrite) as part:
         target = load_proxy(checkpoint, options.scope, options.load)
         encodings, refused = encode_all(target.encoder, samples)
         if not len(encodings):

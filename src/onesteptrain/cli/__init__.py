@@ -60,7 +60,11 @@ def build_app(tokens: list[str]) -> App:
         config=files,
     )
     for name, purpose in COMMANDS.items():
-        command = _score_command(tokens, files) if tokens[:1] == [name] == ["score"] else f"onesteptrain.cli.{name}_command:{name}"
+        command = (
+            _score_command(tokens, files)
+            if tokens[:1] == [name] == ["score"]
+            else f"onesteptrain.cli.{name}_command:{name}"
+        )
         app.command(command, name=name, help=purpose)
     return app
 

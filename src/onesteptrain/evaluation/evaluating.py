@@ -132,7 +132,7 @@ def write_evaluation(evaluation: Evaluation, out: Path, *, overwrite: bool = Fal
         "unfinished": sum(not one.finished for one in evaluation.graded),
         "not_asked": sum(one.reason is not None for one in evaluation.graded),
     }
-    with whole_folder(out, overwrite=overwrite) as part:
+    with whole_folder(out, marker=SUMMARY, overwrite=overwrite) as part:
         write_text(part / RESULTS, "\n".join(lines) + "\n")
         write_json(part / SUMMARY, facts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +78,7 @@ def _load_model(checkpoint: str, dtype: torch.dtype, options: LoadOptions) -> An
 
     _check_folder(checkpoint)
     try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=options.trust_remote_code)
+        config = AutoConfig.from_pretrained(_base_of(checkpoint), trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"checkpoint {checkpoint!r} cannot be loaded: {_first_line(error)}") from error
     remote = options.trust_remote_code and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
@@ -121,6 +122,14 @@ def _check_folder(checkpoint: str) -> None:
         raise ModelError(
             f"checkpoint folder {checkpoint!r} {what}; give a folder made by save_pretrained or a hub name"
         )
+
+
+def _base_of(checkpoint: str) -> str:
+    """The checkpoint that a folder of adapters sits on; any other checkpoint is its own."""
+    file = Path(checkpoint) / "adapter_config.json"
+    if not file.is_file():
+        return checkpoint
+    return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def _longest(model: Any) -> int:

@@ -60,6 +60,9 @@ def precondition(gradient: Mapping[str, Tensor], preconditioner: Preconditioner)
 def read_preconditioner(path: Path, proxy: Proxy, *, epsilon: float = 1e-8) -> dict[str, Tensor]:
     """Adam's diagonal, 1 / (sqrt(v) + epsilon), from the second moments v (bias removed) that a warm-up kept.
 
+    A coordinate that the warm-up never touched, such as the embedding of a token it did not see, has v = 0 and would be
+    multiplied by 1 / epsilon; it takes no step instead.
+
     Raises:
         ModelError: the file is missing or was kept for other parameters.
     """
@@ -74,10 +77,11 @@ def read_preconditioner(path: Path, proxy: Proxy, *, epsilon: float = 1e-8) -> d
             f"{path} has no second moments for {len(missing)} of {len(proxy.parameters)} parameters in scope "
             f"(such as {missing[0]}); warm up with the same --scope"
         )
-    return {
-        name: 1 / (moments[name].to(value.device, value.dtype).sqrt() + epsilon)
-        for name, value in proxy.parameters.items()
-    }
+    scale = {}
+    for name, value in proxy.parameters.items():
+        moment = moments[name].to(value.device, value.dtype)
+        scale[name] = torch.where(moment > 0, 1 / (moment.sqrt() + epsilon), 0)
+    return scale
 
 
 def _shape(moments: Mapping[str, Tensor], name: str) -> torch.Size | None:

@@ -40,26 +40,34 @@ class WorldOptions:
     """What world to make."""
 
     pool_rows: int = 4000
+    """Rows of the pool, near-duplicates included."""
+
     heldout_rows: int = 500
+    """Clean rows that anchors are drawn from."""
+
     benchmark_rows: int = 400
+    """Questions that models are measured on."""
 
     noise_share: float = 0.5
     """Share of the pool's rows that are bad, evenly over the kinds."""
 
     noise_kinds: tuple[NoiseKind, ...] = NOISE_KINDS
+    """What can be wrong with a row."""
 
     duplicate_share: float = 0.05
     """Share of the pool's rows that repeat another row with a slightly different picture and question."""
 
     seed: int = 0
+    """Another seed, another world; the same seed, the same bytes."""
 
     def __post_init__(self) -> None:
         if min(self.pool_rows, self.heldout_rows, self.benchmark_rows) < 1:
             raise ConfigError("a world needs at least one row in each part")
         if not 0 <= self.noise_share <= 1 or not 0 <= self.duplicate_share < 1:
             raise ConfigError("noise_share and duplicate_share are shares between 0 and 1")
-        if self.noise_share and not self.noise_kinds:
-            raise ConfigError("noise_share is above 0, but no noise_kinds are named")
+        unknown = [kind for kind in self.noise_kinds if kind not in NOISE_KINDS]
+        if unknown or (self.noise_share and not self.noise_kinds):
+            raise ConfigError(f"noise_kinds is {self.noise_kinds}; choose some of {', '.join(NOISE_KINDS)}")
 
 
 class World(NamedTuple):
@@ -132,31 +140,26 @@ def problems(count: int, part: Part, generator: np.random.Generator) -> list[Pro
 
 
 def noisy_problems(options: WorldOptions, generator: np.random.Generator) -> list[Problem]:
-    """Draw the pool: clean problems, near-duplicates among them, some of all spoiled."""
+    """Draw the pool: clean problems, some of them spoiled, and near-duplicates of both in the same share."""
     copies = round(options.duplicate_share * options.pool_rows)
     rows = problems(options.pool_rows - copies, "pool", generator)
-    order = generator.permutation(len(rows))
-    for place in range(copies):
-        source = int(order[place % len(rows)])
-        rows.append(_near_copy(rows[source], source, generator))
     bad = generator.permutation(len(rows))[: round(options.noise_share * len(rows))]
     for place, index in enumerate(bad):
         kind = options.noise_kinds[place % len(options.noise_kinds)]
-        rows[index] = spoil(rows[index], kind, rows[int(generator.integers(len(rows)))], generator)
+        rows[index] = spoil(rows[index], kind, generator)
+    good = generator.permutation(np.setdiff1d(np.arange(len(rows)), bad))
+    bad_copies = round(options.pool_rows * options.noise_share - len(bad))
+    for group, count in ((bad, bad_copies), (good, copies - bad_copies)):
+        for place in range(count):
+            source = int(group[place % len(group)])
+            rows.append(_near_copy(rows[source], source, generator))
     return rows
 
 
-def spoil(problem: Problem, kind: NoiseKind, other: Problem, generator: np.random.Generator) -> Problem:
-    """Make a clean problem bad in one way; what is right stays on record.
-
-    Args:
-        problem: A clean problem.
-        kind: What goes wrong.
-        other: Another problem of the pool, for pictures and answers that belong elsewhere.
-        generator: Source of chance.
-    """
+def spoil(problem: Problem, kind: NoiseKind, generator: np.random.Generator) -> Problem:
+    """Make a clean problem bad in one way; what is right stays on record."""
     if kind == "swapped_image":
-        other = other if other.digits != problem.digits else _another(problem, generator)
+        other = _another(problem, generator)
         right = solve(problem.skill, other.digits).result
         return replace(problem, digits=other.digits, drawing=other.drawing, result=right, noise=kind)
     return replace(problem, answer=_spoiled_answer(problem, kind, generator), noise=kind)
@@ -166,15 +169,15 @@ def _spoiled_answer(problem: Problem, kind: NoiseKind, generator: np.random.Gene
     if kind == "misread":
         return solve(problem.skill, _misread(problem.digits, generator)).text
     if kind == "wrong_operation":
-        right, wrong = solve(problem.skill, problem.digits), solve(INSTEAD[problem.skill], problem.digits)
-        if right.result == wrong.result:
-            wrong = solve("product" if problem.skill != "product" else "count", problem.digits)
-        return wrong.text
+        done = [solve(skill, problem.digits) for skill in (INSTEAD[problem.skill], *SKILLS) if skill != problem.skill]
+        wrong = [one.text for one in done if one.result != problem.result]
+        return wrong[0] if wrong else solve(problem.skill, problem.digits, slip=1).text  # all zeros: nothing differs
     if kind == "slip":
-        return solve(problem.skill, problem.digits, slip=int(generator.choice([-2, -1, 1, 2]))).text
+        slips = [slip for slip in (-2, -1, 1, 2) if problem.result + slip >= 0]  # a negative count would give it away
+        return solve(problem.skill, problem.digits, slip=int(generator.choice(slips))).text
     if kind == "cut_off":
-        words = problem.answer.split(" ")
-        return " ".join(words[: int(generator.integers(3, len(words) - 4))])
+        end = problem.answer.index(" The answer is")
+        return problem.answer[: int(generator.integers(end // 2, end))]
     return OFF_TOPIC[int(generator.integers(len(OFF_TOPIC)))].format(*generator.integers(0, 100, 2))
 
 
@@ -189,7 +192,7 @@ OFF_TOPIC = (
 def _misread(digits: Sequence[int], generator: np.random.Generator) -> tuple[int, ...]:
     """Read some digits as others: half of the time by the fixed confusions, where there is one, else one at random."""
     confused = tuple(CONFUSED.get(digit, digit) for digit in digits)
-    if confused != tuple(digits) and generator.random() < 0.5:  # noqa: PLR2004
+    if confused != tuple(digits) and generator.random() < 0.5:
         return confused
     wrong = list(digits)
     place = int(generator.integers(len(digits)))
@@ -225,7 +228,8 @@ def _row(identity: str, image: str, problem: Problem, name: str) -> dict[str, An
     messages = [{"role": "user", "content": f"<image>{problem.question}"}]
     if name != "benchmark":
         messages.append({"role": "assistant", "content": problem.answer})
-    row = {"id": identity, "messages": messages, "images": [image], "skill": problem.skill, "level": len(problem.digits)}
+    facts = {"skill": problem.skill, "level": len(problem.digits)}
+    row = {"id": identity, "messages": messages, "images": [image], **facts}
     return row if name == "pool" else {**row, "answer": str(problem.result)}
 
 

@@ -55,9 +55,8 @@ def solve(skill: Skill, digits: Sequence[int], slip: int = 0) -> Solution:
 
 
 def read(digits: Sequence[int]) -> str:
-    """The sentence that says what the picture shows."""
-    *first, last = map(str, digits)
-    return f"The digits are {', '.join(first)} and {last}."
+    """The sentence that says what the picture shows; terse, as every token costs the demo time."""
+    return f"The digits: {','.join(map(str, digits))}."
 
 
 def _sum(digits: Sequence[int], slip: int) -> tuple[str, int]:
@@ -65,26 +64,26 @@ def _sum(digits: Sequence[int], slip: int) -> tuple[str, int]:
     total = digits[0]
     for place, digit in enumerate(digits[1:], start=2):
         after = total + digit + (slip if place == len(digits) else 0)
-        steps.append(f"{total} + {digit} = {after}")
+        steps.append(f"{total}+{digit}={after}")
         total = after
-    return ", ".join(steps) + ".", total
+    return ",".join(steps) + ".", total
 
 
 def _difference(digits: Sequence[int], slip: int) -> tuple[str, int]:
     largest, smallest = max(digits), min(digits)
     result = largest - smallest + slip
-    return f"The largest is {largest} and the smallest {smallest}. {largest} - {smallest} = {result}.", result
+    return f"{largest}-{smallest}={result}.", result
 
 
 def _product(digits: Sequence[int], slip: int) -> tuple[str, int]:
     result = digits[0] * digits[-1] + slip
-    return f"{digits[0]} x {digits[-1]} = {result}.", result
+    return f"{digits[0]}x{digits[-1]}={result}.", result
 
 
 def _count(digits: Sequence[int], slip: int) -> tuple[str, int]:
     odd = [str(digit) for digit in digits if digit % 2]
     result = len(odd) + slip
-    return (f"Odd are {', '.join(odd)}." if odd else "None is odd."), result
+    return (f"Odd: {','.join(odd)}." if odd else "None is odd."), result
 
 
 _WORKINGS: dict[Skill, Callable[[Sequence[int], int], tuple[str, int]]] = {

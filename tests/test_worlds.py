@@ -1,0 +1,343 @@
+import functools
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from onesteptrain.errors import ConfigError, MissingExtraError, RunError
+from onesteptrain.pool import Sample, open_pool
+from onesteptrain.worlds import digits as world_module
+from onesteptrain.worlds import scans as scans_module
+from onesteptrain.worlds.digits import NOISE_KINDS, WorldOptions, make_world
+from onesteptrain.worlds.questions import QUESTIONS
+
+OPTIONS = WorldOptions(pool_rows=1200, heldout_rows=120, benchmark_rows=120)
+
+
+class Made(NamedTuple):
+    """A world as read back from its files."""
+
+    pool: list
+    heldout: list
+    benchmark: list
+    truth: list
+    shown: dict  # uid -> what the pixels show, as (scan number, digit) in reading order
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("worlds") / "world"
+    make_world(OPTIONS, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    parts = [read_rows(folder / f"{name}.jsonl") for name in ("pool", "heldout", "benchmark")]
+    truth = pq.read_table(folder / "truth.parquet").to_pylist()
+    rows = [row for part in parts for row in part]
+    shown = read_pictures([folder / row["images"][0] for row in rows])
+    return Made(*parts, truth, dict(zip([row["id"] for row in rows], shown, strict=True)))
+
+
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@functools.cache
+def templates():
+    """Every scan of scikit-learn in every place of a cell that it may be drawn at, as unit vectors."""
+    large = [
+        np.asarray(Image.fromarray((scan / 16 * 255).astype(np.uint8)).resize((14, 14), Image.Resampling.BILINEAR))
+        for scan in load_digits().images
+    ]
+    cells = np.zeros((len(large), 9, 16, 16), np.float32)
+    for place, (down, right) in enumerate(itertools.product(range(3), repeat=2)):
+        cells[:, place, down : down + 14, right : right + 14] = large
+    flat = cells.reshape(-1, 256)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+def read_pictures(paths):
+    """Tell what pictures show by comparing their cells with all scans: nothing of the generator is used.
+
+    The ink scales a cell and rounding moves each pixel by less than 1 of 255, which leaves a cosine above 0.999.
+    """
+    found, inked = [], []
+    for number, path in enumerate(paths):
+        pixels = np.asarray(Image.open(path).convert("L"), np.float32)
+        for row, column in itertools.product(range(2), repeat=2):
+            cell = pixels[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].reshape(-1)
+            if cell.any():
+                inked.append(number)
+                found.append(cell / np.linalg.norm(cell))
+    likeness = np.stack(found) @ templates().T
+    assert likeness.max(1).min() > 0.999
+    shown = [[] for _ in paths]
+    for number, scan in zip(inked, likeness.argmax(1) // 9, strict=True):
+        shown[number].append((int(scan), int(load_digits_labels()[scan])))
+    return shown
+
+
+@functools.cache
+def load_digits_labels():
+    return load_digits().target
+
+
+def evaluated(skill, digits):
+    """What a question comes to, worked out a second time."""
+    ordered = sorted(digits)
+    if skill == "product":
+        return sum(digits[-1] for _ in range(digits[0]))
+    return {
+        "sum": int(np.sum(digits)),
+        "difference": ordered[-1] - ordered[0],
+        "count": len([digit for digit in digits if digit in (1, 3, 5, 7, 9)]),
+    }[skill]
+
+
+def digits_of(made, uid):
+    return [digit for _, digit in made.shown[uid]]
+
+
+def answer_of(row):
+    return row["messages"][1]["content"]
+
+
+def result_of(answer):
+    found = re.search(r"The answer is (-?\d+)\.$", answer)
+    return int(found[1]) if found else None
+
+
+def read_digits_of(answer):
+    """The digits that an answer says it sees."""
+    found = re.match(r"The digits: ([\d,]+)\.", answer)
+    return [int(digit) for digit in re.findall(r"\d", found[0])] if found else None
+
+
+def test_every_clean_answer_is_what_the_pixels_come_to(made):
+    clean = [row for row, fact in zip(made.pool, made.truth, strict=True) if fact["clean"]]
+    for row in clean + made.heldout:
+        digits = digits_of(made, row["id"])
+        assert read_digits_of(answer_of(row)) == digits
+        assert result_of(answer_of(row)) == evaluated(row["skill"], digits)
+
+
+def test_every_step_of_a_clean_answer_is_right_arithmetic(made):
+    clean = [row for row, fact in zip(made.pool, made.truth, strict=True) if fact["clean"]]
+    steps = [step for row in clean for step in re.findall(r"(\d+)([-+x])(\d+)=(\d+)", answer_of(row))]
+    work = {"+": int.__add__, "-": int.__sub__, "x": int.__mul__}
+    assert len(steps) > len(clean) / 2
+    assert all(work[sign](int(left), int(right)) == int(result) for left, sign, right, result in steps)
+
+
+def test_the_expected_answers_of_heldout_rows_and_benchmark_are_right(made):
+    for row in made.heldout + made.benchmark:
+        assert row["answer"] == str(evaluated(row["skill"], digits_of(made, row["id"])))
+
+
+def test_the_level_is_the_number_of_digits(made):
+    for row in made.pool + made.heldout + made.benchmark:
+        assert row["level"] == len(made.shown[row["id"]])
+
+
+def test_the_benchmark_holds_no_answer_in_its_messages(made):
+    assert all([turn["role"] for turn in row["messages"]] == ["user"] for row in made.benchmark)
+
+
+def test_the_question_does_not_give_the_digits_away():
+    assert not [wording for wordings in QUESTIONS.values() for wording in wordings if re.search(r"\d", wording)]
+
+
+def test_the_same_question_has_many_answers_so_that_the_picture_is_needed(made):
+    for skill, wordings in QUESTIONS.items():
+        for wording in wordings:
+            answers = [
+                row["answer"] for row in made.heldout + made.benchmark if row["messages"][0]["content"][7:] == wording
+            ]
+            assert len(set(answers)) > 2, skill
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_as_many_rows_are_noisy_as_asked(tmp_path, share):
+    options = WorldOptions(pool_rows=90, heldout_rows=1, benchmark_rows=1, noise_share=share)
+    truth = pq.read_table(make_world(options, tmp_path / "world").truth).to_pylist()
+    assert sum(not fact["clean"] for fact in truth) == round(90 * share)
+
+
+def test_all_kinds_of_noise_come_equally_often(made):
+    counts = [sum(fact["kind"] == kind for fact in made.truth) for kind in NOISE_KINDS]
+    assert max(counts) - min(counts) <= 1
+    assert sum(counts) == 600
+
+
+def test_only_the_kinds_that_are_asked_for_come(tmp_path):
+    options = WorldOptions(pool_rows=60, heldout_rows=1, benchmark_rows=1, noise_kinds=("slip", "cut_off"))
+    truth = pq.read_table(make_world(options, tmp_path / "world").truth).to_pylist()
+    assert {fact["kind"] for fact in truth} == {"clean", "slip", "cut_off"}
+
+
+@pytest.mark.parametrize("kind", NOISE_KINDS)
+def test_a_noisy_answer_is_never_what_a_clean_one_would_be(made, kind):
+    rows = [row for row, fact in zip(made.pool, made.truth, strict=True) if fact["kind"] == kind]
+    assert len(rows) == 100
+    for row in rows:
+        digits = digits_of(made, row["id"])
+        reading = read_digits_of(answer_of(row))
+        wrong = result_of(answer_of(row)) != evaluated(row["skill"], digits)
+        if kind in ("misread", "swapped_image"):
+            assert reading != digits  # the result may be right by chance: see docs/digits_world.md
+        else:
+            assert wrong
+
+
+def test_a_wrong_operation_reads_the_picture_rightly(made):
+    rows = [row for row, fact in zip(made.pool, made.truth, strict=True) if fact["kind"] == "wrong_operation"]
+    assert all(read_digits_of(answer_of(row)) == digits_of(made, row["id"]) for row in rows)
+
+
+def test_cut_off_and_off_topic_answers_have_no_result(made):
+    for row, fact in zip(made.pool, made.truth, strict=True):
+        if fact["kind"] in ("cut_off", "off_topic"):
+            assert "The answer is" not in answer_of(row)
+
+
+def test_no_scan_is_shown_in_two_files(made):
+    used = [
+        {scan for row in part for scan, _ in made.shown[row["id"]]}
+        for part in (made.pool, made.heldout, made.benchmark)
+    ]
+    assert all(len(scans) > 50 for scans in used)
+    assert not any(first & second for first, second in itertools.combinations(used, 2))
+
+
+def test_no_pixels_of_a_scan_are_in_two_parts():
+    parts = ("pretrain", "pool", "heldout", "benchmark")
+    held = [{scan.pixels.tobytes() for digit in scans_module.scans(part) for scan in digit} for part in parts]
+    assert not any(first & second for first, second in itertools.combinations(held, 2))
+    assert sum(map(len, held)) == 1797  # all scans of the data set, which differ from one another
+
+
+def test_every_part_has_many_scans_of_every_digit():
+    for part in ("pretrain", "pool", "heldout", "benchmark"):
+        assert min(map(len, scans_module.scans(part))) >= 10
+
+
+def test_near_duplicates_show_the_same_scans_and_ask_for_the_same_skill(made):
+    kind = {fact["uid"]: fact["kind"] for fact in made.truth}
+    rows = {row["id"]: row for row in made.pool}
+    copies = [fact for fact in made.truth if fact["duplicate_of"] is not None]
+    assert len(copies) == 60
+    for copy in copies:
+        uid, source = copy["uid"], copy["duplicate_of"]
+        assert rows[uid]["skill"] == rows[source]["skill"]
+        if "swapped_image" not in (kind[uid], kind[source]):  # a swapped picture is no longer the copied one
+            assert made.shown[uid] == made.shown[source]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+    small = {"pool_rows": 60, "heldout_rows": 10, "benchmark_rows": 10}
+    folders = [tmp_path / name for name in ("first", "again", "other")]
+    for folder, seed in zip(folders, (7, 7, 8), strict=True):
+        make_world(WorldOptions(**small, seed=seed), folder)
+    first, again, other = (contents(folder) for folder in folders)
+    assert first == again
+    assert len(first) == 80 + 4
+    assert not {name for name in first if name.endswith(".png")} & set(other)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_neither_ids_nor_order_nor_columns_tell_which_rows_are_noisy(made):
+    assert all(re.fullmatch(r"[0-9a-f]{12}", row["id"]) for row in made.pool)
+    assert {tuple(row) for row in made.pool} == {("id", "messages", "images", "skill", "level")}
+    assert all(row["images"] == [f"images/{row['id']}.png"] for row in made.pool)
+    clean = np.array([fact["clean"] for fact in made.truth])
+    order = np.arange(len(clean))
+    first_byte = np.array([int(row["id"][:8], 16) for row in made.pool])
+    for clue in (order, first_byte, first_byte % 97):
+        # without a leak the correlation has a standard deviation of 1 / sqrt(rows)
+        assert abs(np.corrcoef(clue, clean)[0, 1]) < 5 / np.sqrt(len(clean))
+
+
+def test_the_truth_names_the_rows_of_the_pool_in_its_order(made):
+    assert [fact["uid"] for fact in made.truth] == [row["id"] for row in made.pool]
+    assert [fact["row"] for fact in made.truth] == list(range(OPTIONS.pool_rows))
+    assert all(fact["clean"] == (fact["kind"] == "clean") for fact in made.truth)
+
+
+def test_ids_are_unique_over_all_files(made):
+    ids = [row["id"] for row in made.pool + made.heldout + made.benchmark]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", ["pool", "heldout"])
+def test_the_package_reads_its_own_world(folder, name):
+    samples = list(open_pool(folder / f"{name}.jsonl"))
+    assert all(isinstance(sample, Sample) and len(sample.images) == 1 for sample in samples)
+    assert {"skill", "level"} <= set(samples[0].fields)
+
+
+def test_a_world_leaves_nothing_beside_its_folder(folder):
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_existing_folder_is_refused(folder):
+    before = contents(folder)
+    with pytest.raises(RunError, match="exists"):
+        make_world(OPTIONS, folder)
+    assert contents(folder) == before
+
+
+def test_a_world_that_breaks_off_does_not_appear(tmp_path, monkeypatch):
+    monkeypatch.setattr(world_module, "draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_world(OPTIONS, tmp_path / "world")
+    assert not (tmp_path / "world").exists()
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    scans_module.scans.cache_clear()
+    try:
+        with pytest.raises(MissingExtraError, match=re.escape('pip install "onesteptrain[worlds]"')):
+            scans_module.scans("pool")
+    finally:
+        scans_module.scans.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pool_rows": 0},
+        {"heldout_rows": 0},
+        {"benchmark_rows": 0},
+        {"noise_share": 1.2},
+        {"noise_share": -0.1},
+        {"duplicate_share": 1.0},
+        {"noise_kinds": ()},
+    ],
+)
+def test_options_that_make_no_world_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        WorldOptions(**wrong)
+
+
+def test_making_a_world_imports_no_torch(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from onesteptrain.worlds.digits import *; "
+        f"make_world(WorldOptions(20, 5, 5), Path({str(tmp_path / 'world')!r})); sys.exit('torch' in sys.modules)"
+    )
+    source = str(Path(world_module.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})
