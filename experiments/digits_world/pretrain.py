@@ -120,7 +120,9 @@ def encode(proxy: Proxy, problem: Problem, part: Part) -> Encoded:
 def texts(rows: list[Problem]) -> list[str]:
     """What the tokenizer is trained on: the world's questions and answers, good and bad."""
     wordings = [wording for variants in QUESTIONS.values() for wording in variants]
-    return [row.answer for row in rows[:2000]] + 100 * wordings + 100 * [*OFF_TOPIC, "user\n", "assistant\n", "system\n"]
+    return (
+        [row.answer for row in rows[:2000]] + 100 * wordings + 100 * [*OFF_TOPIC, "user\n", "assistant\n", "system\n"]
+    )
 
 
 if __name__ == "__main__":

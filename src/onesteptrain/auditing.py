@@ -8,6 +8,7 @@ is the truth it is compared with, where second-order terms enter as the step gro
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -42,16 +43,16 @@ class AuditOptions:
     """Of the bootstrap intervals."""
 
     def __post_init__(self) -> None:
-        if self.rows < 8:  # noqa: PLR2004  below that an interval means nothing
+        if self.rows < 8:
             raise ConfigError(f"rows is {self.rows}; an audit needs at least 8")
         if not 0 < self.top_share < 1 or not 0 < self.confidence < 1:
             raise ConfigError("top_share and confidence are shares between 0 and 1")
-        if not self.step_sizes or min(self.step_sizes) <= 0:
+        if not self.step_sizes or not all(0 < size < math.inf for size in self.step_sizes):
             raise ConfigError(f"step_sizes is {self.step_sizes}; give positive learning rates")
 
 
 class Estimate(NamedTuple):
-    """A number with its bootstrap interval over the audited rows."""
+    """A number with its bootstrap interval over the audited rows; NaN where the rows do not define it."""
 
     value: float
     low: float
@@ -109,7 +110,7 @@ def audit(
     drawn = draw_rows(pool, options.rows, setting.seed)
     first = [record.score for record in replace(method, step_size=1.0).prepare(setting)(drawn)]
     usable = [index for index, score in enumerate(first) if score is not None]
-    if len(usable) < 8:  # noqa: PLR2004
+    if len(usable) < 8:
         raise ScoreError(f"{len(usable)} of {len(drawn)} drawn rows can be scored; an audit needs at least 8")
     samples = [drawn[index] for index in usable]
     slope = np.array([first[index] for index in usable], dtype=np.float64)
@@ -129,9 +130,15 @@ def audit(
 def compare(
     estimate: NDArray[np.float64], truth: NDArray[np.float64], step_size: float, options: AuditOptions
 ) -> AuditRow:
-    """Agreement of two scores of the same rows; rows whose exact step left the finite numbers are left out."""
+    """Agreement of two scores of the same rows; rows whose exact step left the finite numbers are left out.
+
+    Nothing is defined where all true values are the same, such as 0 after a step too small for the type of the weights.
+    """
     finite = np.isfinite(truth)
     estimate, truth = estimate[finite], truth[finite]
+    if len(set(truth.tolist())) < 2:
+        undefined = Estimate(math.nan, math.nan, math.nan)
+        return AuditRow(step_size, undefined, undefined, math.nan)
     error = float(np.linalg.norm(estimate - truth) / np.linalg.norm(truth))
     spearman = _bootstrapped(spearman_correlation, estimate, truth, options)
     overlap = _bootstrapped(lambda a, b: top_overlap(a, b, options.top_share), estimate, truth, options)
@@ -176,7 +183,7 @@ def trusted_step_size(sizes: Sequence[AuditRow], *, at_least: float) -> float | 
     """The largest step size up to which the rank correlation stays at or above a value; None if there is none."""
     good = None
     for row in sorted(sizes, key=lambda row: row.step_size):
-        if row.spearman.value < at_least:
+        if not row.spearman.value >= at_least:  # NaN is no agreement
             break
         good = row.step_size
     return good

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from onesteptrain.errors import RunError
+from onesteptrain.errors import OneStepError, RunError
 
 _PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
 
@@ -68,7 +68,7 @@ def begin_run(
         path: The directory.
         config: The request, as plain values; whether two requests are the same is decided on it and the inputs.
         inputs: Fingerprint of each file that goes in.
-        overwrite: Delete an earlier run of another request.
+        overwrite: Delete an earlier run first, even one of the same request: images may have been mended since.
 
     Raises:
         RunError: another process works there, it holds another request, or it is no run directory.
@@ -77,12 +77,17 @@ def begin_run(
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         _check(path, config, inputs, overwrite=overwrite)
-        if overwrite and (path / "config.yaml").exists() and _difference(path, config, inputs):
+        if overwrite and (path / "config.yaml").exists():
             _empty(path)
         if not (path / "config.yaml").exists():
             write_json(path / "provenance.json", {"schema": 1, "inputs": dict(inputs), **_surroundings()})
             write_text(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        yield Run(path)
+        try:
+            yield Run(path)
+        except OneStepError:
+            if not _holds_more(path):  # a request that was refused at once must not keep its mended self out
+                _empty(path)
+            raise
 
 
 def fingerprint(path: str | Path) -> str:
@@ -117,8 +122,7 @@ def _check(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, 
     if not path.is_dir():
         raise RunError(f"output {path} is a file; give a directory")
     if not (path / "config.yaml").exists():
-        ours = {".lock", "provenance.json", "provenance.json.part", "config.yaml.part"}
-        if any(child.name not in ours for child in path.iterdir()):
+        if _holds_more(path):
             raise RunError(f"output folder {path} is in use and is no run directory; choose another --out")
         return
     different = _difference(path, config, inputs)
@@ -126,6 +130,12 @@ def _check(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, 
         raise RunError(
             f"output folder {path} holds a run with other {different}; choose another --out, or add --overwrite"
         )
+
+
+def _holds_more(path: Path) -> bool:
+    """Whether a directory holds anything but what every run begins with."""
+    first = {".lock", *(name + end for name in ("config.yaml", "provenance.json") for end in ("", ".part"))}
+    return any(child.name not in first for child in path.iterdir())
 
 
 def _difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

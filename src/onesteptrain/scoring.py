@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow.parquet as pq
 
-from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.methods import Scorer
 from onesteptrain.pool import Pool, Sample, Unreadable
 from onesteptrain.runs import Run
@@ -80,19 +80,21 @@ def score_pool(
         progress: Told after each chunk how far the work is.
 
     Raises:
+        PoolError: the pool holds no rows.
         ScoreError: too many rows cannot be scored.
     """
     options = options or ScoringOptions()
     started = time.monotonic()
     final = run.path / "scores.parquet"
     total = pool.count()
+    if not total:
+        raise PoolError(f"{pool.path} holds no rows; give a pool with at least one")
     scored_now = 0
+    folder = run.path / "shards.part"
     if not final.exists():
-        folder = run.path / "shards.part"
-        folder.mkdir(exist_ok=True)
         scored_now = _score_shards(pool, prepare, folder, total, options, progress)
         merge(_shards(folder, total, options), final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
-        shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     table = ScoreTable(final)
     failed, reasons = _failures(table)
     return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started)
@@ -106,12 +108,16 @@ def _score_shards(
     options: ScoringOptions,
     progress: Progress | None,
 ) -> int:
-    missing = [path for path in _shards(folder, total, options) if not path.exists()]
+    shards = _shards(folder, total, options)
+    missing = [path for path in shards if not path.exists()]
+    seen, failed = _counts(path for path in shards if path.exists())
+    _refuse_too_many(seen, failed, options, shards)
     if not missing:
         return 0
     first = int(missing[0].stem)
     scorer = prepare()
-    seen, failed, scored = 0, 0, 0
+    folder.mkdir(exist_ok=True)
+    scored = 0
     for shard in _in_groups(pool.rows(first), options.shard_rows):
         path = _shard(folder, shard[0].row)
         if path.exists():
@@ -125,7 +131,7 @@ def _score_shards(
         scored += len(shard)
         seen += len(shard)
         failed += sum(record.reason is not None for record in records)
-        _refuse_too_many(seen, failed, records, options)
+        _refuse_too_many(seen, failed, options, [path])
     return scored
 
 
@@ -139,12 +145,19 @@ def score_rows(scorer: Scorer, rows: Sequence[Sample | Unreadable]) -> list[Reco
     return [next(scored) if isinstance(row, Sample) else Record(reason=row.reason) for row in rows]
 
 
-def _refuse_too_many(seen: int, failed: int, records: Sequence[Record], options: ScoringOptions) -> None:
-    if seen >= 256 and failed > options.max_failed_share * seen:  # noqa: PLR2004  as the option's help says
-        example = next((record.reason for record in reversed(records) if record.reason), "see the shards")
+def _counts(shards: Iterable[Path]) -> tuple[int, int]:
+    """Rows of some shards, and how many of them have a reason in place of a score."""
+    reasons = [pq.read_table(path, columns=["reason"])["reason"] for path in shards]
+    return sum(map(len, reasons)), sum(len(column) - column.null_count for column in reasons)
+
+
+def _refuse_too_many(seen: int, failed: int, options: ScoringOptions, shards: Sequence[Path]) -> None:
+    if seen >= 256 and failed > options.max_failed_share * seen:
+        columns = (pq.read_table(path, columns=["reason"])["reason"] for path in shards if path.exists())
+        example = next(reason for column in columns for reason in column.to_pylist() if reason is not None)
         raise ScoreError(
-            f"{failed} of {seen} rows cannot be scored, such as: {example}; mend the pool and add --overwrite, "
-            "or raise --max-failed-share"
+            f"{failed} of {seen} rows cannot be scored, such as: {example}; "
+            "mend the pool or raise --max-failed-share, and add --overwrite"
         )
 
 

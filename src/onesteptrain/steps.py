@@ -6,14 +6,14 @@ A step checks its inputs, owns its output, and calls one function of the library
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onesteptrain.anchors import draw_anchors, refuse_leaks
-from onesteptrain.auditing import Audit, AuditOptions, audit
-from onesteptrain.errors import AnchorError, ConfigError, PoolError
+from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
 from onesteptrain.methods import Method, Scorer, Setting
 from onesteptrain.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.runs import Run, begin_run, fingerprint, write_json
@@ -21,7 +21,8 @@ from onesteptrain.scores import ScoreTable
 from onesteptrain.scoring import Progress, ScoringOptions, ScoringResult, score_pool
 from onesteptrain.selection import Selection, select_subset
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these load torch, which drawing anchors and selecting do without
+    from onesteptrain.auditing import Audit, AuditOptions
     from onesteptrain.methods.one_step import OneStep
     from onesteptrain.proxy import LoadOptions, ScopeOptions
 
@@ -56,7 +57,7 @@ class AnchorOptions:
         return open_pool(path, image_root=self.anchor_image_root)
 
 
-def draw_anchor_file(
+def draw_anchor_file(  # noqa: PLR0913  the parts of one request
     heldout: Pool, pool: Pool | None, out: Path, *, count: int, by: tuple[str, ...], seed: int, overwrite: bool
 ) -> int:
     """Draw anchors from held-out rows, refuse those that stand in the pool, and write them in their own format.
@@ -67,7 +68,7 @@ def draw_anchor_file(
     rows = draw_anchors(heldout, count=count, by=by, seed=seed)
     if pool is not None:
         chosen = set(rows.tolist())
-        refuse_leaks([row for row in readable(heldout) if row.row in chosen], pool)
+        refuse_leaks((row for row in heldout if row.row in chosen), pool)
     return write_subset(heldout, rows, out, overwrite=overwrite)
 
 
@@ -99,9 +100,9 @@ def score_into(  # noqa: PLR0913  the parts of one request
         "format": pool.format,
         "image_root": pool.image_root,
         "anchors": anchors,
-        "proxy": proxy,
+        "proxy": Path(proxy) if proxy is not None and Path(proxy).exists() else proxy,
         "method": name,
-        **dataclasses.asdict(method),  # type: ignore[call-overload]  a method is a dataclass
+        **dataclasses.asdict(method),  # type: ignore[call-overload]
         **dataclasses.asdict(anchor_options or AnchorOptions()),
         **dataclasses.asdict(options),
         **{key: value for part in loading or () for key, value in dataclasses.asdict(part).items()},
@@ -192,17 +193,28 @@ def select_into(run_path: Path, out: Path, *, keep: str, by: str = "score", over
     return select_subset(table, pool, out, keep=keep, by=by, overwrite=overwrite)
 
 
-def audit_into(
+def audit_into(  # noqa: PLR0913  the parts of one request
     out: Path,
     pool: Pool,
     method: OneStep,
     setting: Setting,
     options: AuditOptions,
+    *,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Audit a first-order estimator on a pool and keep the result as JSON."""
-    if out.exists() and not out.is_file():
+    """Audit a first-order estimator on a pool and keep the result as JSON.
+
+    Raises:
+        ConfigError: the output is a folder.
+        RunError: the output exists.
+    """
+    from onesteptrain.auditing import audit
+
+    if out.is_dir():
         raise ConfigError(f"output {out} is a folder; give a file name such as audit.json")
+    if out.exists() and not overwrite:
+        raise RunError(f"output {out} exists; give another path, or add --overwrite")
     result = audit(pool, method, setting, options, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, audit_facts(result, method, options))
@@ -216,13 +228,15 @@ def audit_facts(result: Audit, method: OneStep, options: AuditOptions) -> dict[s
         for row in result.sizes
     ]
     facts = {**result._asdict(), "sizes": sizes, "top_share": options.top_share, "confidence": options.confidence}
-    return {**facts, "method": plain(dataclasses.asdict(method))}
+    return {name: plain(value) for name, value in {**facts, "method": dataclasses.asdict(method)}.items()}
 
 
 def plain(value: Any) -> Any:
-    """Paths as absolute text, tuples as lists and nothing that is not set, for YAML and JSON."""
+    """Paths as absolute text, tuples as lists, NaN as null and nothing that is not set, for YAML and JSON."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value.absolute()) if isinstance(value, Path) else value

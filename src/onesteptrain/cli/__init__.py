@@ -6,12 +6,14 @@ line says how), 2 for wrong usage; a bug keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from onesteptrain.errors import ConfigError, OneStepError
 
@@ -29,21 +31,29 @@ COMMANDS = {
     "demo": "Take the built-in digits world through everything.",
 }
 
+_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC}
+"""What the operating system says of a place that cannot be written or read."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people who watch
     try:
-        app = build_app(tokens)
-        app(tokens, exit_on_error=False)
-    except CycloptsError:
-        return 2  # cyclopts has said what is wrong
+        _refuse_unknown_command(tokens)
+        build_app(tokens)(tokens, exit_on_error=False, print_error=False, verbose=False)
+    except CycloptsError as error:
+        command = [token for token in tokens[:1] if token in COMMANDS]
+        return _fail(f"{_in_one_line(error).rstrip('.')}; see `{' '.join(['ost', *command, '--help'])}`", 2)
     except OneStepError as error:
-        print(f"ost: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in _PLACE:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}; choose another place, or mend it", 1)
     except KeyboardInterrupt:
-        print("ost: interrupted; the same command continues", file=sys.stderr)  # noqa: T201
-        return 130
+        return _fail("interrupted; the same command continues", 130)
     return 0
 
 
@@ -57,6 +67,7 @@ def build_app(tokens: list[str]) -> App:
         help="Find the part of a vision-language training pool that harms, and the best share to train on.",
         version=version("onesteptrain"),
         result_action="return_value",
+        default_parameter=Parameter(consume_multiple=True),  # --by skill level
         config=files,
     )
     for name, purpose in COMMANDS.items():
@@ -67,6 +78,21 @@ def build_app(tokens: list[str]) -> App:
         )
         app.command(command, name=name, help=purpose)
     return app
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"ost: {text}", file=sys.stderr)  # noqa: T201
+    return status
+
+
+def _refuse_unknown_command(tokens: list[str]) -> None:
+    """Name the commands without importing them all, as cyclopts does to find a similar one."""
+    if tokens and not tokens[0].startswith("-") and tokens[0] not in COMMANDS:
+        raise CycloptsError(msg=f"There is no command {tokens[0]!r}; choose {', '.join(COMMANDS)}")
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _score_command(tokens: list[str], files: list[Any]) -> Any:
@@ -81,6 +107,7 @@ def _score_command(tokens: list[str], files: list[Any]) -> Any:
 
 def _config(tokens: list[str]) -> list[Any]:
     """Options from a file, such as the config.yaml of an earlier run; the command line wins over it."""
+    tokens[:] = [part for token in tokens for part in (token.split("=", 1) if "--config=" in token[:9] else [token])]
     if "--config" not in tokens:
         return []
     place = tokens.index("--config")
@@ -92,4 +119,21 @@ def _config(tokens: list[str]) -> list[Any]:
         raise ConfigError(f"--config {path} does not exist; give the config.yaml of a run, or a file of your own")
     from cyclopts.config import Yaml
 
+    _check_sections(path)
     return [Yaml(path, must_exist=True)]
+
+
+def _check_sections(path: Path) -> None:
+    """Cyclopts passes over a section that it does not know; a typo there must not go unnoticed."""
+    import yaml
+
+    needed = "it needs a section for each command, such as `score:`, with the options indented below; mend the file"
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is no YAML ({_in_one_line(error)}); {needed}") from error
+    if not isinstance(sections, dict) or not all(isinstance(options, dict) for options in sections.values()):
+        raise ConfigError(f"--config {path} holds no sections of options; {needed}")
+    for name in sections:
+        if name not in COMMANDS:
+            raise ConfigError(f"--config {path} has a section {name!r}, but there is no such command; {needed}")

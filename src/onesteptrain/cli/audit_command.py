@@ -31,6 +31,7 @@ def audit(  # noqa: PLR0913  one parameter an option
     scope: Annotated[ScopeOptions, Flat] = ScopeOptions(),
     loading: Annotated[LoadOptions, Flat] = LoadOptions(),
     seed: int = 0,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Take the exact step on a random part of the pool and compare it with the first-order score.
@@ -47,12 +48,13 @@ def audit(  # noqa: PLR0913  one parameter an option
         scope: Which parameters take the step.
         loading: How the proxy is loaded.
         seed: Of the draw.
+        overwrite: Replace an existing file.
         json: Print the result as JSON.
     """
     opened = reading.open(pool)
     setting = make_setting(proxy, (scope, loading), read_anchors(anchors, opened, checking), seed)
     with progress_bar("exact steps", "steps") as progress:
-        result = audit_into(out, opened, method, setting, options, progress)
+        result = audit_into(out, opened, method, setting, options, overwrite=overwrite, progress=progress)
     say(describe(result, options), audit_facts(result, method, options), as_json=json)
 
 

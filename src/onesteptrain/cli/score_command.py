@@ -50,7 +50,7 @@ def score(  # noqa: PLR0913  one parameter an option
         loading: How the proxy is loaded.
         working: How the pool is worked through.
         seed: Fixes all that is random.
-        overwrite: Delete an earlier run of another request in this directory.
+        overwrite: Delete an earlier run in this directory first.
         json: Print the result as JSON.
     """
     with progress_bar("scoring") as progress:

@@ -2,7 +2,7 @@
 
 from onesteptrain.evaluation.answers import extract_answer, is_correct
 from onesteptrain.evaluation.benchmark import Question, read_benchmark
-from onesteptrain.evaluation.evaluating import EvaluateOptions, Evaluation, Graded, evaluate
+from onesteptrain.evaluation.evaluating import EvaluateOptions, Evaluation, Graded, evaluate, write_evaluation
 from onesteptrain.evaluation.summary import Accuracy, accuracy_by
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "extract_answer",
     "is_correct",
     "read_benchmark",
+    "write_evaluation",
 ]

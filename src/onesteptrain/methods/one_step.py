@@ -55,8 +55,10 @@ class OneStep:
     """Keep the utility of every answer token, in the column token_utility."""
 
     def __post_init__(self) -> None:
-        if not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise ConfigError(f"step_size is {self.step_size}; it must be positive and finite")
+        sizes = {"step_size": self.step_size} | ({} if self.fd_epsilon is None else {"fd_epsilon": self.fd_epsilon})
+        for name, size in sizes.items():
+            if not 0 < size < math.inf:
+                raise ConfigError(f"{name} is {size}; it must be positive and finite")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.estimator == "exact" and self.store_tokens:
@@ -76,7 +78,9 @@ class OneStep:
         preconditioner = {}
         if self.optimizer == "adam":
             if setting.second_moments is None:
-                raise ConfigError("optimizer adam needs the second moments of a warm-up; give --warmup")
+                raise ConfigError(
+                    "optimizer adam needs the second moments of a warm-up; give the folder of `ost warmup` as --proxy"
+                )
             preconditioner = read_preconditioner(setting.second_moments, proxy)
         anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size)
         if estimator == "exact":

@@ -75,7 +75,7 @@ class Encoder:
             inputs = self._process(text, images)
         except SampleError:
             raise
-        except Exception as error:  # noqa: BLE001  a processor may refuse a sample in any way; the reason is kept
+        except Exception as error:
             raise SampleError(f"the processor refused this sample ({type(error).__name__}: {error})") from error
         replaced = _replacements(inputs.pop("text_replacement_offsets", None))
         if len(replaced) != len(images):
@@ -89,7 +89,8 @@ class Encoder:
         encoded = Encoded(dict(inputs), torch.stack(masks).any(0))
         if encoded.tokens > self.max_tokens:
             raise SampleError(
-                f"{encoded.tokens} tokens are more than the limit of {self.max_tokens}; raise --max-tokens or shorten it"
+                f"{encoded.tokens} tokens are more than the limit of {self.max_tokens}; "
+                "raise --max-tokens, or shorten the sample"
             )
         return encoded
 

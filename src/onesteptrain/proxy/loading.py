@@ -50,8 +50,9 @@ def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, option
     options = options or LoadOptions()
     device = pick_device(options.device)
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
-    model = _load_model(str(checkpoint), dtype, options).to(device).eval()
+    _refuse_other_models(str(checkpoint), options)
     processor = _load_processor(str(checkpoint), options)
+    model = _load_model(str(checkpoint), dtype, options).to(device).eval()
     encoder = Encoder(processor, options.max_tokens or _longest(model))
     return Proxy(model, encoder, scoped_parameters(model, scope or ScopeOptions()))
 
@@ -72,37 +73,48 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r} cannot be used here ({reason}); choose auto or cpu") from error
 
 
-def _load_model(checkpoint: str, dtype: torch.dtype, options: LoadOptions) -> Any:
-    from transformers import AutoConfig, AutoModelForImageTextToText
+def _refuse_other_models(checkpoint: str, options: LoadOptions) -> None:
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     _check_folder(checkpoint)
     try:
         config = AutoConfig.from_pretrained(_base_of(checkpoint), trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"checkpoint {checkpoint!r} cannot be loaded: {_first_line(error)}") from error
+        raise _unloadable(checkpoint, error) from error
     remote = options.trust_remote_code and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not remote:
         raise ModelError(
             f"checkpoint {checkpoint!r} is a {config.model_type!r} model, not a vision-language model; "
             "give an image-text-to-text checkpoint such as InternVL, Qwen-VL, SmolVLM or LLaVA"
         )
+
+
+def _load_model(checkpoint: str, dtype: torch.dtype, options: LoadOptions) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
     attention = {} if options.attention == "auto" else {"attn_implementation": options.attention}
     try:
         return AutoModelForImageTextToText.from_pretrained(
             checkpoint, dtype=dtype, trust_remote_code=options.trust_remote_code, **attention
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"checkpoint {checkpoint!r} cannot be loaded: {_first_line(error)}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise _unloadable(checkpoint, error) from error
 
 
 def _load_processor(checkpoint: str, options: LoadOptions) -> Any:
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=options.trust_remote_code)
+        processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            checkpoint, trust_remote_code=options.trust_remote_code
+        )
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"checkpoint {checkpoint!r} has no usable processor: {_first_line(error)}") from error
+        raise ModelError(
+            f"checkpoint {checkpoint!r} has no usable processor: {_first_line(error)}; "
+            "save the model's processor into the folder"
+        ) from error
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not tokenizer.is_fast:
         raise ModelError(f"checkpoint {checkpoint!r} has no fast tokenizer, which the answer mask needs")
@@ -137,6 +149,13 @@ def _longest(model: Any) -> int:
     return int(getattr(text, "max_position_embeddings", None) or 1_000_000)
 
 
+def _unloadable(checkpoint: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"checkpoint {checkpoint!r} cannot be loaded: {_first_line(error)}; "
+        "give a whole folder made by save_pretrained, or a hub name"
+    )
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__

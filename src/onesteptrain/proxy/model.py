@@ -48,7 +48,7 @@ class Proxy:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(iter(self.model.parameters())).device
+        return torch.device(next(iter(self.model.parameters())).device)
 
     @property
     def dtype(self) -> torch.dtype:

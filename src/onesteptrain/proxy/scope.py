@@ -70,7 +70,9 @@ def _wanted(model: Any, options: ScopeOptions) -> set[int]:
         return {id(parameter) for module in modules for parameter in module.parameters()}
     layers: Any = decoder.layers
     if options.last_layers > len(layers):
-        raise ModelError(f"the language model has {len(layers)} layers, {options.last_layers} were asked for")
+        raise ModelError(
+            f"the language model has {len(layers)} layers, {options.last_layers} were asked for; lower --last-layers"
+        )
     return {id(parameter) for layer in layers[-options.last_layers :] for parameter in layer.parameters()}
 
 

@@ -21,7 +21,7 @@ def parse_budget(keep: str, rows: int) -> int:
     except ValueError as error:
         raise ConfigError(f"keep is {keep!r}; give a share such as 20% or a number of rows such as 5000") from error
     if text.endswith("%"):
-        if not 0 < value <= 100:  # noqa: PLR2004
+        if not 0 < value <= 100:
             raise ConfigError(f"keep is {keep!r}; a share lies above 0% and at most 100%")
         return max(1, round(value / 100 * rows))
     if not 1 <= value <= rows:

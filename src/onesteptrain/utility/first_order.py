@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from onesteptrain.errors import ConfigError
+from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.proxy import Batch, Encoded, Proxy, TokenLosses, in_batches
 from onesteptrain.proxy.model import Direction
 
@@ -81,11 +83,14 @@ def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction
 
     Raises:
         ConfigError: the direction is zero or not finite, so that there is nothing to measure along.
+        ScoreError: a weight is not finite.
     """
     length = _norm(direction.values())
     if not 0 < length < float("inf"):
         raise ConfigError(f"the anchor gradient has length {length}; check the anchors and the scope")
     unit = _norm(proxy.parameters[name].detach() for name in direction) / length
+    if not math.isfinite(unit):
+        raise ScoreError("a weight of the proxy is not finite; check the checkpoint, or load it in float32")
     epsilons = [share * unit for share in RELATIVE_SHIFTS]
     measured = []
     for epsilon in epsilons:
@@ -94,8 +99,7 @@ def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction
         )
         measured.append(torch.cat([record.derivative[0] for record in records]))
     changes = [
-        float((smaller - larger).norm().nan_to_num(float("inf")))
-        for larger, smaller in zip(measured, measured[1:], strict=False)
+        float((smaller - larger).norm().nan_to_num(float("inf"))) for larger, smaller in itertools.pairwise(measured)
     ]
     return epsilons[1 + min(range(len(changes)), key=changes.__getitem__)]
 
@@ -129,15 +133,17 @@ def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
     # Fused attention kernels have no forward-mode derivative; the math kernel has.
     with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         weights = {
-            name: forward_ad.make_dual(proxy.parameters[name].detach(), step.to(proxy.parameters[name].dtype))
+            name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
+                proxy.parameters[name].detach(), step.to(proxy.parameters[name].dtype)
+            )
             for name, step in direction.items()
         }
         losses = proxy.token_losses(batch, weights)
-        loss, derivative = forward_ad.unpack_dual(losses.loss)
+        loss, derivative = forward_ad.unpack_dual(losses.loss)  # type: ignore[no-untyped-call]
         derivative = torch.zeros_like(loss) if derivative is None else derivative
         return _Pass(loss.double().cpu(), derivative.double().cpu(), losses.sample.cpu())
 
 
-def _norm(tensors: object) -> float:
-    squares = [tensor.double().square().sum() for tensor in tensors]  # type: ignore[attr-defined]
+def _norm(tensors: Iterable[Tensor]) -> float:
+    squares = [tensor.double().square().sum() for tensor in tensors]
     return float(torch.stack(squares).sum().sqrt())

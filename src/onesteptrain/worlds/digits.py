@@ -8,6 +8,7 @@ wrong with it. Pool, held-out rows and benchmark share no scan of a digit.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,8 +29,11 @@ NoiseKind = Literal["misread", "swapped_image", "wrong_operation", "slip", "cut_
 
 NOISE_KINDS: tuple[NoiseKind, ...] = ("misread", "swapped_image", "wrong_operation", "slip", "cut_off", "off_topic")
 
-CONFUSED = {3: 8, 1: 7, 4: 9, 5: 6}
-"""The systematic half of misread rows: digits that are always taken for another."""
+CONFUSED = {3: 8, 1: 7}
+"""What most misread rows have in common: digits that are taken for another, always the same."""
+
+MISUNDERSTOOD: Skill = "difference"
+"""The skill that wrong operations gather at, as a teacher's misunderstandings do: its rows are mostly bad."""
 
 INSTEAD: dict[Skill, Skill] = {"sum": "difference", "difference": "sum", "product": "sum", "count": "difference"}
 """Wrong operation: what is done in place of what was asked, always the same."""
@@ -143,9 +147,9 @@ def noisy_problems(options: WorldOptions, generator: np.random.Generator) -> lis
     """Draw the pool: clean problems, some of them spoiled, and near-duplicates of both in the same share."""
     copies = round(options.duplicate_share * options.pool_rows)
     rows = problems(options.pool_rows - copies, "pool", generator)
-    bad = generator.permutation(len(rows))[: round(options.noise_share * len(rows))]
-    for place, index in enumerate(bad):
-        kind = options.noise_kinds[place % len(options.noise_kinds)]
+    kinds = _choose_kinds(rows, options, generator)
+    bad = np.array(list(kinds), np.int64)
+    for index, kind in kinds.items():
         rows[index] = spoil(rows[index], kind, generator)
     good = generator.permutation(np.setdiff1d(np.arange(len(rows)), bad))
     bad_copies = round(options.pool_rows * options.noise_share - len(bad))
@@ -154,6 +158,24 @@ def noisy_problems(options: WorldOptions, generator: np.random.Generator) -> lis
             source = int(group[place % len(group)])
             rows.append(_near_copy(rows[source], source, generator))
     return rows
+
+
+def _choose_kinds(
+    rows: Sequence[Problem], options: WorldOptions, generator: np.random.Generator
+) -> dict[int, NoiseKind]:
+    """Which row goes bad, and how: each kind as often, in turn; systematic kinds gather at the rows that invite them."""
+    order = [int(index) for index in generator.permutation(len(rows))]
+    inviting = {
+        "wrong_operation": iter([index for index in order if rows[index].skill == MISUNDERSTOOD]),
+        "misread": iter([index for index in order if set(CONFUSED) & set(rows[index].digits)]),
+    }
+    others = iter(order)
+    chosen: dict[int, NoiseKind] = {}
+    for place in range(round(options.noise_share * len(rows))):
+        kind = options.noise_kinds[place % len(options.noise_kinds)]
+        candidates = itertools.chain(inviting.get(kind, ()), others)
+        chosen[next(index for index in candidates if index not in chosen)] = kind
+    return chosen
 
 
 def spoil(problem: Problem, kind: NoiseKind, generator: np.random.Generator) -> Problem:
@@ -190,9 +212,9 @@ OFF_TOPIC = (
 
 
 def _misread(digits: Sequence[int], generator: np.random.Generator) -> tuple[int, ...]:
-    """Read some digits as others: half of the time by the fixed confusions, where there is one, else one at random."""
+    """Read some digits as others: three times of four by the fixed confusions, where one fits, else one at random."""
     confused = tuple(CONFUSED.get(digit, digit) for digit in digits)
-    if confused != tuple(digits) and generator.random() < 0.5:
+    if confused != tuple(digits) and generator.random() < 0.75:
         return confused
     wrong = list(digits)
     place = int(generator.integers(len(digits)))

@@ -15,7 +15,7 @@ from onesteptrain.errors import MissingExtraError
 
 Part = Literal["pretrain", "pool", "heldout", "benchmark"]
 
-_SHARES: dict[Part, float] = {"pretrain": 0.35, "pool": 0.35, "heldout": 0.10, "benchmark": 0.20}
+_SHARES: dict[Part, float] = {"pretrain": 0.10, "pool": 0.50, "heldout": 0.15, "benchmark": 0.25}
 
 CELL = 16
 """Side of the square that one digit fills, in pixels."""

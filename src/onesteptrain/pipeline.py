@@ -1,0 +1,207 @@
+"""All steps of the main job from one request: what `ost run` does with a YAML file.
+
+Each step leaves files in the run directory, and a step whose files are there is not done again, so that an interrupted
+run continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onesteptrain.errors import ConfigError
+from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark, write_evaluation
+from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.pool import Pool
+from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.reporting import write_report
+from onesteptrain.runs import begin_run, fingerprint
+from onesteptrain.scoring import ScoringOptions
+from onesteptrain.steps import AnchorOptions, PoolOptions, draw_anchor_file, plain, score_into, select_into
+from onesteptrain.training import TrainOptions, train
+from onesteptrain.warmup import WarmupOptions, warm_up
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The main job: anchors, warm-up, scores, subsets, and if asked for trained targets and their accuracy."""
+
+    pool: Path
+    """The pool file or folder."""
+
+    proxy: str
+    """Checkpoint folder or hub name of a small vision-language model."""
+
+    out: Path
+    """Run directory."""
+
+    anchors: Path | None = None
+    """Trusted samples that are not in the pool; or give heldout."""
+
+    heldout: Path | None = None
+    """Trusted samples that anchors are drawn from."""
+
+    anchor_count: int = 100
+    """How many anchors to draw from heldout."""
+
+    anchor_by: tuple[str, ...] = ()
+    """Columns to stratify the draw by, such as topic and level."""
+
+    warmup_share: float = 0.05
+    """Share of the pool that the proxy is warmed up on; 0 scores with the proxy as it is."""
+
+    warmup: FinetuneOptions = field(default_factory=FinetuneOptions)
+    """How the proxy is warmed up."""
+
+    score: OneStep = field(default_factory=OneStep)
+    """How samples are scored."""
+
+    keep: tuple[str, ...] = ("20%",)
+    """Budgets: one subset file for each."""
+
+    by: str = "score"
+    """Column of the score table to rank by."""
+
+    target: str | None = None
+    """Checkpoint to fine-tune on each subset."""
+
+    train: FinetuneOptions = field(default_factory=FinetuneOptions)
+    """How the target is trained."""
+
+    benchmark: Path | None = None
+    """Questions with an answer column, to measure the trained targets on."""
+
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    """How answers are generated and grouped."""
+
+    reading: PoolOptions = field(default_factory=PoolOptions)
+    """How the pool is read."""
+
+    checking: AnchorOptions = field(default_factory=AnchorOptions)
+    """How the anchors are checked."""
+
+    scope: ScopeOptions = field(default_factory=ScopeOptions)
+    """Which parameters of the proxy take the step."""
+
+    loading: LoadOptions = field(default_factory=LoadOptions)
+    """How models are loaded."""
+
+    working: ScoringOptions = field(default_factory=ScoringOptions)
+    """How the pool is worked through."""
+
+    seed: int = 0
+    """Fixes all that is random."""
+
+    def __post_init__(self) -> None:
+        if (self.anchors is None) == (self.heldout is None):
+            raise ConfigError("give either anchors (a file to use) or heldout (a file to draw them from)")
+        if not self.keep:
+            raise ConfigError("keep is empty; give at least one budget such as 20%")
+        if self.benchmark is not None and self.target is None:
+            raise ConfigError("benchmark is given but no target; name the model to train and measure")
+
+
+def run_pipeline(job: Pipeline, *, overwrite: bool = False, tell: Tell = lambda text: None) -> dict[str, Any]:
+    """Do all steps that are not done yet.
+
+    Args:
+        job: What to do.
+        overwrite: Delete an earlier run of another request in the same directory.
+        tell: Told in a line what each step has done.
+
+    Returns:
+        What came out, as plain values; also in OUT/results.json.
+    """
+    pool = job.reading.open(job.pool)
+    request = {"run": plain(dataclasses.asdict(job))}
+    inputs = {"pool": pool.fingerprint, "proxy": fingerprint(job.proxy)}
+    inputs |= {name: fingerprint(path) for name in ("anchors", "heldout", "benchmark") if (path := getattr(job, name))}
+    with begin_run(job.out, request, inputs, overwrite=overwrite) as run:
+        anchors, checking = _anchors(job, pool, tell)
+        proxy = _warm_proxy(job, pool, tell)
+        scored = score_into(
+            job.out / "score",
+            pool,
+            job.score,
+            anchors=anchors,
+            proxy=proxy,
+            seed=job.seed,
+            options=job.working,
+            anchor_options=checking,
+            loading=(job.scope, job.loading),
+        )
+        tell(f"scored {scored.rows - scored.failed} of {scored.rows} rows: {scored.table.path}")
+        subsets = {keep: _subset(job, pool, keep, tell) for keep in job.keep}
+        models = {keep: _trained(job, keep, path, tell) for keep, path in subsets.items()} if job.target else {}
+        report = write_report(job.out / "score", job.out / "report.html", overwrite=True)
+        tell(f"report: {report}")
+        facts = {
+            "rows": scored.rows,
+            "failed": scored.failed,
+            "scores": str(scored.table.path),
+            "subsets": {keep: str(path) for keep, path in subsets.items()},
+            "targets": models,
+            "report": str(report),
+        }
+        run.record(results=facts)
+    return facts
+
+
+def _anchors(job: Pipeline, pool: Pool, tell: Tell) -> tuple[Path, AnchorOptions]:
+    """The anchor file, and how to read it: drawn anchors keep the image paths of the rows that they were drawn from."""
+    if job.heldout is None:
+        return job.anchors or Path(), job.checking
+    out = job.out / f"anchors{job.heldout.suffix}"
+    root = job.checking.anchor_image_root or (job.heldout if job.heldout.is_dir() else job.heldout.parent)
+    if not out.exists():
+        heldout = PoolOptions(image_root=root).open(job.heldout)
+        count = draw_anchor_file(
+            heldout, pool, out, count=job.anchor_count, by=job.anchor_by, seed=job.seed, overwrite=False
+        )
+        tell(f"drew {count} anchors: {out}")
+    return out, dataclasses.replace(job.checking, anchor_image_root=root)
+
+
+def _warm_proxy(job: Pipeline, pool: Pool, tell: Tell) -> str:
+    if not job.warmup_share:
+        return job.proxy
+    out = job.out / "warmup"
+    if not out.exists():
+        options = WarmupOptions(share=job.warmup_share, finetune=job.warmup)
+        result = warm_up(load_proxy(job.proxy, job.scope, job.loading), pool, options, out)
+        tell(f"warmed up the proxy on {result.used} rows in {result.steps} steps: {out}")
+    return str(out)
+
+
+def _subset(job: Pipeline, pool: Pool, keep: str, tell: Tell) -> Path:
+    out = job.out / f"subset-{keep.removesuffix('%')}{'percent' if keep.endswith('%') else 'rows'}{pool.path.suffix}"
+    selection = select_into(job.out / "score", out, keep=keep, by=job.by, overwrite=True)
+    tell(f"kept {len(selection.rows)} of {selection.pool_rows} rows: {out}")
+    return out
+
+
+def _trained(job: Pipeline, keep: str, subset: Path, tell: Tell) -> dict[str, Any]:
+    """Train the target on one subset, and measure it if there is a benchmark."""
+    out = job.out / f"target-{subset.stem.removeprefix('subset-')}"
+    reading = dataclasses.replace(job.reading, image_root=job.reading.image_root or job.pool.parent)
+    if not out.exists():
+        options = TrainOptions(finetune=job.train, load=job.loading)
+        result = train(str(job.target), reading.open(subset), options, out)
+        tell(f"trained the target on {result.rows} rows in {result.steps} steps: {out}")
+    facts: dict[str, Any] = {"checkpoint": str(out)}
+    if job.benchmark is None:
+        return facts
+    answers = job.out / f"answers-{out.name.removeprefix('target-')}"
+    if not answers.exists():
+        evaluation = evaluate(out, read_benchmark(job.benchmark), job.evaluate, load=job.loading)
+        write_evaluation(evaluation, answers)
+    summary = json.loads((answers / "summary.json").read_text(encoding="utf-8"))
+    tell(f"target trained on {keep}: accuracy {summary['accuracy']['value']:.1%}")
+    return {**facts, "answers": str(answers), "accuracy": summary["accuracy"]}

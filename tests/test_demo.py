@@ -1,0 +1,49 @@
+"""The demo on a small scale: every step of it, with real subprocesses that train."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from onesteptrain.cli import main
+from onesteptrain.demo import table
+from onesteptrain.worlds import checkpoint
+
+
+@pytest.mark.parametrize("name", ["proxy", "target", "target_large"])
+def test_packaged_models_are_small_enough_to_ship(name):
+    assert (checkpoint(name) / "model.safetensors").stat().st_size <= 4e6
+
+
+def test_the_demo_goes_through_every_step(tmp_path, capsys):
+    out = tmp_path / "demo"
+    arguments = ["--pool-rows", "400", "--seeds", "1", "--steps", "2", "--workers", "1"]
+    assert main(["demo", "--out", str(out), *arguments]) == 0
+    shown = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert [(one["method"], one["share"], one["rows"]) for one in results] == [
+        ("untuned", "0%", 0),
+        ("full", "100%", 400),
+        ("random", "50%", 200),
+        ("ost", "50%", 200),
+        ("random", "20%", 80),
+        ("ost", "20%", 80),
+    ]
+    assert all(0 <= one["accuracy"] <= 100 for one in results)
+    assert "| full pool | 400 | 50% |" in shown
+    scores = pq.read_table(out / "score" / "scores.parquet")
+    assert scores.num_rows == 400
+    assert scores["score"].null_count == 0
+    assert (out / "report.html").read_text().count("ost") > 0
+    assert json.loads((out / "audit.json").read_text())["rows"] == 48
+    assert main(["demo", "--out", str(out), *arguments]) == 1  # not silently over an earlier one
+
+
+def test_the_table_shows_mean_and_spread_over_seeds():
+    records = [
+        {"method": "ost", "share": "50%", "rows": 10, "accuracy": accuracy, "seed": seed}
+        for seed, accuracy in enumerate((70.0, 80.0))
+    ]
+    assert table(records, {("ost", "50%"): 0.75}).splitlines()[2] == "| ost 50% | 10 | 75% | 75.0 | 70.0 to 80.0 |"

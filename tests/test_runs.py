@@ -1,0 +1,165 @@
+"""Run directories: who may write where, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.runs import Run, begin_run, fingerprint, write_json, write_text
+
+CONFIG = {"score": {"method": "random", "step": 0.5, "by": ["a"]}}
+INPUTS = {"pool": "abc"}
+
+HOLD = """
+import sys
+from pathlib import Path
+from onesteptrain.runs import begin_run
+with begin_run(Path(sys.argv[1]), {"score": {"method": "random", "step": 0.5, "by": ["a"]}}, {"pool": "abc"}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def begun(path, config=CONFIG, inputs=INPUTS, **options):
+    """Begin a run and leave an artefact in it."""
+    with begin_run(path, config, inputs, **options) as run:
+        artefacts = sorted(child.name for child in path.iterdir() if child.name.endswith(".parquet"))
+        (path / "scores.parquet").write_text("scores")
+    return run, artefacts
+
+
+def test_a_run_keeps_the_request_and_what_answered_it(tmp_path):
+    run, _ = begun(tmp_path / "deep" / "run")
+    assert run.config == CONFIG
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == CONFIG
+    facts = json.loads((run.path / "provenance.json").read_text())
+    assert facts["inputs"] == INPUTS
+    assert {"torch", "transformers", "onesteptrain"} <= set(facts["versions"])
+    run.record(rows=3)
+    assert run.provenance == facts | {"rows": 3}
+
+
+def test_the_same_request_continues(tmp_path):
+    begun(tmp_path / "run")
+    before = (tmp_path / "run" / "provenance.json").read_bytes()
+    _, artefacts = begun(tmp_path / "run")
+    assert artefacts == ["scores.parquet"]
+    assert (tmp_path / "run" / "provenance.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "named"),
+    [
+        ({"score": CONFIG["score"] | {"step": 0.25}}, INPUTS, r"score step \(0\.5, now 0\.25\)"),
+        ({"score": CONFIG["score"] | {"seed": 1}}, INPUTS, r"score seed \(None, now 1\)"),
+        ({"score": {"method": "random", "step": 0.5}}, INPUTS, r"score by \(\['a'\], now None\)"),
+        (CONFIG, {"pool": "abd"}, "content of pool"),
+    ],
+)
+def test_another_request_is_refused_and_named_and_nothing_is_lost(tmp_path, config, inputs, named):
+    begun(tmp_path / "run")
+    before = {child: child.read_bytes() for child in (tmp_path / "run").iterdir()}
+    with pytest.raises(RunError, match=named):
+        begun(tmp_path / "run", config, inputs)
+    assert {child: child.read_bytes() for child in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("config", [CONFIG, {"score": {"method": "other"}}])
+def test_overwriting_starts_afresh_whatever_the_request(tmp_path, config):
+    begun(tmp_path / "run")
+    (tmp_path / "run" / "shards.part").mkdir()
+    run, artefacts = begun(tmp_path / "run", config, overwrite=True)
+    assert artefacts == []
+    assert not (run.path / "shards.part").exists()
+    assert run.config == config
+
+
+def test_a_folder_of_somebody_else_is_refused_even_when_overwriting(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("cat")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="in use and is no run directory"):
+            begun(tmp_path / "photos", overwrite=overwrite)
+    assert [child.name for child in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RunError, match="is a file; give a directory"):
+        begun(tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    run, _ = begun(tmp_path)
+    assert run.config == CONFIG
+
+
+def test_a_directory_in_which_another_process_works_is_refused_with_its_number(tmp_path):
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        for overwrite in (False, True):
+            with pytest.raises(RunError, match=f"in use by process {holder.pid}; wait for it"):
+                begun(path, overwrite=overwrite)
+        holder.communicate("")
+    assert begun(path)[1] == []  # the lock goes with its process
+
+
+def test_a_request_that_was_refused_at_once_does_not_keep_the_next_one_out(tmp_path):
+    with pytest.raises(ConfigError), begin_run(tmp_path / "run", CONFIG, INPUTS):
+        raise ConfigError("there is no such proxy")
+    other = {"score": {"method": "mended"}}
+    assert begun(tmp_path / "run", other)[0].config == other
+
+
+def test_a_refused_run_that_has_made_something_keeps_it(tmp_path):
+    def fail_late():
+        with begin_run(tmp_path / "run", CONFIG, INPUTS):
+            (tmp_path / "run" / "shards.part").mkdir()
+            raise ConfigError("the disk is gone")
+
+    with pytest.raises(ConfigError):
+        fail_late()
+    assert (tmp_path / "run" / "shards.part").is_dir()
+    with pytest.raises(RunError, match="other"):
+        begun(tmp_path / "run", {"score": {"method": "other"}})
+
+
+def test_a_folder_without_a_request_is_no_run(tmp_path):
+    with pytest.raises(RunError, match="is no run directory"):
+        _ = Run(tmp_path).config
+
+
+def test_a_fingerprint_changes_with_content_and_names_and_not_with_place_or_time(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "a").write_text("1")
+        (tmp_path / name / "sub" / "b").write_text("2")
+    first = fingerprint(tmp_path / "one")
+    assert first == fingerprint(tmp_path / "two")
+    (tmp_path / "two" / "a").write_text("3")
+    assert first != fingerprint(tmp_path / "two")
+    (tmp_path / "one" / "a").rename(tmp_path / "one" / "c")
+    assert first != fingerprint(tmp_path / "one")
+    assert fingerprint(tmp_path / "one" / "c") != fingerprint(tmp_path / "one" / "sub" / "b")
+
+
+def test_a_hub_name_stands_for_itself():
+    assert fingerprint("OpenGVLab/none-such") == "name:OpenGVLab/none-such"
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "file", "new \ud800")
+    assert (tmp_path / "file").read_text() == "old"
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "file", float("nan"))
+    assert (tmp_path / "file").read_text() == "old"

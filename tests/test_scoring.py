@@ -1,0 +1,181 @@
+"""Scoring shard by shard, with scorers whose answers are known; no model is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from onesteptrain.errors import ConfigError, PoolError, ScoreError
+from onesteptrain.pool import open_pool
+from onesteptrain.runs import Run
+from onesteptrain.scores import Record
+from onesteptrain.scoring import ScoringOptions, score_pool
+from tests.pool_files import qa, write_jsonl, write_parquet
+
+SMALL = ScoringOptions(shard_rows=4, chunk_rows=3)
+
+
+class Lengths:
+    """Scores a sample by the length of its question, and remembers whom it has scored."""
+
+    def __init__(self, fail_at: str | None = None) -> None:
+        self.seen: list[str] = []
+        self.prepared = 0
+        self.fail_at = fail_at
+
+    def prepare(self):
+        self.prepared += 1
+        return self
+
+    def __call__(self, samples):
+        if self.fail_at in [sample.uid for sample in samples]:
+            raise KeyboardInterrupt
+        self.seen += [sample.uid for sample in samples]
+        return [Record(float(len(sample.turns[0].text)), columns={"tokens": sample.row}) for sample in samples]
+
+
+def pool_of(folder: Path, rows: int = 14):
+    """A pool whose third row is broken and whose ids repeat."""
+    folder.mkdir(exist_ok=True)
+    lines = [json.dumps(qa("?" * (row * 5 % 13 + 1), id=f"x{row % 10}")) for row in range(rows)]
+    if rows > 2:
+        lines[2] = "{broken"
+    (folder / "pool.jsonl").write_text("\n".join(lines) + "\n")
+    return open_pool(folder / "pool.jsonl")
+
+
+def run_in(path: Path) -> Run:
+    path.mkdir(exist_ok=True)
+    return Run(path)
+
+
+def scored(pool, scorer, path, options=SMALL, progress=None):
+    return score_pool(pool, scorer.prepare, run_in(path), options, progress)
+
+
+def test_every_row_of_the_pool_has_its_score_or_its_reason_in_order(tmp_path):
+    result = scored(pool_of(tmp_path / "data"), Lengths(), tmp_path / "run")
+    rows = result.table.read().to_pylist()
+    assert [row["row"] for row in rows] == list(range(14))
+    assert [row["score"] for row in rows] == [None if n == 2 else n * 5 % 13 + 1.0 for n in range(14)]
+    assert [row["row"] for row in rows if row["reason"]] == [2]
+    assert "pool.jsonl:3: invalid JSON" in rows[2]["reason"]
+    assert (result.rows, result.failed, result.scored_now) == (14, 1, 14)
+    assert result.reasons == [(rows[2]["reason"], 1)]
+
+
+def test_repeated_ids_are_kept_and_told_apart(tmp_path):
+    result = scored(pool_of(tmp_path / "data"), Lengths(), tmp_path / "run")
+    uids = result.table.read().column("uid").to_pylist()
+    assert len(set(uids)) == 14
+    assert uids[10] == "x0#2"
+
+
+def test_the_table_says_of_which_pool_it_is(tmp_path):
+    pool = pool_of(tmp_path / "data")
+    assert scored(pool, Lengths(), tmp_path / "run").table.metadata["pool"] == pool.fingerprint
+
+
+@pytest.mark.parametrize("stop_at", ["x0", "x3", "x9"])
+def test_an_interrupted_run_scores_the_rest_and_ends_with_the_same_bytes(tmp_path, stop_at):
+    pool = pool_of(tmp_path / "data")
+    whole = scored(pool, Lengths(), tmp_path / "whole")
+    first = Lengths(fail_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        scored(pool, first, tmp_path / "run")
+    kept = sum(pq.read_metadata(shard).num_rows for shard in (tmp_path / "run").glob("shards.part/*.parquet"))
+    second = Lengths()
+    result = scored(pool, second, tmp_path / "run")
+    assert result.scored_now == 14 - kept
+    assert result.table.path.read_bytes() == whole.table.path.read_bytes()
+    readable = [row.uid for row in pool if row.row != 2]
+    assert second.seen == [
+        uid for uid, row in zip(readable, [r for r in range(14) if r != 2], strict=True) if row >= kept
+    ]
+
+
+def test_a_shard_that_went_missing_in_the_middle_is_scored_again_and_no_other(tmp_path):
+    pool = pool_of(tmp_path / "data")
+    whole = scored(pool, Lengths(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        scored(pool, Lengths(fail_at="x3#2"), tmp_path / "run")  # the last shard
+    shards = sorted((tmp_path / "run").glob("shards.part/*.parquet"))
+    shards[1].unlink()
+    again = Lengths()
+    assert scored(pool, again, tmp_path / "run").scored_now == 4 + 14 - 4 * len(shards)
+    assert again.seen[:4] == ["x4", "x5", "x6", "x7"]
+    assert (tmp_path / "run" / "scores.parquet").read_bytes() == whole.table.path.read_bytes()
+
+
+def test_a_finished_run_prepares_and_scores_nothing(tmp_path):
+    pool = pool_of(tmp_path / "data")
+    before = scored(pool, Lengths(), tmp_path / "run").table.path.read_bytes()
+    again = Lengths()
+    result = scored(pool, again, tmp_path / "run")
+    assert (again.prepared, result.scored_now, result.rows, result.failed) == (0, 0, 14, 1)
+    assert result.table.path.read_bytes() == before
+    assert not (tmp_path / "run" / "shards.part").exists()
+
+
+@pytest.mark.parametrize(("shard_rows", "chunk_rows"), [(1, 1), (5, 2), (100, 100), (3, 64)])
+def test_the_sizes_of_shards_and_chunks_leave_no_trace(tmp_path, shard_rows, chunk_rows):
+    pool = pool_of(tmp_path / "data")
+    whole = scored(pool, Lengths(), tmp_path / "whole")
+    cut = scored(pool, Lengths(), tmp_path / "cut", ScoringOptions(shard_rows, chunk_rows))
+    assert cut.table.path.read_bytes() == whole.table.path.read_bytes()
+
+
+def test_progress_counts_rows_up_to_all_of_them(tmp_path):
+    told: list[tuple[int, int]] = []
+    scored(pool_of(tmp_path / "data"), Lengths(), tmp_path / "run", progress=lambda *now: told.append(now))
+    assert told == [(3, 14), (4, 14), (7, 14), (8, 14), (11, 14), (12, 14), (14, 14)]
+
+
+def failing(folder: Path, rows: int, broken: int) -> Path:
+    folder.mkdir()
+    lines = ["{broken" if row < broken else json.dumps(qa(str(row))) for row in reversed(range(rows))]
+    (folder / "pool.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "pool.jsonl"
+
+
+def test_a_pool_of_which_too_much_fails_is_refused_and_stays_refused(tmp_path):
+    pool = open_pool(failing(tmp_path / "data", 300, 151), format="messages")
+    options = ScoringOptions(shard_rows=50)
+    for _ in range(3):
+        with pytest.raises(ScoreError, match=r"151 of 300 rows cannot be scored, such as: .*invalid JSON"):
+            scored(pool, Lengths(), tmp_path / "run", options)
+    assert not (tmp_path / "run" / "scores.parquet").exists()
+
+
+@pytest.mark.parametrize(("rows", "broken"), [(300, 150), (255, 255)])
+def test_half_of_a_pool_or_all_of_a_short_one_may_fail(tmp_path, rows, broken):
+    pool = open_pool(failing(tmp_path / "data", rows, broken), format="messages")
+    assert scored(pool, Lengths(), tmp_path / "run", ScoringOptions(shard_rows=50)).failed == broken
+
+
+def test_a_pool_without_rows_is_refused(tmp_path):
+    path = write_parquet(tmp_path / "pool.parquet", [qa()])
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(PoolError, match="holds no rows"):
+        scored(open_pool(path, format="messages"), Lengths(), tmp_path / "run")
+
+
+def test_a_method_that_loses_records_is_named_as_broken(tmp_path):
+    pool = open_pool(write_jsonl(tmp_path / "pool.jsonl", [qa("1"), qa("2")]))
+    with pytest.raises(ScoreError, match="gave 1 records for 2 samples"):
+        score_pool(pool, lambda: lambda samples: [Record(1.0)], run_in(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("options", [{"shard_rows": 0}, {"chunk_rows": 0}, {"max_failed_share": 1.5}])
+def test_impossible_sizes_are_refused(options):
+    with pytest.raises(ConfigError):
+        ScoringOptions(**options)
+
+
+def test_scores_come_back_as_numbers(tmp_path):
+    table = scored(pool_of(tmp_path / "data", 2), Lengths(), tmp_path / "run").table
+    np.testing.assert_array_equal(table.numbers("score"), [1.0, 6.0])
