@@ -154,7 +154,7 @@ def test_for_tiny_steps_the_first_order_ranks_as_the_exact_step_does(estimator):
 
 
 def test_the_relative_error_falls_with_the_step():
-    options = AuditOptions(rows=8, step_sizes=(1e-3, 1e-2))
+    options = AuditOptions(rows=8, step_sizes=(1e-4, 1e-3))
     small, large = audit(POOL, OneStep("jvp"), setting(), options).sizes
     # the error is O(step**2) and the utility O(step): tenfold; a quarter is left for the third order
     assert large.relative_error / small.relative_error == pytest.approx(10, rel=0.25)

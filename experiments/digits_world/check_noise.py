@@ -1,7 +1,7 @@
 """Is the digits world useful? Fine-tune the target on clean rows, on the full noisy pool and on half of it.
 
-check_noise.py [--rates 3e-4 1e-3] [--steps 120] [--seeds 2] prints accuracy on the held-out part, which the learning rate
-of the demo is chosen on; the benchmark is not touched. It reads the planted labels: the clean arm is the ceiling.
+check_noise.py [--rates 3e-4 1e-3] [--steps 120] [--seeds 2] prints accuracy on the held-out part, which the learning
+rate of the demo is chosen on; the benchmark is not touched. It reads the planted labels: the clean arm is the ceiling.
 """
 
 from __future__ import annotations
@@ -46,10 +46,14 @@ def main() -> None:
         tasks = [("untuned", 0.0, 0)]
         tasks += list(itertools.product(("clean", "full", "half"), options.rates, range(options.seeds)))
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(2, mp_context=context, initializer=functools.partial(torch.set_num_threads, 1)) as pool:
-            found = list(pool.map(functools.partial(accuracy, world, options.model, options.steps), *zip(*tasks)))
+        with ProcessPoolExecutor(
+            2, mp_context=context, initializer=functools.partial(torch.set_num_threads, 1)
+        ) as pool:
+            found = list(
+                pool.map(functools.partial(accuracy, world, options.model, options.steps), *zip(*tasks, strict=True))
+            )
     for arm, rate in dict.fromkeys(task[:2] for task in tasks):
-        values = [value for task, value in zip(tasks, found) if task[:2] == (arm, rate)]
+        values = [value for task, value in zip(tasks, found, strict=True) if task[:2] == (arm, rate)]
         spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
         print(f"{arm:8} rate {rate:.0e}: {statistics.mean(values):.1f}{spread}", flush=True)
 

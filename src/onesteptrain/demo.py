@@ -60,8 +60,8 @@ class DemoOptions:
     steps: int = 120
     """Optimizer steps of each target (Protocol B)."""
 
-    shares: tuple[str, ...] = ("20%", "50%")
-    """Budgets of the subsets."""
+    shares: tuple[float, ...] = (0.2, 0.5)
+    """Budgets of the subsets, as shares of the pool."""
 
     workers: int = 0
     """Targets that are trained at a time; 0 is one for each processor."""
@@ -75,7 +75,7 @@ class Arm(NamedTuple):
     """One row of the table before it is filled."""
 
     method: str
-    share: str
+    share: float
     rows: tuple[int, ...]
     """Positions in the pool; none for the untuned target."""
 
@@ -104,7 +104,7 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
     results = []
     for record in _trained(world, arms, options):
         results.append(record)
-        tell(f"{record['method']} {record['share']} seed {record['seed']}: accuracy {record['accuracy']:.1f}")
+        tell(f"{record['method']} {record['share']:.0%} seed {record['seed']}: accuracy {record['accuracy']:.1f}")
     write_json(out / "results.json", results)
     report = write_report(out / "score", out / "report.html", results=results, audit=audited)
     tell("\n" + table(results, _clean_shares(world, arms)))
@@ -112,7 +112,7 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
     return results
 
 
-def table(results: Sequence[dict[str, Any]], clean: dict[tuple[str, str], float]) -> str:
+def table(results: Sequence[dict[str, Any]], clean: dict[tuple[str, float], float]) -> str:
     """Mean and spread of each arm over its seeds, as a Markdown table."""
     lines = [
         "| trained on | rows | clean rows | accuracy, mean of seeds | lowest to highest |",
@@ -121,7 +121,7 @@ def table(results: Sequence[dict[str, Any]], clean: dict[tuple[str, str], float]
     for arm in dict.fromkeys((record["method"], record["share"], record["rows"]) for record in results):
         method, share, rows = arm
         values = [record["accuracy"] for record in results if (record["method"], record["share"]) == (method, share)]
-        name = {"untuned": "nothing (untuned)", "full": "full pool"}.get(method, f"{method} {share}")
+        name = {"untuned": "nothing (untuned)", "full": "full pool"}.get(method, f"{method} {share:.0%}")
         quality = f"{clean[method, share]:.0%}" if (method, share) in clean else ""
         spread = f"{min(values):.1f} to {max(values):.1f}" if len(values) > 1 else ""
         lines.append(f"| {name} | {rows} | {quality} | {statistics.mean(values):.1f} | {spread} |")
@@ -152,14 +152,14 @@ def _score(world: World, out: Path, options: DemoOptions, tell: Tell) -> dict[st
     tell(f"audit: first order against the exact step on {audited[0].rows} rows: {', '.join(lines)}")
     score_into(out / "random", pool, Random(), anchors=None, proxy=None, name="random")
     for share in options.shares:
-        subset = out / f"subset-{share.removesuffix('%')}percent.jsonl"
-        chosen = select_into(out / "score", subset, keep=share)
+        subset = out / f"subset-{share:.0%}.jsonl"
+        chosen = select_into(out / "score", subset, keep=f"{share:%}")
         tell(f"selected {len(chosen.rows)} rows: {subset}")
     return audited[1]
 
 
 def _audit(world: World, anchors: Path, out: Path) -> tuple[Audit, dict[str, Any]]:
-    method, options = OneStep(), AuditOptions(rows=48)
+    method, options = OneStep(), AuditOptions(rows=40, step_sizes=(1e-4, 1e-3))
     setting = make_setting(str(out / "proxy"), None, list(_samples(anchors)), 0)
     result = audit_into(out / "audit.json", open_pool(world.pool), method, setting, options)
     return result, audit_facts(result, method, options)
@@ -171,15 +171,15 @@ def _samples(path: Path) -> Iterator[Any]:
 
 def _arms(world: World, out: Path, options: DemoOptions) -> list[Arm]:
     count = open_pool(world.pool).count()
-    arms = [Arm("untuned", "0%", ()), Arm("full", "100%", tuple(range(count)))]
+    arms = [Arm("untuned", 0.0, ()), Arm("full", 1.0, tuple(range(count)))]
     for share in reversed(options.shares):
         for method, run in (("random", "random"), ("ost", "score")):
-            rows = select_rows(ScoreTable(out / run / "scores.parquet"), keep=share).rows
+            rows = select_rows(ScoreTable(out / run / "scores.parquet"), keep=f"{share:%}").rows
             arms.append(Arm(method, share, tuple(rows.tolist())))
     return arms
 
 
-def _clean_shares(world: World, arms: Sequence[Arm]) -> dict[tuple[str, str], float]:
+def _clean_shares(world: World, arms: Sequence[Arm]) -> dict[tuple[str, float], float]:
     clean = pq.read_table(world.truth)["clean"].to_numpy(zero_copy_only=False)
     return {(arm.method, arm.share): float(np.mean(clean[list(arm.rows)])) for arm in arms if arm.rows}
 
