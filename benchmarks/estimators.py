@@ -1,8 +1,8 @@
 """Rows a second of each estimator, on the same rows, in one run.
 
-estimators.py [POOL ANCHORS PROXY]; without arguments it takes the digits world: 100 anchors, the packaged proxy. Each estimator scores the rows
-in turn, several times over, and the median counts. The ratio to `exact` is what carries over to other machines. A plain
-pass (the mean answer loss of every row, in batches) is the unit that cost is counted in.
+estimators.py [POOL ANCHORS PROXY]; without arguments it takes the digits world: 100 anchors, the packaged proxy. Each
+estimator scores the rows in turn, several times over, and the median counts. The ratio to `exact` is what carries over
+to other machines. A plain pass (the mean answer loss of every row, in batches) is the unit that cost is counted in.
 """
 
 from __future__ import annotations

@@ -151,6 +151,13 @@ def test_a_pool_of_which_too_much_fails_is_refused_and_stays_refused(tmp_path):
     assert not (tmp_path / "run" / "scores.parquet").exists()
 
 
+def test_a_good_shard_after_many_bad_ones_does_not_hide_why_the_pool_is_refused(tmp_path):
+    path = failing(tmp_path / "data", 300, 250)
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(ScoreError, match=r"250 of 300 rows cannot be scored, such as: .*invalid JSON"):
+        scored(open_pool(path, format="messages"), Lengths(), tmp_path / "run", ScoringOptions(shard_rows=50))
+
+
 @pytest.mark.parametrize(("rows", "broken"), [(300, 150), (255, 255)])
 def test_half_of_a_pool_or_all_of_a_short_one_may_fail(tmp_path, rows, broken):
     pool = open_pool(failing(tmp_path / "data", rows, broken), format="messages")

@@ -95,6 +95,7 @@ def test_several_groups_of_anchors_give_a_column_each_which_their_own_run_gives_
         weights = {"a": 0.5, "b": 0.5} if name == "run" else shares
         mean = sum(share * run.numbers(f"utility.{group}") for group, share in weights.items())
         np.testing.assert_allclose(mean, run.numbers("utility"), rtol=1e-12)
+        np.testing.assert_allclose(run.numbers("harm") + run.numbers("gain"), run.numbers("utility"), rtol=1e-9)
     for group in "ab":
         alone = tmp_path / f"{group}.jsonl"
         alone.write_text("".join(line for line in lines if json.loads(line)["group"] == group))

@@ -1,8 +1,9 @@
 """Pretrain a model of the digits world on clean rows.
 
-pretrain.py NAME [--until SHARE] [--anneal STEPS] [--out FOLDER]; NAME is proxy (InternVL architecture), target or target_large (Qwen3-VL architecture). Pretraining sees only scans that
-neither pool nor anchors nor benchmark show. It is stopped early on purpose: the model is to be competent, not finished,
-as a real model is that goes into fine-tuning. Progress is measured on the held-out part, never on the benchmark.
+pretrain.py NAME [--out FOLDER]; NAME is proxy (InternVL architecture), target or target_large (Qwen3-VL architecture).
+Pretraining sees only scans that neither pool nor anchors nor benchmark show. It is stopped early on purpose: the model
+is to be competent, not finished, as a real model is that goes into fine-tuning. Progress is measured on the held-out part,
+never on the benchmark.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,36 +31,47 @@ CHECKPOINTS = Path(__file__).parents[2] / "src/onesteptrain/worlds/checkpoints"
 SMALL = {"hidden": 64, "layers": 3, "mlp": 192, "vision_hidden": 48, "vision_heads": 2, "vision_mlp": 96}
 LARGE = {"hidden": 128, "layers": 4, "mlp": 384, "vision_hidden": 64, "vision_heads": 4, "vision_mlp": 128}
 
-MODELS: dict[str, tuple[Architecture, ModelSize, float]] = {
-    "proxy": ("internvl", ModelSize(vocabulary=512, **SMALL), 3e-3),
-    "target": ("qwen3_vl", ModelSize(vocabulary=512, **SMALL), 3e-3),
-    "target_large": ("qwen3_vl", ModelSize(vocabulary=512, vision_layers=3, **LARGE), 2e-3),
+
+class Recipe(NamedTuple):
+    """How one model is made."""
+
+    architecture: Architecture
+    size: ModelSize
+    learning_rate: float
+    until: float
+    """Held-out share right at which the learning rate begins to fall."""
+
+    anneal: int
+    """Steps in which it falls to zero."""
+
+
+MODELS = {
+    "proxy": Recipe("internvl", ModelSize(vocabulary=512, **SMALL), 3e-3, 0.3, 150),
+    "target": Recipe("qwen3_vl", ModelSize(vocabulary=512, **SMALL), 3e-3, 0.2, 90),
+    "target_large": Recipe("qwen3_vl", ModelSize(vocabulary=512, vision_layers=3, **LARGE), 2e-3, 0.15, 60),
 }
-"""Architecture, size and learning rate of each model."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=MODELS)
-    parser.add_argument("--until", type=float, default=0.3, help="held-out share right at which annealing begins")
-    parser.add_argument("--anneal", type=int, default=150, help="steps in which the learning rate falls to zero")
     parser.add_argument("--most-steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    architecture, size, rate = MODELS[options.name]
+    recipe = MODELS[options.name]
     generator = np.random.default_rng(1)
     rows = problems(options.rows, "pretrain", generator)
     check = problems(300, "heldout", generator)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = build_checkpoint(architecture, Path(scratch) / "fresh", size=size, texts=texts(rows))
+        folder = build_checkpoint(recipe.architecture, Path(scratch) / "fresh", size=recipe.size, texts=texts(rows))
         proxy = load_proxy(folder, options=LoadOptions(device="cpu"))
     count = sum(parameter.numel() for parameter in proxy.parameters.values())
-    print(f"{options.name}: {architecture}, {count:,} parameters", flush=True)
+    print(f"{options.name}: {recipe.architecture}, {count:,} parameters", flush=True)
     encoded = [encode(proxy, row, "pretrain") for row in rows]
-    pretrain(proxy, encoded, [encode(proxy, row, "heldout") for row in check], rate, options)
+    pretrain(proxy, encoded, [encode(proxy, row, "heldout") for row in check], recipe, options)
     out = options.out or CHECKPOINTS / options.name
     shutil.rmtree(out, ignore_errors=True)
     proxy.model.half()  # half the size; loading in float32 gives the same model on every machine
@@ -66,10 +79,12 @@ def main() -> None:
     print(f"saved to {out}: {(out / 'model.safetensors').stat().st_size / 1e6:.2f} MB")
 
 
-def pretrain(proxy: Proxy, rows: list[Encoded], check: list[Encoded], peak: float, options: argparse.Namespace) -> None:
+def pretrain(
+    proxy: Proxy, rows: list[Encoded], check: list[Encoded], recipe: Recipe, options: argparse.Namespace
+) -> None:
     """AdamW with a short rise and a plateau until the model is good enough, then a linear fall to zero."""
     parameters = list(proxy.parameters.values())
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     order = np.random.default_rng(2)
     started = time.monotonic()
     last = options.most_steps
@@ -77,7 +92,7 @@ def pretrain(proxy: Proxy, rows: list[Encoded], check: list[Encoded], peak: floa
     step = 0
     while step < last:
         step += 1
-        rate = peak * min(1.0, step / 100, (last - step + 1) / options.anneal)
+        rate = recipe.learning_rate * min(1.0, step / 100, (last - step + 1) / recipe.anneal)
         optimizer.param_groups[0]["lr"] = rate
         batch = proxy.batch([rows[index] for index in order.integers(len(rows), size=options.batch_size)])
         loss = proxy.token_losses(batch).loss.mean()
@@ -89,8 +104,8 @@ def pretrain(proxy: Proxy, rows: list[Encoded], check: list[Encoded], peak: floa
             right = all_tokens_right(proxy, check)
             pace = (time.monotonic() - started) / step
             print(f"step {step}: loss {loss.item():.4f}, held-out right {right:.3f}, {pace:.3f} s/step", flush=True)
-            if right >= options.until and last == options.most_steps:
-                last = min(last, step + options.anneal)
+            if right >= recipe.until and last == options.most_steps:
+                last = min(last, step + recipe.anneal)
     proxy.model.eval()
 
 

@@ -51,13 +51,13 @@ ANSWERS = EvaluateOptions(max_new_tokens=48, batch_size=200, by=("skill",))
 class DemoOptions:
     """How large the demo is."""
 
-    pool_rows: int = 4000
+    pool_rows: int = 3000
     """Rows of the pool, half of them bad."""
 
     seeds: int = 3
     """Trained targets of each arm."""
 
-    steps: int = 120
+    steps: int = 100
     """Optimizer steps of each target (Protocol B)."""
 
     shares: tuple[float, ...] = (0.2, 0.5)
@@ -152,7 +152,7 @@ def _score(world: World, out: Path, options: DemoOptions, tell: Tell) -> dict[st
     tell(f"audit: first order against the exact step on {audited[0].rows} rows: {', '.join(lines)}")
     score_into(out / "random", pool, Random(), anchors=None, proxy=None, name="random")
     for share in options.shares:
-        subset = out / f"subset-{share:.0%}.jsonl"
+        subset = out / f"subset-{100 * share:.0f}percent.jsonl"
         chosen = select_into(out / "score", subset, keep=f"{share:%}")
         tell(f"selected {len(chosen.rows)} rows: {subset}")
     return audited[1]

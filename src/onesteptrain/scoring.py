@@ -131,7 +131,7 @@ def _score_shards(
         scored += len(shard)
         seen += len(shard)
         failed += sum(record.reason is not None for record in records)
-        _refuse_too_many(seen, failed, options, [path])
+        _refuse_too_many(seen, failed, options, shards)
     return scored
 
 

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _PLACE:
             raise
-        return _fail(f"{error.filename}: {error.strerror}; choose another place, or mend it", 1)
+        return _fail(f"{error.filename or 'output'}: {error.strerror}; choose another place, or mend it", 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues", 130)
     return 0
@@ -68,6 +68,7 @@ def build_app(tokens: list[str]) -> App:
         version=version("onesteptrain"),
         result_action="return_value",
         default_parameter=Parameter(consume_multiple=True),  # --by skill level
+        suppress_keyboard_interrupt=False,  # `main` says that the work continues
         config=files,
     )
     for name, purpose in COMMANDS.items():

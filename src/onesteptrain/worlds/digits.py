@@ -163,7 +163,7 @@ def noisy_problems(options: WorldOptions, generator: np.random.Generator) -> lis
 def _choose_kinds(
     rows: Sequence[Problem], options: WorldOptions, generator: np.random.Generator
 ) -> dict[int, NoiseKind]:
-    """Which row goes bad, and how: each kind as often, in turn; systematic kinds gather at the rows that invite them."""
+    """Which row goes bad, and how: each kind as often; systematic kinds gather at the rows that invite them."""
     order = [int(index) for index in generator.permutation(len(rows))]
     inviting = {
         "wrong_operation": iter([index for index in order if rows[index].skill == MISUNDERSTOOD]),
