@@ -72,10 +72,7 @@ class BruteForce:
 
     def _process(self, text, images):
         inputs = self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
-        return {
-            name: value.double() if value.is_floating_point() else value
-            for name, value in inputs.items()
-        }
+        return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
 
 
 def _open(ref: ImageRef) -> Image.Image:

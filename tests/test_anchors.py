@@ -122,9 +122,7 @@ def test_a_leak_is_the_same_question_about_the_same_pixels(leaky):
 
 
 def test_leaks_are_refused_with_their_rows_and_what_to_do(leaky):
-    with pytest.raises(
-        AnchorError, match=r"3 rows are anchors of .*: row 0 is anchor 'a' \(same sample\); row 1 .*draw"
-    ):
+    with pytest.raises(AnchorError, match=r"3 rows are anchors too: row 0 is anchor 'a' \(same sample\); row 1 .*draw"):
         refuse_leaks(*leaky)
 
 
@@ -135,7 +133,7 @@ def test_a_pool_without_the_anchors_passes(leaky, tmp_path):
 
 def test_an_anchor_whose_image_is_lost_is_refused_once_it_matters(leaky, tmp_path):
     anchors = open_pool(write_jsonl(tmp_path / "lost", [qa("What is this?", image="gone.png")]))
-    with pytest.raises(AnchorError, match=r"lost row 0: image 'gone.png': no such file"):
+    with pytest.raises(AnchorError, match=r"anchor '.*': image 'gone.png': no such file"):
         find_leaks(anchors, leaky[1])
 
 

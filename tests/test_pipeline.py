@@ -88,3 +88,10 @@ def test_a_wrong_key_in_the_file_is_named(job, capsys):
 def test_anchors_or_heldout_is_needed_but_not_both(tmp_path):
     with pytest.raises(ConfigError, match="either anchors"):
         Pipeline(pool=tmp_path, proxy="p", out=tmp_path)
+
+
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path, capsys):
+    path = tmp_path / "job.yaml"
+    path.write_text("pool: [1, 2")
+    assert main(["run", str(path)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -341,3 +341,12 @@ def test_making_a_world_imports_no_torch(tmp_path):
     )
     source = str(Path(world_module.__file__).parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})
+
+
+def test_a_larger_pool_leaves_heldout_rows_and_benchmark_as_they_are(tmp_path):
+    small, large = (
+        make_world(WorldOptions(pool_rows=rows, heldout_rows=5, benchmark_rows=5), tmp_path / str(rows))
+        for rows in (10, 40)
+    )
+    assert small.benchmark.read_bytes() == large.benchmark.read_bytes()
+    assert small.heldout.read_bytes() == large.heldout.read_bytes()

@@ -2,8 +2,8 @@
 
 pretrain.py NAME [--out FOLDER]; NAME is proxy (InternVL architecture), target or target_large (Qwen3-VL architecture).
 Pretraining sees only scans that neither pool nor anchors nor benchmark show. It is stopped early on purpose: the model
-is to be competent, not finished, as a real model is that goes into fine-tuning. Progress is measured on the held-out part,
-never on the benchmark.
+is to be competent, not finished, as a real model is that goes into fine-tuning. Progress is measured on the held-out
+part, never on the benchmark.
 """
 
 from __future__ import annotations

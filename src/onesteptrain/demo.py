@@ -51,7 +51,7 @@ ANSWERS = EvaluateOptions(max_new_tokens=48, batch_size=200, by=("skill",))
 class DemoOptions:
     """How large the demo is."""
 
-    pool_rows: int = 3000
+    pool_rows: int = 4000
     """Rows of the pool, half of them bad."""
 
     seeds: int = 3

@@ -113,7 +113,7 @@ def run_pipeline(job: Pipeline, *, overwrite: bool = False, tell: Tell = lambda 
 
     Args:
         job: What to do.
-        overwrite: Delete an earlier run of another request in the same directory.
+        overwrite: Delete what an earlier run has made in the same directory.
         tell: Told in a line what each step has done.
 
     Returns:

@@ -21,7 +21,7 @@ def run(
     """Do all steps from one YAML file; what is done already is not done again.
 
     Options of the file can be given on the command line too, such as `--out DIR` or `--score.step-size 1e-4`, and win;
-    `--overwrite` deletes an earlier run of another request, `--json` prints the result as JSON. `ost run FILE --help`
+    `--overwrite` deletes what an earlier run has made, `--json` prints the result as JSON. `ost run FILE --help`
     lists the options.
 
     Args:
@@ -35,17 +35,21 @@ def run(
         config=Yaml(file, must_exist=True, root_keys=_root(file)),
         default_parameter=Parameter(consume_multiple=True),
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
         version_flags=[],
     )
     app.default(_run)
-    app(list(overrides), exit_on_error=False)
+    app(list(overrides), exit_on_error=False, print_error=False, verbose=False)
 
 
 def _root(file: Path) -> tuple[str, ...]:
     """The config.yaml of an earlier run nests its request under "run"; a file of one's own need not."""
     import yaml
 
-    content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML ({' '.join(str(error).split())}); mend the file") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds no options; give at least pool, proxy, out and anchors")
     return ("run",) if set(content) == {"run"} else ()
@@ -56,7 +60,7 @@ def _run(job: Annotated[Pipeline, Parameter(name="*")], *, overwrite: bool = Fal
 
     Args:
         job: What to do.
-        overwrite: Delete an earlier run of another request in the same directory.
+        overwrite: Delete what an earlier run has made in the same directory.
         json: Print the result as JSON.
     """
     facts = run_pipeline(job, overwrite=overwrite, tell=lambda text: print(text, file=sys.stderr))  # noqa: T201

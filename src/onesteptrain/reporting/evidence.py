@@ -72,7 +72,7 @@ def summarize_results(results: Sequence[Mapping[str, object]]) -> list[Arm]:
 
 
 def read_audit(audit: Mapping[str, Any]) -> AuditFacts:
-    """Take an audit apart.
+    """Take an audit apart; a step size at which nothing could be measured is left out.
 
     Raises:
         ConfigError: it is not what `ost audit` writes.
@@ -86,6 +86,7 @@ def read_audit(audit: Mapping[str, Any]) -> AuditFacts:
                 float(size["relative_error"]),
             )
             for size in audit["sizes"]
+            if None not in (*size["spearman"].values(), *size["top_overlap"].values(), size["relative_error"])
         ]
         counts = int(audit["rows"]), int(audit["failed"])
         return AuditFacts(str(audit["estimator"]), *counts, audit["top_share"], audit["confidence"], lines)

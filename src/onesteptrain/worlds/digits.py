@@ -39,6 +39,9 @@ INSTEAD: dict[Skill, Skill] = {"sum": "difference", "difference": "sum", "produc
 """Wrong operation: what is done in place of what was asked, always the same."""
 
 
+_PARTS: tuple[Part, ...] = ("pool", "heldout", "benchmark")
+
+
 @dataclass(frozen=True)
 class WorldOptions:
     """What world to make."""
@@ -121,11 +124,13 @@ def make_world(options: WorldOptions, folder: Path) -> World:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     (part / "images").mkdir(parents=True)
-    generator = np.random.default_rng(options.seed)
-    pool = noisy_problems(options, generator)
+    # each part has a source of chance of its own: a larger pool leaves anchors and benchmark as they are
+    chance = {name: np.random.default_rng([options.seed, place]) for place, name in enumerate(_PARTS)}
+    pool = noisy_problems(options, chance["pool"])
     _write(part, "pool", "pool", pool, options.seed)
-    _write(part, "heldout", "heldout", problems(options.heldout_rows, "heldout", generator), options.seed)
-    _write(part, "benchmark", "benchmark", problems(options.benchmark_rows, "benchmark", generator), options.seed)
+    _write(part, "heldout", "heldout", problems(options.heldout_rows, "heldout", chance["heldout"]), options.seed)
+    benchmark = problems(options.benchmark_rows, "benchmark", chance["benchmark"])
+    _write(part, "benchmark", "benchmark", benchmark, options.seed)
     _write_truth(part / "truth.parquet", pool, options.seed)
     os.replace(part, folder)
     return World(*(folder / name for name in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")))
