@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from onesteptrain.cli.output import say
+from onesteptrain.cli.output import moved_images, say
 from onesteptrain.pool import open_pool
 from onesteptrain.steps import PoolOptions, draw_anchor_file
 
@@ -42,6 +42,8 @@ def anchors(  # noqa: PLR0913  one parameter an option
         json: Print the result as JSON.
     """
     against = open_pool(pool, image_root=pool_image_root) if pool is not None else None
-    drawn = draw_anchor_file(reading.open(heldout), against, out, count=count, by=by, seed=seed, overwrite=overwrite)
+    opened = reading.open(heldout)
+    drawn = draw_anchor_file(opened, against, out, count=count, by=by, seed=seed, overwrite=overwrite)
     checked = "none of them stands in the pool" if against else "not checked against a pool; give --pool"
-    say(f"drew {drawn} anchors: {out} ({checked})", {"anchors": drawn, "out": str(out)}, as_json=json)
+    text = f"drew {drawn} anchors: {out} ({checked})" + moved_images(opened.image_root, out)
+    say(text, {"anchors": drawn, "out": str(out), "image_root": str(opened.image_root)}, as_json=json)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Progress = Callable[[int, int], None]
@@ -19,6 +20,13 @@ def say(text: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
     """Print a result: for people, or as one JSON object."""
     sys.stdout.write((json.dumps(dict(facts), allow_nan=False) if as_json else text) + "\n")
     sys.stdout.flush()
+
+
+def moved_images(image_root: Path, out: Path) -> str:
+    """A line for people whose rows now stand in another folder than the one that their image paths start from."""
+    if image_root.absolute() == out.absolute().parent:
+        return ""
+    return f"\nrelative image paths in it still start from {image_root}; give that folder as the image root"
 
 
 @contextlib.contextmanager

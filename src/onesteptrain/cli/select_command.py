@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onesteptrain.cli.output import say
+from onesteptrain.cli.output import moved_images, say
+from onesteptrain.runs import Run
 from onesteptrain.selection import Selection
 from onesteptrain.steps import select_into
 
@@ -21,7 +22,9 @@ def select(run: Path, *, keep: str, out: Path, by: str = "score", overwrite: boo
         json: Print the result as JSON.
     """
     selection = select_into(run, out, keep=keep, by=by, overwrite=overwrite)
-    say(describe(selection, out), {**selection.summary(), "out": str(out)}, as_json=json)
+    root = Path(Run(run).config["score"]["image_root"])
+    text = describe(selection, out) + moved_images(root, out)
+    say(text, {**selection.summary(), "out": str(out), "image_root": str(root)}, as_json=json)
 
 
 def describe(selection: Selection, out: Path) -> str:
@@ -32,7 +35,7 @@ def describe(selection: Selection, out: Path) -> str:
     if missing:
         lines.append(f"{missing} rows without a score were left out")
     if selection.tokens_share is not None:
-        lines.append(f"tokens: {selection.tokens_share:.1%} of the pool's")
+        lines.append(f"tokens: {selection.tokens} ({selection.tokens_share:.1%} of the pool's)")
     if selection.utility_share is not None:
         lines.append(
             f"utility: {selection.utility_share:.1%} of the pool's positive utility; "

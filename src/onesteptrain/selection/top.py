@@ -25,6 +25,9 @@ class Selection(NamedTuple):
     threshold: float
     """Lowest score that was kept."""
 
+    tokens: int | None
+    """Tokens of the kept rows, image tokens included; None if the method counts no tokens."""
+
     tokens_share: float | None
     """Share of the scored rows' tokens that is kept; None if the method counts no tokens."""
 
@@ -80,6 +83,7 @@ def select_rows(table: ScoreTable, *, keep: str, by: str = "score") -> Selection
         pool_rows=len(values),
         scored_rows=int(np.isfinite(values).sum()),
         threshold=float(values[chosen].min()),
+        tokens=int(np.nansum(table.numbers("tokens")[chosen])) if "tokens" in names else None,
         tokens_share=_share(table.numbers("tokens"), chosen) if "tokens" in names else None,
         utility_share=None if utility is None else _share(np.maximum(utility, 0), chosen),
         harmful_kept=None if utility is None else int((utility[chosen] < 0).sum()),
