@@ -93,6 +93,7 @@ def test_all_numbers_of_a_selection_are_those_of_a_sort_and_sums(table, by, coun
     assert selection.rows.tolist() == kept
     assert (selection.pool_rows, selection.scored_rows) == (12, 10)
     assert selection.threshold == min(columns[by][row] for row in kept)
+    assert selection.tokens == sum(TOKENS[row] or 0 for row in kept)
     assert selection.tokens_share == pytest.approx(sum(TOKENS[row] for row in kept) / sum(filter(None, TOKENS)))
     positive = sum(value for value in VALUES if value and value > 0)
     assert selection.utility_share == pytest.approx(sum(VALUES[row] for row in kept if VALUES[row] > 0) / positive)
@@ -107,6 +108,7 @@ def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
         "pool_rows": 2,
         "scored_rows": 2,
         "threshold": 2.0,
+        "tokens": None,
         "tokens_share": None,
         "utility_share": None,
         "harmful_kept": None,

@@ -1,0 +1,51 @@
+"""What the documentation names is there, and what is there is documented."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from onesteptrain.cli import COMMANDS
+from onesteptrain.methods import installed, method_class
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+OURS = [name for name, entry in installed().items() if entry.value.startswith("onesteptrain.")]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_method_has_a_page_that_names_every_option(name):
+    page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    for option in dataclasses.fields(method_class(name)):
+        assert f"--{option.name.replace('_', '-')}" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_ost_command_that_a_page_shows_exists(page):
+    shown = re.findall(r"^(?:\$ )?ost ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [name for name in shown if name not in COMMANDS] == []
+
+
+def test_the_readme_names_make_targets_that_exist():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    shown = re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert shown
+    assert set(shown) <= set(targets)
+
+
+def test_every_path_that_the_readme_runs_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"python ((?:benchmarks|experiments)/\S+\.py)", text)
+    assert scripts
+    assert all((ROOT / script).is_file() for script in scripts)
