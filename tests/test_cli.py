@@ -582,7 +582,7 @@ def test_anchors_are_drawn_in_proportion_from_what_is_held_out(tmp_path):
     out = tmp_path / "anchors.json"
     arguments = ["anchors", heldout(tmp_path), "--out", out, "--count", "10", "--by", "topic", "level"]
     facts = json.loads(done(*arguments, "--pool", world().pool, "--json").out)
-    assert facts == {"anchors": 10, "out": str(out)}
+    assert facts == {"anchors": 10, "out": str(out), "image_root": str(tmp_path)}
     rows = json.loads(out.read_text())
     held = json.loads((tmp_path / "heldout.json").read_text())
     assert [row for row in held if row in rows] == rows
@@ -681,3 +681,10 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("onesteptrain.cli.build_app", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         ost("methods")
+
+
+def test_rows_that_move_to_another_folder_say_where_their_image_paths_start(tmp_path):
+    source = heldout(tmp_path)
+    elsewhere = tmp_path / "other" / "anchors.json"
+    assert str(tmp_path) in done("anchors", source, "--out", elsewhere, "--count", "10").out.splitlines()[-1]
+    assert len(done("anchors", source, "--out", tmp_path / "beside.json", "--count", "10").out.splitlines()) == 1
