@@ -198,3 +198,11 @@ def test_adam_step_equals_brute_force_with_the_same_multipliers():
     tiny = 1e-6
     truth = np.array([oracle.utility(one, ANCHORS, tiny, scale) for one in SAMPLES])
     np.testing.assert_allclose(tiny * slope, truth, rtol=1e-2)  # second order is of the size of the step
+
+
+def test_a_step_that_moves_nothing_is_worth_exactly_nothing():
+    proxy = proxy_of("internvl", "float32")
+    encoded = proxy.encoder.encode(SAMPLES[1])
+    groups = anchor_groups(proxy)
+    _, falls = exact_utility(proxy, encoded, groups, step_size=1e-30, preconditioner={})
+    assert falls.tolist() == [0.0]

@@ -44,10 +44,19 @@ def measure_anchors(
     measured = []
     for name, members in groups.items():
         batches = [proxy.batch([members[index] for index in indices]) for indices in in_batches(members, batch_size)]
-        loss, gradient = proxy.gradient(batches)
+        _, gradient = proxy.gradient(batches)
         direction = precondition(gradient, preconditioner)
+        # measured as it is after a step, so that no step at all is worth exactly nothing
+        loss = mean_loss(proxy, batches)
         measured.append(AnchorGroup(name, len(members) / total, loss, direction, batches))
     return measured
+
+
+@torch.no_grad()
+def mean_loss(proxy: Proxy, batches: Sequence[Batch]) -> float:
+    """Mean sample loss over some batches, in nats a token; summed in float64."""
+    sums = [proxy.token_losses(batch).means().cpu().double().sum() for batch in batches]
+    return float(torch.stack(sums).sum()) / sum(batch.answer.shape[0] for batch in batches)
 
 
 def precondition(gradient: Mapping[str, Tensor], preconditioner: Preconditioner) -> dict[str, Tensor]:

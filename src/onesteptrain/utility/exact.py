@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from onesteptrain.proxy import Batch, Encoded, Proxy
-from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, precondition
+from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, mean_loss, precondition
 
 
 def exact_utility(
@@ -42,10 +42,3 @@ def exact_utility(
         after = [mean_loss(proxy, group.batches) for group in anchors]
     falls = [group.loss - value for group, value in zip(anchors, after, strict=True)]
     return loss, torch.tensor(falls, dtype=torch.float64)
-
-
-@torch.no_grad()
-def mean_loss(proxy: Proxy, batches: Sequence[Batch]) -> float:
-    """Mean sample loss over some batches, in nats a token; summed in float64."""
-    sums = [proxy.token_losses(batch).means().double().sum() for batch in batches]
-    return float(torch.stack(sums).sum()) / sum(batch.answer.shape[0] for batch in batches)

@@ -124,7 +124,7 @@ def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direc
 
 
 def _difference(up: TokenLosses, down: TokenLosses, epsilon: float) -> _Pass:
-    high, low = up.loss.double().cpu(), down.loss.double().cpu()
+    high, low = up.loss.cpu().double(), down.loss.cpu().double()
     return _Pass((high + low) / 2, (high - low) / (2 * epsilon), up.sample.cpu())
 
 
@@ -141,9 +141,9 @@ def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
         losses = proxy.token_losses(batch, weights)
         loss, derivative = forward_ad.unpack_dual(losses.loss)  # type: ignore[no-untyped-call]
         derivative = torch.zeros_like(loss) if derivative is None else derivative
-        return _Pass(loss.double().cpu(), derivative.double().cpu(), losses.sample.cpu())
+        return _Pass(loss.cpu().double(), derivative.cpu().double(), losses.sample.cpu())
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
-    squares = [tensor.double().square().sum() for tensor in tensors]
-    return float(torch.stack(squares).sum().sqrt())
+    norms = [torch.linalg.vector_norm(tensor).cpu().double() for tensor in tensors]
+    return float(torch.stack(norms).norm())
