@@ -274,3 +274,29 @@ def test_a_checkpoint_without_a_chat_template_is_refused(tmp_path):
     (tmp_path / "model" / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match=r"has no chat template; add chat_template\.jinja"):
         load_proxy(tmp_path / "model")
+
+
+def test_a_model_that_cannot_leave_logits_out_gives_the_same_losses():
+    proxy = load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(dtype="float64", max_tokens=4096))
+    batch = proxy.batch([proxy.encoder.encode(sample(row, images=row)) for row in range(3)])
+    expected = proxy.token_losses(batch)
+    forward = proxy.model.forward
+    proxy.model.forward = lambda input_ids, **others: forward(input_ids, **others)
+    found = proxy.token_losses(batch)
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-10, atol=0)  # float64, the same sums
+    assert found.sample.tolist() == expected.sample.tolist()
+
+
+def test_a_model_that_rearranges_tokens_is_refused():
+    proxy = load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(max_tokens=4096))
+    batch = proxy.batch([proxy.encoder.encode(sample(1))])
+    forward = proxy.model.forward
+
+    def longer(input_ids, **others):
+        output = forward(input_ids, **others)
+        output.logits = torch.cat([output.logits, output.logits[:, :1]], 1)
+        return output
+
+    proxy.model.forward = longer
+    with pytest.raises(ModelError, match="rearranges tokens"):
+        proxy.token_losses(batch)

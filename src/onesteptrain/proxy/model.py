@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from onesteptrain.errors import ScoreError
+from onesteptrain.errors import ModelError, ScoreError
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate
 
 Direction = Mapping[str, Tensor]
@@ -66,14 +67,20 @@ class Proxy:
         Args:
             batch: The samples.
             weights: Tensors to use in place of the parameters of these names (for forward-mode differentiation).
+
+        Raises:
+            ModelError: the model does not give one row of logits for each token.
         """
         predicts = torch.zeros_like(batch.answer)
         predicts[:, :-1] = batch.answer[:, 1:]  # the logits at t predict the token at t + 1
-        arguments = {**batch.inputs, "use_cache": False, "logits_to_keep": predicts}
+        arguments = {**batch.inputs, "use_cache": False}
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            arguments["logits_to_keep"] = predicts
         if weights is None:
             logits = self.model(**arguments).logits
         else:
             logits = torch.func.functional_call(self.model, dict(weights), args=(), kwargs=arguments).logits
+        logits = _at(predicts, logits)
         wide = torch.promote_types(logits.dtype, torch.float32)
         targets = batch.inputs["input_ids"][:, 1:][predicts[:, :-1]]
         losses = nn.functional.cross_entropy(logits.to(wide), targets, reduction="none")
@@ -120,6 +127,18 @@ class Proxy:
     def _drop_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
+
+
+def _at(positions: Bool[Tensor, "sample token"], logits: Tensor) -> Float[Tensor, "answer_token vocabulary"]:
+    """Logits of some positions; most models have left out the others already, a few cannot."""
+    if logits.shape[:-1] == positions.shape:
+        return logits[positions]
+    if logits.ndim != 2 or len(logits) != int(positions.sum()):  # rows and vocabulary
+        raise ModelError(
+            f"the model gives logits of shape {tuple(logits.shape)} for tokens of shape {tuple(positions.shape)}; "
+            "it rearranges tokens, so its answers cannot be found: choose another proxy"
+        )
+    return logits
 
 
 def in_batches(samples: Sequence[Encoded], batch_size: int) -> list[list[int]]:
