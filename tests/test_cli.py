@@ -380,7 +380,9 @@ def undisturbed() -> bytes:
 def stopped_by(number: int, run: Path) -> subprocess.Popen:
     """A real process, sent a signal as soon as its first shard is on disk."""
     arguments = [str(part) for part in world().scoring(run, pool=long_pool(), **STOPPED)]
-    code = "import sys; from onesteptrain.cli import main; sys.exit(main(sys.argv[1:]))"
+    # a job in the background of a shell is started deaf to Ctrl-C, and hands that down to its children
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; import sys; from onesteptrain.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *arguments]
     process = subprocess.Popen(command, env=ON_A_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(run.glob("shards.part/*.parquet")):
