@@ -9,9 +9,9 @@ import pytest
 from math_verify import parse, verify
 from scipy.optimize import brentq
 
+from onesteptrain.answers import same_answer
 from onesteptrain.errors import ConfigError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate, extract_answer, is_correct, read_benchmark
-from onesteptrain.evaluation.equivalence import same_answer
 from onesteptrain.evaluation.evaluating import write_evaluation
 from onesteptrain.evaluation.generation import end_tokens, generate
 from onesteptrain.evaluation.summary import wilson

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ class Question:
 
     fields: Mapping[str, object] = field(default_factory=dict)
     """The row's other columns (skill, level, ...)."""
+
+    check: Callable[[str], bool] | None = None
+    """Whether a stated answer is right, where the benchmark has a rule of its own; else `same_answer` decides."""
 
 
 def read_benchmark(path: str | Path, *, image_root: str | Path | None = None) -> list[Question]:

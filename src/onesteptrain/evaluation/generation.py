@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,23 +25,43 @@ class Reply(NamedTuple):
     """It ended by itself; otherwise the limit of new tokens cut it off."""
 
 
-def generate(
+def generate(  # noqa: PLR0913  the parts of one request
     proxy: Proxy,
     conversations: Sequence[Sequence[Turn]],
     *,
     max_new_tokens: int,
     batch_size: int,
+    known: Mapping[int, Reply | str] | None = None,
+    keep: Callable[[Mapping[int, Reply | str]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Reply | str]:
-    """The next assistant turn of each conversation, or the reason why there is none, in the order given."""
-    replies: list[Reply | str] = []
+    """The next assistant turn of each conversation, or the reason why there is none, in the order given.
+
+    Args:
+        proxy: The model.
+        conversations: What it answers, each up to the answer.
+        max_new_tokens: Longest reply.
+        batch_size: Conversations in one pass.
+        known: Replies from an earlier call, by position; a batch is skipped when all of it is known, so that the
+            batches, and with them the replies, are those of a call without interruption.
+        keep: Given the replies of each batch by position, as soon as they are there.
+        progress: Told the replies that are there and the conversations in all.
+    """
+    replies = dict(known or {})
     window = _WINDOW * batch_size  # sorted by length inside, so that little is padded; only its images are in memory
     for start in range(0, len(conversations), window):
-        prompts = [_prompt(proxy, turns) for turns in conversations[start : start + window]]
-        replies += _answered(proxy, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
-        if progress is not None:
-            progress(len(replies), len(conversations))
-    return replies
+        places = range(start, min(start + window, len(conversations)))
+        if all(place in replies for place in places):
+            continue
+        prompts = [_prompt(proxy, conversations[place]) for place in places]
+        for batch in _answered(proxy, prompts, max_new_tokens, batch_size, {place - start for place in replies}):
+            found = {start + place: reply for place, reply in batch.items()}
+            replies.update(found)
+            if keep is not None:
+                keep(found)
+            if progress is not None:
+                progress(len(replies), len(conversations))
+    return [replies[place] for place in range(len(conversations))]
 
 
 def end_tokens(proxy: Proxy) -> list[int]:
@@ -59,15 +79,18 @@ def end_tokens(proxy: Proxy) -> list[int]:
 
 
 def _answered(
-    proxy: Proxy, prompts: Sequence[Encoded | str], *, max_new_tokens: int, batch_size: int
-) -> list[Reply | str]:
-    usable = [prompt for prompt in prompts if isinstance(prompt, Encoded)]
-    found: dict[int, Reply] = {}
-    for indices in in_batches(usable, batch_size):
-        batch = _generate(proxy, [usable[index] for index in indices], max_new_tokens)
-        found.update(zip(indices, batch, strict=True))
-    places = iter(range(len(usable)))
-    return [found[next(places)] if isinstance(prompt, Encoded) else prompt for prompt in prompts]
+    proxy: Proxy, prompts: Sequence[Encoded | str], max_new_tokens: int, batch_size: int, known: set[int]
+) -> Iterator[dict[int, Reply | str]]:
+    """The replies of each batch that is not known as a whole, by position; first the prompts that have a reason."""
+    refused = {place: prompt for place, prompt in enumerate(prompts) if isinstance(prompt, str)}
+    if not refused.keys() <= known:
+        yield dict(refused)
+    usable = [(place, prompt) for place, prompt in enumerate(prompts) if isinstance(prompt, Encoded)]
+    for indices in in_batches([prompt for _, prompt in usable], batch_size):
+        batch = [usable[index] for index in indices]
+        if any(place not in known for place, _ in batch):
+            replies = _generate(proxy, [prompt for _, prompt in batch], max_new_tokens)
+            yield dict(zip((place for place, _ in batch), replies, strict=True))
 
 
 def _prompt(proxy: Proxy, turns: Sequence[Turn]) -> Encoded | str:

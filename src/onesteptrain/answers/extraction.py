@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from onesteptrain.evaluation.equivalence import is_bare_value, same_answer
+from onesteptrain.answers.equivalence import is_bare_value, same_answer
 
 _STATED = re.compile(r"\banswers?\b[^\n]{0,60}?(?:\b(?:is|are)\b\s*[:=]?|[:=])[\s*]*", re.IGNORECASE)
 _HASHES = re.compile(r"####\s*")

@@ -1,0 +1,121 @@
+"""MathVista: choices, integers, decimals of a given precision, and lists.
+
+Columns: `pid`, `question`, `image` (path), `decoded_image`, `choices` (list of texts or nothing), `unit`, `precision`,
+`answer` (of a choice its text), `question_type` (multi_choice, free_form), `answer_type` (text, integer, float, list),
+`metadata` (category, context, grade, language, skills, source, task, ...), `query`. The split `test` has no answers.
+
+Source: Lu et al., arXiv:2310.02255; data set AI4Math/MathVista; code lupantech/MathVista, `calculate_score.py`, whose
+rules are followed here once the answer is found. The official code asks a language model to find it; here a reply
+counts by what it states, and one that states nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import string
+from collections.abc import Mapping, Sequence
+
+from onesteptrain.answers import same_answer
+from onesteptrain.errors import PoolError
+from onesteptrain.evaluation.benchmark import Question
+from onesteptrain.evaluation.suites.columns import REASON, asked, image_of, text_of, texts_of
+from onesteptrain.evaluation.suites.suite import Row, Suite
+
+_ENDINGS = {
+    "text": f"{REASON} the letter of the right option.",
+    "integer": f"{REASON} an integer alone.",
+    "float": f"{REASON} a number alone, with DECIMALS.",
+    "list": f"{REASON} a list such as [1, 2].",
+}
+_FIELDS = ("category", "context", "grade", "language", "skills", "source", "task")
+_NUMBER = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?|[-−]?\.\d+")
+_LETTER = re.compile(r"(?:option|choice)?\s*\(?([A-Za-z])\)?[.):]?(?:\s+\S.*)?", re.IGNORECASE | re.DOTALL)
+
+
+def question(row: Row) -> Question:
+    """One row as a question.
+
+    Raises:
+        PoolError: the row is not in the benchmark's schema.
+    """
+    kind, choices, answer = text_of(row, "answer_type"), texts_of(row, "choices"), text_of(row, "answer")
+    if kind not in _ENDINGS or (choices and answer not in choices):
+        raise PoolError(
+            f"{row.where}: answer_type is {kind!r} and the answer {answer!r} of the choices {choices}; "
+            f"needed is one of {', '.join(_ENDINGS)}, and an answer that stands among the choices"
+        )
+    unit = row.columns.get("unit")
+    text = text_of(row, "question") + (f" (Unit: {unit})" if unit else "")
+    decimals = _precision(row) if kind == "float" else 0
+    ending = _ENDINGS["text" if choices else kind].replace(
+        "DECIMALS", f"{decimals} decimal place{'s'[: decimals != 1]}"
+    )
+    metadata = row.columns.get("metadata")
+    plain = {name: metadata[name] for name in _FIELDS if name in metadata} if isinstance(metadata, Mapping) else {}
+    return Question(
+        uid=text_of(row, "pid"),
+        turns=asked(image_of(row, "decoded_image", "image"), text, choices, ending),
+        answer=answer,
+        fields={"question_type": "multi_choice" if choices else "free_form", "answer_type": kind, **plain},
+        check=functools.partial(is_right, answer, choices=choices, kind=kind, decimals=decimals),
+    )
+
+
+def is_right(answer: str, stated: str, *, choices: Sequence[str], kind: str, decimals: int) -> bool:
+    """Whether a stated answer is right by the benchmark's rules.
+
+    A choice is told by its letter, else by the text that is nearest in edit distance. An integer is cut off at the
+    point and a decimal rounded, as `int(float(x))` and `round(float(x), precision)` do; one number in the statement
+    may have a unit. What is no plain number, such as a fraction, is compared by its meaning.
+    """
+    if choices:
+        return chosen(stated, choices) == answer
+    if kind == "list":
+        return _values(stated) == _values(answer)
+    numbers = _NUMBER.findall(stated)
+    if kind in ("integer", "float") and len(numbers) == 1 and not re.search(r"[/^\\*+=]", stated):
+        found, gold = (float(number.replace(",", "").replace("−", "-")) for number in (numbers[0], answer))
+        return int(found) == int(gold) if kind == "integer" else round(found, decimals) == round(gold, decimals)
+    return same_answer(stated, answer)
+
+
+def chosen(stated: str, choices: Sequence[str]) -> str:
+    """The choice that a statement means."""
+    inside = re.findall(r"\(([a-zA-Z])\)", stated)
+    whole = _LETTER.fullmatch(stated.strip()) if stated.strip() not in choices else None
+    letter = inside[0] if inside else whole.group(1) if whole is not None else ""
+    place = string.ascii_uppercase.find(letter.upper()) if letter else -1
+    if 0 <= place < len(choices):
+        return choices[place]
+    return min(choices, key=lambda choice: edit_distance(stated, choice))
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Fewest characters to insert, delete or replace to make one text the other (Levenshtein)."""
+    before = list(range(len(second) + 1))
+    for row, left in enumerate(first, 1):
+        now = [row]
+        for column, right in enumerate(second, 1):
+            now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (left != right)))
+        before = now
+    return before[-1]
+
+
+def _precision(row: Row) -> int:
+    value = row.columns.get("precision")
+    if isinstance(value, int | float) and value == value and value >= 0:
+        return int(value)
+    raise PoolError(f"{row.where}: precision is {value!r}; a question for a decimal needs the number of its places")
+
+
+def _values(text: str) -> object:
+    """A Python list as numbers; what is none as it stands."""
+    try:
+        return [float(item) for item in ast.literal_eval(text.strip(" .$"))]
+    except (ValueError, SyntaxError, TypeError):
+        return text.replace(" ", "")
+
+
+SUITE = Suite("AI4Math/MathVista", ("testmini",), question)
