@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from onesteptrain.errors import PoolError, RunError
 from onesteptrain.finetuning import FinetuneOptions, finetune
@@ -68,3 +69,48 @@ def test_a_folder_of_somebody_elses_and_an_unusable_subset_are_refused_and_nothi
     with pytest.raises(RunError, match="exists"):
         train(tiny_checkpoint, rows_of(make_sample, 2), options(), tmp_path / "target", overwrite=True)
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["mine.txt"]
+
+
+def test_a_training_that_was_cut_off_continues_and_ends_with_the_same_weights(tiny_checkpoint, make_sample, tmp_path):
+    class CutError(Exception):
+        pass
+
+    def cut(step, steps):
+        if step == 6:
+            raise CutError
+
+    rows, asked = rows_of(make_sample, 4), options("language", steps=10)
+    whole = train(tiny_checkpoint, rows, asked, tmp_path / "whole")
+    with pytest.raises(CutError):
+        train(tiny_checkpoint, rows, asked, tmp_path / "target", progress=cut)
+    other = train(tiny_checkpoint, rows, options("language", steps=2), tmp_path / "other")
+    steps = []
+    resumed = train(tiny_checkpoint, rows, asked, tmp_path / "target", progress=lambda at, _: steps.append(at))
+    assert steps == [6, 7, 8, 9, 10]  # five were kept
+    assert (resumed.losses, resumed.tokens) == (whole.losses, whole.tokens)
+    tensors = [load_file(one.checkpoint / "model.safetensors") for one in (whole, resumed)]
+    assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "target", "whole"]
+    assert other.steps == 2
+
+
+def test_another_request_for_the_same_place_begins_anew(tiny_checkpoint, make_sample, tmp_path):
+    class CutError(Exception):
+        pass
+
+    def cut(step, steps):
+        raise CutError
+
+    with pytest.raises(CutError):
+        train(tiny_checkpoint, rows_of(make_sample, 4), options("language", steps=3), tmp_path / "target", progress=cut)
+    steps = []
+    more = rows_of(make_sample, 5)
+    train(
+        tiny_checkpoint,
+        more,
+        options("language", steps=3),
+        tmp_path / "target",
+        progress=lambda at, _: steps.append(at),
+    )
+    assert steps == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from torch.utils.data import Subset
+
 from onesteptrain.errors import SampleError
-from onesteptrain.pool import Sample, Unreadable
+from onesteptrain.pool import Pool, Sample, Unreadable
 from onesteptrain.proxy import Encoded, Encoder
 
 
@@ -26,6 +28,11 @@ class Encodings(Sequence[Encoded]):
         kept = self._kept.get(index)
         return kept if kept is not None else self._encoder.encode(self._samples[index])
 
+    @property
+    def uids(self) -> list[str]:
+        """Which samples these are, in order."""
+        return [sample.uid for sample in self._samples]
+
     def add(self, sample: Sample) -> None:
         """Take one more sample.
 
@@ -37,6 +44,38 @@ class Encodings(Sequence[Encoded]):
         if self._room > 0:
             self._kept[len(self)] = encoded
         self._samples.append(sample)
+
+
+class PoolEncodings:
+    """Rows of a pool, each encoded when it is first asked for; several trainings take theirs from here."""
+
+    def __init__(self, encoder: Encoder, pool: Pool) -> None:
+        self._pool = pool
+        self._encodings = Encodings(encoder)
+        self._places: dict[int, int] = {}
+        self._refused: dict[int, tuple[str, str]] = {}
+
+    def take(self, rows: Sequence[int]) -> tuple[Sequence[Encoded], dict[str, str]]:
+        """Some rows, in the order given.
+
+        Returns:
+            The samples that can be encoded, and the reason of each that cannot be, by uid.
+        """
+        missing = set(rows) - self._places.keys() - self._refused.keys()
+        for sample in self._pool.rows(min(missing), max(missing) + 1) if missing else ():
+            if sample.row in missing:
+                self._add(sample)
+        chosen: Any = Subset(self._encodings, [self._places[row] for row in rows if row in self._places])  # type: ignore[arg-type]
+        return chosen, dict(self._refused[row] for row in rows if row in self._refused)
+
+    def _add(self, sample: Sample | Unreadable) -> None:
+        try:
+            if isinstance(sample, Unreadable):
+                raise SampleError(sample.reason)
+            self._encodings.add(sample)
+            self._places[sample.row] = len(self._encodings) - 1
+        except SampleError as error:
+            self._refused[sample.row] = (sample.uid, str(error))
 
 
 def encode_all(encoder: Encoder, samples: Iterable[Sample | Unreadable]) -> tuple[Encodings, dict[str, str]]:

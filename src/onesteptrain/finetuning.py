@@ -1,6 +1,6 @@
 """Fine-tune a model on the answers of some samples: the one training loop of warm-up and target training.
 
-The loop is the Trainer of Hugging Face. The loss is the one that samples are scored with: the mean over all answer
+The loop is TRL's SFTTrainer. The loss is the one that samples are scored with: the mean over all answer
 tokens of an optimizer step, whatever way the step is cut into batches. Rows are seen in shuffled passes that depend on
 the seed alone, and a batch may cross from one pass into the next, so that every step but the last is full.
 """
@@ -8,11 +8,13 @@ the seed alone, and a batch may cross from one pass into the next, so that every
 from __future__ import annotations
 
 import contextlib
+import copy
+import json
 import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,19 +22,23 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import transformers
+from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import Subset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.proxy import Batch, Encoded, Proxy
 from onesteptrain.proxy.encoding import collate
+from onesteptrain.runs import write_json
 
 Progress = Callable[[int, int], None]
 """Called after each optimizer step with the steps done and the steps in all."""
 
 _IGNORED = -100
+_BOOKS = "ledger.json"
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class FinetuneResult(NamedTuple):
         return sum(last) / len(last)
 
 
-def finetune(
+def finetune(  # noqa: PLR0913  the parts of one request
     proxy: Proxy,
     samples: Sequence[Encoded],
     options: FinetuneOptions,
@@ -122,6 +128,7 @@ def finetune(
     workdir: Path | None = None,
     keep_moments: bool = False,
     progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuneResult:
     """Train the parameters in scope, in place; everything else about the model is left as it was found.
 
@@ -132,6 +139,7 @@ def finetune(
         workdir: Folder for ten intermediate checkpoints; a run that was cut off there goes on from the last.
         keep_moments: Give back Adam's second moments.
         progress: Told after each step.
+        callbacks: Told of every event of the trainer.
 
     Raises:
         ConfigError: there are no samples, or the Trainer cannot run on the model's device.
@@ -145,13 +153,15 @@ def finetune(
             proxy.model.activation_checkpointing_enable({"use_reentrant": False})
         folder = workdir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         arguments = _arguments(proxy, options, folder, rows=len(order), keep=workdir is not None)
-        rows: Any = Subset(samples, order)  # type: ignore[arg-type]  # a sequence is all that it needs
-        trainer = _AnswerTrainer(proxy, rows, arguments, autocast=_autocasts(proxy, options), progress=progress)
-        started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))  # type: ignore[no-untyped-call]
-        seconds = time.perf_counter() - started
+        ledger = _Ledger(proxy, samples, progress)
+        trainer = _AnswerTrainer(proxy, order, arguments, ledger, autocast=_autocasts(proxy, options))
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        last = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
+        ledger.open(last)
+        trainer.train(resume_from_checkpoint=last)
         moments = _second_moments(proxy, trainer) if keep_moments else {}
-    return FinetuneResult(arguments.max_steps, seconds, trainer.ledger.losses, trainer.ledger.tokens, moments)
+    return FinetuneResult(arguments.max_steps, ledger.seconds, ledger.losses, ledger.tokens, moments)
 
 
 def sample_order(rows: int, seen: int, *, seed: int) -> list[int]:
@@ -171,19 +181,23 @@ def _rows_seen(rows: int, options: FinetuneOptions) -> int:
     return max(1, round(options.epochs * rows))
 
 
-class _AnswerTrainer(Trainer):
-    """The Trainer with the loss of `Proxy.token_losses`, and without what costs time at every step."""
+class _AnswerTrainer(SFTTrainer):
+    """TRL's trainer with the loss of `Proxy.token_losses`, and without what costs time at every step."""
 
     def __init__(
-        self, proxy: Proxy, samples: Any, arguments: TrainingArguments, *, autocast: bool, progress: Progress | None
+        self, proxy: Proxy, order: Sequence[int], arguments: SFTConfig, ledger: _Ledger, *, autocast: bool
     ) -> None:
-        self.ledger = _Ledger(proxy, progress)
-        self._proxy = proxy
-        self._autocast = autocast
-        super().__init__(model=proxy.model, args=arguments, data_collator=self.ledger.collate, train_dataset=samples)
-        self.model_accepts_loss_kwargs = True  # so that the Trainer counts the answer tokens of the whole step
+        self._proxy, self._ledger, self._autocast = proxy, ledger, autocast
+        super().__init__(
+            model=proxy.model,
+            args=arguments,
+            data_collator=ledger.collate,
+            train_dataset=Dataset.from_dict({"sample": order}),  # places; the collator encodes them
+            processing_class=proxy.encoder.processor,
+        )
+        self.model_accepts_loss_kwargs = True  # so that the trainer counts the answer tokens of the whole step
         self.remove_callback(PrinterCallback)
-        self.add_callback(self.ledger)
+        self.add_callback(ledger)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -195,7 +209,7 @@ class _AnswerTrainer(Trainer):
         with torch.autocast(self._proxy.device.type, torch.bfloat16, enabled=self._autocast):
             losses = replace(self._proxy, model=model).token_losses(batch)
         loss = losses.loss.sum() / num_items_in_batch
-        self.ledger.note(loss.item())
+        self._ledger.note(loss.item(), tokens=int(batch.inputs["attention_mask"].sum()))
         return (loss, losses) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -204,31 +218,52 @@ class _AnswerTrainer(Trainer):
 
 
 class _Ledger(TrainerCallback):
-    """Keeps the losses and counts the tokens of a training; refuses a loss that is not finite."""
+    """Keeps the losses, tokens and seconds of a training, across a cut too; refuses a loss that is not finite."""
 
-    def __init__(self, proxy: Proxy, progress: Progress | None) -> None:
+    def __init__(self, proxy: Proxy, samples: Sequence[Encoded], progress: Progress | None) -> None:
         self.losses: list[float] = []
         self.tokens = 0
         self._parts: list[float] = []
+        self._samples = samples
         self._pad = proxy.encoder.processor.tokenizer.pad_token_id
         self._progress = progress
+        self._seconds_before, self._opened = 0.0, time.perf_counter()
 
-    def collate(self, samples: Sequence[Encoded]) -> dict[str, Tensor]:
-        """Pad samples to one batch; labels are -100 wherever the assistant did not write."""
-        self.tokens += sum(sample.tokens for sample in samples)
+    @property
+    def seconds(self) -> float:
+        """Time in the loop so far, that before a cut included."""
+        return self._seconds_before + time.perf_counter() - self._opened
+
+    def open(self, checkpoint: str | None) -> None:
+        """Take up the books where a checkpoint left them, and start the clock."""
+        file = Path(checkpoint or "", _BOOKS)
+        if checkpoint is not None and file.is_file():  # it is not there if the cut fell between the two
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            self.losses, self.tokens, self._seconds_before = kept["losses"], kept["tokens"], kept["seconds"]
+        self._opened = time.perf_counter()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the books with a checkpoint."""
+        kept = {"losses": self.losses, "tokens": self.tokens, "seconds": self.seconds}
+        write_json(Path(args.output_dir, f"checkpoint-{state.global_step}", _BOOKS), kept)
+
+    def collate(self, places: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
+        """Encode samples and pad them to one batch; labels are -100 wherever the assistant did not write."""
+        samples = [self._samples[place["sample"]] for place in places]
         batch = collate(samples, pad_token_id=self._pad)
         labels = batch.inputs["input_ids"].masked_fill(~batch.answer, _IGNORED)
         labels[:, 0] = _IGNORED  # nothing predicts the first token
         return {**batch.inputs, "labels": labels}
 
-    def note(self, loss: float) -> None:
-        """Take note of the loss of one batch, before its backward pass."""
+    def note(self, loss: float, *, tokens: int) -> None:
+        """Take note of the loss and tokens of one batch, before its backward pass."""
         if not math.isfinite(loss):
             raise ScoreError(
                 f"the loss of training step {len(self.losses) + 1} is {loss}; "
                 "lower the learning rate, or load the weights in float32"
             )
         self._parts.append(loss)
+        self.tokens += tokens
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the books of one optimizer step."""
@@ -238,9 +273,9 @@ class _Ledger(TrainerCallback):
             self._progress(state.global_step, state.max_steps)
 
 
-def _arguments(proxy: Proxy, options: FinetuneOptions, folder: Path, *, rows: int, keep: bool) -> TrainingArguments:
+def _arguments(proxy: Proxy, options: FinetuneOptions, folder: Path, *, rows: int, keep: bool) -> SFTConfig:
     steps = math.ceil(rows / (options.batch_size * options.gradient_accumulation))
-    arguments = TrainingArguments(
+    arguments = SFTConfig(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=options.batch_size,
@@ -257,6 +292,10 @@ def _arguments(proxy: Proxy, options: FinetuneOptions, folder: Path, *, rows: in
         save_total_limit=1,
         use_cpu=proxy.device.type == "cpu",
         remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        bf16=False,  # `compute_loss` casts by itself; left out, TRL would switch it on
+        activation_checkpointing=False,  # switched on by `finetune`, which switches it off again
         dataloader_pin_memory=False,
         disable_tqdm=True,
         logging_strategy="no",
@@ -268,7 +307,7 @@ def _arguments(proxy: Proxy, options: FinetuneOptions, folder: Path, *, rows: in
     return arguments
 
 
-def _check_device(proxy: Proxy, arguments: TrainingArguments) -> None:
+def _check_device(proxy: Proxy, arguments: SFTConfig) -> None:
     if arguments.world_size > 1:
         raise ConfigError(f"training runs in one process, and {arguments.world_size} were started; start one")
     if proxy.device != torch.empty(0, device=arguments.device).device:
@@ -276,7 +315,7 @@ def _check_device(proxy: Proxy, arguments: TrainingArguments) -> None:
             f"the model is on {proxy.device} and training would move it to {arguments.device}; "
             "choose a GPU with CUDA_VISIBLE_DEVICES instead of --device"
         )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer would split batches over all GPUs that it sees
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else the trainer would split batches over all GPUs that it sees
 
 
 def _autocasts(proxy: Proxy, options: FinetuneOptions) -> bool:
@@ -285,7 +324,7 @@ def _autocasts(proxy: Proxy, options: FinetuneOptions) -> bool:
     return options.autocast == "bfloat16"
 
 
-def _second_moments(proxy: Proxy, trainer: Trainer) -> dict[str, Tensor]:
+def _second_moments(proxy: Proxy, trainer: SFTTrainer) -> dict[str, Tensor]:
     """Adam's exp_avg_sq / (1 - beta2**t); zero where no step gave a gradient."""
     moments = {}
     beta = trainer.args.adam_beta2
@@ -299,10 +338,13 @@ def _second_moments(proxy: Proxy, trainer: Trainer) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _left_as_found(model: Any) -> Iterator[None]:
-    """Undo what the Trainer changes besides the weights: mode, cache, random numbers, log level."""
-    mode, config, verbosity = model.training, dict(vars(model.config)), transformers.logging.get_verbosity()
+    """Undo what the trainer changes besides the weights: mode, configuration, head, random numbers, log level."""
+    mode, verbosity = model.training, transformers.logging.get_verbosity()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     checkpointed = model.is_activation_checkpointing
+    configs = [model.config, model.config.get_text_config(), model.generation_config]
+    before = [copy.deepcopy(vars(config)) for config in configs]
+    forward = vars(model).get("forward")
     try:
         with torch.random.fork_rng():
             yield
@@ -310,11 +352,20 @@ def _left_as_found(model: Any) -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        if "use_cache" in config:
-            model.config.use_cache = config["use_cache"]
-        else:
-            vars(model.config).pop("use_cache", None)
+        _put_back(configs, before)
+        vars(model).pop("forward", None)  # the loss head that SFTTrainer puts in front
+        if forward is not None:
+            model.forward = forward
         if model.is_activation_checkpointing and not checkpointed:
             model.activation_checkpointing_disable()
         model.zero_grad()
         model.train(mode)
+
+
+def _put_back(configs: Sequence[Any], before: Sequence[dict[str, Any]]) -> None:
+    """Give configurations their values back; those that are configurations themselves stay the objects they are."""
+    for config, values in zip(configs, before, strict=True):
+        now = vars(config)
+        for name in now.keys() - values.keys():
+            del now[name]
+        now.update({name: value for name, value in values.items() if not hasattr(value, "to_dict")})

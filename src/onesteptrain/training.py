@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import hashlib
+import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from onesteptrain.encodings import encode_all
+from onesteptrain.encodings import Encodings, encode_all
 from onesteptrain.errors import PoolError
 from onesteptrain.finetuning import FinetuneOptions, Progress, finetune
 from onesteptrain.folders import whole_folder
 from onesteptrain.pool import Sample, Unreadable
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.runs import write_json
+from onesteptrain.runs import fingerprint, write_json
 
 FACTS = "train.json"
 
@@ -48,7 +52,7 @@ class TrainResult(NamedTuple):
 
     steps: int
     seconds: float
-    """Time in the training loop."""
+    """Time in the training loop, that before a cut included."""
 
     tokens: int
     """Tokens seen, image tokens included."""
@@ -68,6 +72,9 @@ def train(
 ) -> TrainResult:
     """Train a checkpoint on samples and write it as a new checkpoint folder, with `train.json` in it.
 
+    A tenth of the steps is the most that a kill can lose: the same request for the same place goes on from the last
+    tenth, which stands beside it in OUT.REQUEST.steps until the training is done.
+
     Raises:
         ModelError: the checkpoint cannot be loaded.
         PoolError: no row can be used.
@@ -80,7 +87,8 @@ def train(
         if not len(encodings):
             reason = next(iter(refused.values()), "there are none")
             raise PoolError(f"none of the {len(refused)} rows can be trained on ({reason}); give another subset")
-        result = finetune(target, encodings, options.finetune, progress=progress)
+        steps = out.with_name(f"{out.name}.{_request(checkpoint, encodings, options)}.steps")
+        result = finetune(target, encodings, options.finetune, workdir=steps, progress=progress)
         target.save(part)
         done = TrainResult(
             out, len(encodings), refused, result.steps, result.seconds, tokens=result.tokens, losses=result.losses
@@ -89,4 +97,12 @@ def train(
         del facts["checkpoint"]
         facts["refused"] = len(refused)
         write_json(part / FACTS, {"options": dataclasses.asdict(options), **facts})
+    for left in out.parent.glob(f"{glob.escape(out.name)}.*.steps"):  # those of requests that were given up too
+        shutil.rmtree(left)
     return done
+
+
+def _request(checkpoint: str | Path, encodings: Encodings, options: TrainOptions) -> str:
+    """What sets one training apart from another, as a short hash: start, rows in their order, options."""
+    asked = [fingerprint(checkpoint), encodings.uids, dataclasses.asdict(options)]
+    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=4).hexdigest()
