@@ -2,16 +2,19 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from onesteptrain.errors import PoolError, RunError
+from onesteptrain.errors import ConfigError, ModelError, PoolError, RunError
 from onesteptrain.finetuning import FinetuneOptions
 from onesteptrain.pool import Unreadable
-from onesteptrain.proxy import ScopeOptions, load_proxy
+from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.steps import locate_checkpoints, make_setting
 from onesteptrain.utility import read_preconditioner
+from onesteptrain.utility.checkpoints import read_checkpoint
 from onesteptrain.warmup import WarmupOptions, draw, warm_up
 
 TRAINING = FinetuneOptions(steps=3, batch_size=2, learning_rate=1e-3)
@@ -96,3 +99,63 @@ def test_an_earlier_warm_up_is_only_replaced_when_asked(tiny_checkpoint, make_sa
     assert (tmp_path / "warm" / "warmup.json").read_text() == before
     warm_up(proxy, rows_of(make_sample, 2), options, tmp_path / "warm", overwrite=True)
     assert (tmp_path / "warm" / "warmup.json").read_text() != before
+
+
+@pytest.mark.parametrize("scope", ["all", "lora"])
+def test_checkpoints_are_evenly_spaced_states_of_the_same_training(tiny_checkpoint, make_sample, tmp_path, scope):
+    options = ScopeOptions(scope, last_layers=1)
+    plain, kept = (load_proxy(tiny_checkpoint, options) for _ in range(2))
+    training = replace(TRAINING, steps=7, schedule="linear", rise_share=0)
+    rows = rows_of(make_sample, 4)
+    warm_up(plain, rows, WarmupOptions(share=1.0, finetune=training), tmp_path / "plain")
+    warm_up(kept, rows, WarmupOptions(share=1.0, finetune=training, checkpoints=3), tmp_path / "kept")
+    folders = locate_checkpoints(str(tmp_path / "kept"))
+    checkpoints = [read_checkpoint(folder, kept) for folder in folders]
+    assert [folder.name for folder in folders] == ["3", "5", "7"]  # thirds of 7, rounded up
+    assert [one.step for one in checkpoints] == [3, 5, 7]
+    rates = [1e-3 * (1 - step / 7) for step in range(7)]  # a linear fall from the peak
+    means = [sum(rates[:3]) / 3, sum(rates[3:5]) / 2, sum(rates[5:]) / 2]
+    assert [one.learning_rate for one in checkpoints] == pytest.approx(means, rel=1e-12)  # float64 round-off
+    moments = load_file(tmp_path / "kept" / "second_moments.safetensors")
+    for name, value in kept.parameters.items():
+        assert torch.equal(value, plain.parameters[name])  # to keep states changes nothing
+        assert torch.equal(value, checkpoints[-1].weights[name])
+        assert torch.equal(checkpoints[-1].second_moments[name] / (1 - 0.999**7), moments[name])
+    assert any((one.first_moments[name] < 0).any() for one in checkpoints for name in kept.parameters)
+    assert all((one.second_moments[name] >= 0).all() for one in checkpoints for name in kept.parameters)
+    assert not torch.equal(*(torch.cat([v.flatten() for v in one.weights.values()]) for one in checkpoints[:2]))
+
+
+def test_without_checkpoints_a_warm_up_keeps_none(tiny_checkpoint, make_sample, tmp_path):
+    proxy = load_proxy(tiny_checkpoint, ScopeOptions("last", last_layers=1))
+    warm_up(proxy, rows_of(make_sample, 2), WarmupOptions(share=1.0, finetune=TRAINING), tmp_path / "warm")
+    assert {path.name for path in (tmp_path / "warm").iterdir()} == {
+        "model",
+        "second_moments.safetensors",
+        "warmup.json",
+    }
+    assert locate_checkpoints(str(tmp_path / "warm")) == []
+
+
+def test_more_checkpoints_than_steps_are_refused_and_nothing_is_written(tiny_checkpoint, make_sample, tmp_path):
+    proxy = load_proxy(tiny_checkpoint, ScopeOptions("last", last_layers=1))
+    options = WarmupOptions(share=1.0, finetune=TRAINING, checkpoints=4)
+    with pytest.raises(ConfigError, match="4 checkpoints were asked for and the warm-up has 3 steps"):
+        warm_up(proxy, rows_of(make_sample, 2), options, tmp_path / "warm")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="checkpoints is -1"):
+        WarmupOptions(checkpoints=-1)
+
+
+def test_a_setting_made_from_a_warm_up_has_its_checkpoints_in_the_order_of_their_steps(
+    tiny_checkpoint, make_sample, tmp_path
+):
+    scope = ScopeOptions("last", last_layers=1)
+    options = WarmupOptions(share=1.0, finetune=replace(TRAINING, steps=11), checkpoints=11)
+    warm_up(load_proxy(tiny_checkpoint, scope), rows_of(make_sample, 2), options, tmp_path / "warm")
+    setting = make_setting(str(tmp_path / "warm"), (scope, LoadOptions()), [], seed=0)
+    assert [int(folder.name) for folder in setting.checkpoints] == list(range(1, 12))  # 10 comes after 9
+    broken = setting.checkpoints[0]
+    (broken / "first_moments.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no first_moments\.safetensors"):
+        read_checkpoint(broken, setting.proxy)

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
 import torch
 
-from onesteptrain.methods import Method, Setting, installed, method_class
+from onesteptrain.methods import Method, installed, method_class
 from onesteptrain.pool import ImageRef, Sample, Turn
-from onesteptrain.proxy import LoadOptions, load_proxy
-from tests.building import checkpoint, sample
+from tests.building import sample
+from tests.methods.setups import default_setting, proxy, setup
 
 SAMPLES = [sample(row, images=row % 2) for row in range(7)]
 METHODS = list(installed())
 
 
-@functools.cache
-def setting(seed: int = 0) -> Setting:
-    proxy = load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(max_tokens=4096))
-    return Setting(proxy, [sample(row) for row in range(30, 34)], None, seed)
-
-
 def scores(name: str, samples, seed: int = 0) -> list[float]:
-    return [record.score for record in method_class(name)().prepare(setting(seed))(samples)]
+    method, setting = setup(name, seed)
+    return [record.score for record in method.prepare(setting)(samples)]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -58,7 +52,7 @@ def test_same_seed_gives_the_same_bits(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_proxy_is_left_as_found(name):
-    model = setting().proxy.model
+    model = proxy().model
     before = {key: value.clone() for key, value in model.state_dict().items()}
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     scores(name, SAMPLES)
@@ -70,7 +64,7 @@ def test_the_proxy_is_left_as_found(name):
 def test_a_sample_that_cannot_be_scored_has_a_reason_and_the_others_their_score():
     broken = ImageRef(b"\x89PNG\r\n broken", "broken.png")
     bad = Sample("bad", 1, (Turn("user", (broken, "What is it?")), Turn("assistant", ("7",))))
-    records = method_class("one_step")().prepare(setting())([SAMPLES[0], bad, SAMPLES[1]])
+    records = method_class("one_step")().prepare(default_setting())([SAMPLES[0], bad, SAMPLES[1]])
     assert records[1].score is None
     assert "broken.png" in records[1].reason
     np.testing.assert_allclose([records[0].score, records[2].score], scores("one_step", SAMPLES[:2]), rtol=2e-2)

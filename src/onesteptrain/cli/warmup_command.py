@@ -22,6 +22,7 @@ def warmup(  # noqa: PLR0913  one parameter an option
     proxy: str,
     out: Path,
     share: float = 0.05,
+    checkpoints: int = 0,
     finetune: Annotated[FinetuneOptions, Flat] = FinetuneOptions(),
     reading: Annotated[PoolOptions, Flat] = PoolOptions(),
     scope: Annotated[ScopeOptions, Flat] = ScopeOptions(),
@@ -36,6 +37,7 @@ def warmup(  # noqa: PLR0913  one parameter an option
         proxy: Checkpoint folder or hub name of a small vision-language model.
         out: Folder to write; give it as --proxy to `ost score`.
         share: Share of the pool to train on.
+        checkpoints: States to keep on the way for --method less, evenly spaced, the last one at the end.
         finetune: How the proxy is trained.
         reading: How the pool is read.
         scope: Which parameters are trained.
@@ -44,7 +46,7 @@ def warmup(  # noqa: PLR0913  one parameter an option
         json: Print the result as JSON.
     """
     rows = reading.open(pool)
-    options = WarmupOptions(share=share, finetune=finetune)
+    options = WarmupOptions(share=share, finetune=finetune, checkpoints=checkpoints)
     with progress_bar("warm-up", "steps") as progress:
         result = warm_up(load_proxy(proxy, scope, loading), rows, options, out, overwrite=overwrite, progress=progress)
     lines = [

@@ -42,6 +42,9 @@ class Setting:
 
     seed: int = 0
 
+    checkpoints: Sequence[Path] = field(default_factory=tuple)
+    """Folders of the states that the proxy's warm-up went through, in order."""
+
     def need_proxy(self, method: str) -> Proxy:
         """The proxy.
 
@@ -62,10 +65,26 @@ class Setting:
             raise ConfigError(f"method {method!r} needs anchors and got none; give --anchors with at least one sample")
         return self.anchors
 
+    def need_checkpoints(self, method: str) -> Sequence[Path]:
+        """The checkpoints of the warm-up.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not self.checkpoints:
+            raise ConfigError(
+                f"method {method!r} needs checkpoints of the warm-up and got none; "
+                "warm up with `ost warmup --checkpoints 4` and give its folder as --proxy"
+            )
+        return self.checkpoints
+
 
 @runtime_checkable
 class Method(Protocol):
-    """One way to score samples."""
+    """One way to score samples.
+
+    A class attribute `uses_proxy = False` says that it needs neither proxy nor anchors; a comparison then loads none.
+    """
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Do the work that all samples share, such as the anchor gradient."""

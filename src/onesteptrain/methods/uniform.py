@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.pool import Sample
@@ -14,6 +15,8 @@ from onesteptrain.scores import Record
 @dataclass(frozen=True)
 class Random:
     """A uniform number in [0, 1) from the seed and the sample's uid, so that order and shards do not matter."""
+
+    uses_proxy: ClassVar[bool] = False
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Nothing is shared but the seed."""

@@ -2,10 +2,11 @@
 
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder
 from onesteptrain.proxy.loading import LoadOptions, load_proxy
-from onesteptrain.proxy.model import Proxy, TokenLosses, in_batches
+from onesteptrain.proxy.model import AnswerLogits, Proxy, TokenLosses, in_batches
 from onesteptrain.proxy.scope import Scope, ScopeOptions
 
 __all__ = [
+    "AnswerLogits",
     "Batch",
     "Encoded",
     "Encoder",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,21 @@ class TokenLosses(NamedTuple):
         return total / torch.bincount(self.sample, minlength=self.samples)
 
 
+class AnswerLogits(NamedTuple):
+    """What the model predicts where answer tokens stand, sample after sample, in reading order."""
+
+    logits: Float[Tensor, "answer_token vocabulary"]
+    """In float32 at least."""
+
+    target: Int[Tensor, " answer_token"]
+    """The token that stands there."""
+
+    sample: Int[Tensor, " answer_token"]
+    """Which sample of the batch each token belongs to."""
+
+    samples: int
+
+
 @dataclass(frozen=True)
 class Proxy:
     """A model, its encoder and the parameters that take the step."""
@@ -62,7 +77,13 @@ class Proxy:
         return collate(samples, pad_token_id=self.encoder.processor.tokenizer.pad_token_id).to(self.device, pixel_type)
 
     def token_losses(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> TokenLosses:
-        """Loss of each answer token; the vocabulary is only computed where an answer token is predicted.
+        """Loss of each answer token; arguments and errors are those of `answer_logits`."""
+        found = self.answer_logits(batch, weights)
+        losses = nn.functional.cross_entropy(found.logits, found.target, reduction="none")
+        return TokenLosses(losses, found.sample, found.samples)
+
+    def answer_logits(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> AnswerLogits:
+        """Logits of each answer token; the vocabulary is only computed where an answer token is predicted.
 
         Args:
             batch: The samples.
@@ -83,8 +104,7 @@ class Proxy:
         logits = _at(predicts, logits)
         wide = torch.promote_types(logits.dtype, torch.float32)
         targets = batch.inputs["input_ids"][:, 1:][predicts[:, :-1]]
-        losses = nn.functional.cross_entropy(logits.to(wide), targets, reduction="none")
-        return TokenLosses(losses, predicts.nonzero()[:, 0], batch.answer.shape[0])
+        return AnswerLogits(logits.to(wide), targets, predicts.nonzero()[:, 0], batch.answer.shape[0])
 
     def gradient(self, batches: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:
         """Mean sample loss over some batches, in nats a token, and its gradient.
@@ -108,21 +128,36 @@ class Proxy:
     @contextlib.contextmanager
     def shifted(self, direction: Direction, size: float) -> Iterator[None]:
         """The weights moved by size times a direction, and put back bit for bit."""
-        before = {name: self.parameters[name].detach().clone() for name in direction}
-        try:
+        with self._put_back(direction):
             with torch.no_grad():
                 for name, step in direction.items():
                     self.parameters[name].add_(step, alpha=size)
             yield
-        finally:
+
+    @contextlib.contextmanager
+    def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other values for some of the parameters in scope, such as a checkpoint's; the old ones are put back."""
+        with self._put_back(weights):
             with torch.no_grad():
-                for name, value in before.items():
+                for name, value in weights.items():
                     self.parameters[name].copy_(value)
+            yield
 
     def save(self, folder: Path) -> None:
         """Save weights (adapters alone, if there are any) and processor as a checkpoint folder."""
         self.model.save_pretrained(folder)
         self.encoder.processor.save_pretrained(folder)
+
+    @contextlib.contextmanager
+    def _put_back(self, names: Iterable[str]) -> Iterator[None]:
+        """Put some parameters back bit for bit, whatever the block does to them."""
+        before = {name: self.parameters[name].detach().clone() for name in names}
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in before.items():
+                    self.parameters[name].copy_(value)
 
     def _drop_gradients(self) -> None:
         for parameter in self.parameters.values():

@@ -1,0 +1,52 @@
+"""Loss: how badly the proxy predicts the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from onesteptrain.errors import ConfigError
+from onesteptrain.methods import Scorer, Setting
+from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.scores import Record
+from onesteptrain.utility.answers import answer_means, token_loss
+from onesteptrain.utility.encoded import records_of
+
+_LARGEST_EXPONENT = 709.0  # e to the 710 is no float64
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Mean loss of the answer tokens in one batched pass, or the perplexity that belongs to it."""
+
+    prefer: Literal["low", "high"] = "low"
+    """Which end is best: low keeps what the proxy finds likely, high what it finds hard."""
+
+    batch_size: int = 16
+    """Samples in one pass."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+
+    def prepare(self, setting: Setting, /) -> Scorer:
+        """Nothing is shared but the proxy."""
+        proxy = setting.need_proxy("loss")
+        return lambda samples: records_of(proxy.encoder, samples, lambda encoded: self._measure(proxy, encoded))
+
+    def _measure(self, proxy: Proxy, samples: Sequence[Encoded]) -> list[Record]:
+        losses = answer_means(proxy, samples, [token_loss], batch_size=self.batch_size)[:, 0].tolist()
+        return [self._record(sample, loss) for sample, loss in zip(samples, losses, strict=True)]
+
+    def _record(self, sample: Encoded, loss: float) -> Record:
+        if not math.isfinite(loss):
+            return Record(reason=f"its loss is {loss}; check the sample, or use float32")
+        columns = {
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < _LARGEST_EXPONENT else None,
+            "answer_tokens": int(sample.answer.sum()),
+            "tokens": sample.tokens,
+        }
+        return Record(-loss if self.prefer == "low" else loss, columns=columns)

@@ -1,0 +1,47 @@
+"""What one batched pass says of the answers of samples: means over answer tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from onesteptrain.proxy import AnswerLogits, Encoded, Proxy, in_batches
+
+TokenMeasure = Callable[[AnswerLogits], Float[Tensor, " answer_token"]]
+"""A number for each answer token."""
+
+
+@torch.no_grad()
+def answer_means(
+    proxy: Proxy, samples: Sequence[Encoded], measures: Sequence[TokenMeasure], *, batch_size: int
+) -> Float64[Tensor, "sample measure"]:
+    """Mean of some measures over the answer tokens of each sample, in one pass; summed in float64."""
+    means = torch.empty(len(samples), len(measures), dtype=torch.float64)
+    for indices in in_batches(samples, batch_size):
+        found = proxy.answer_logits(proxy.batch([samples[index] for index in indices]))
+        tokens = torch.stack([measure(found).cpu().double() for measure in measures], dim=1)
+        owner = found.sample.cpu()
+        totals = tokens.new_zeros(found.samples, len(measures)).index_add(0, owner, tokens)
+        means[indices] = totals / torch.bincount(owner, minlength=found.samples)[:, None]
+    return means
+
+
+def token_loss(found: AnswerLogits) -> Float[Tensor, " answer_token"]:
+    """Negative log-likelihood, in nats."""
+    return cross_entropy(found.logits, found.target, reduction="none")
+
+
+def token_error(found: AnswerLogits) -> Float[Tensor, " answer_token"]:
+    """Euclidean distance of the predicted chances from the token that stands there, between 0 and the root of 2.
+
+    Source: EL2N, Data Diet (arXiv:2107.07075), section 2.
+    """
+    others = found.logits.softmax(-1).scatter(1, found.target[:, None], 0.0)
+    # what a chance near 1 lacks has no digits left in 1 - p; the sum of the other chances has all
+    lacking = others.sum(-1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(torch.cat([others, lacking], dim=1), dim=1)
+    return lengths

@@ -1,0 +1,46 @@
+"""Samples as a method reads them: those that can be encoded, and the reasons of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onesteptrain.errors import AnchorError, SampleError
+from onesteptrain.pool import Sample
+from onesteptrain.proxy import Encoded, Encoder
+from onesteptrain.scores import Record
+
+
+def records_of(
+    encoder: Encoder, samples: Sequence[Sample], measure: Callable[[Sequence[Encoded]], Sequence[Record]]
+) -> list[Record]:
+    """Measure the samples that can be encoded, in one call; each other one gets its reason."""
+    encoded = [encode(encoder, sample) for sample in samples]
+    measured = iter(measure([one for one in encoded if isinstance(one, Encoded)]))
+    return [next(measured) if isinstance(one, Encoded) else Record(reason=one) for one in encoded]
+
+
+def encode(encoder: Encoder, sample: Sample) -> Encoded | str:
+    """The encoded sample, or the reason why there is none."""
+    try:
+        return encoder.encode(sample)
+    except SampleError as error:
+        return str(error)
+
+
+def anchor_groups(encoder: Encoder, anchors: Sequence[Sample], group_by: str | None) -> dict[str, list[Encoded]]:
+    """Encoded anchors by the value of a column, in alphabetical order; one nameless group where none is asked for.
+
+    Raises:
+        AnchorError: an anchor has no such column, or cannot be encoded.
+    """
+    groups: dict[str, list[Encoded]] = {}
+    for anchor in anchors:
+        if group_by is not None and anchor.fields.get(group_by) is None:
+            raise AnchorError(
+                f"anchor {anchor.uid!r} has no column {group_by!r}; it has {', '.join(anchor.fields) or 'none'}"
+            )
+        encoded = encode(encoder, anchor)
+        if isinstance(encoded, str):
+            raise AnchorError(f"anchor {anchor.uid!r} cannot be used: {encoded}; mend it, or draw other anchors")
+        groups.setdefault("" if group_by is None else str(anchor.fields[group_by]), []).append(encoded)
+    return dict(sorted(groups.items()))
