@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from onesteptrain.errors import AnchorError, ConfigError, SampleError, ScoreError
+from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
@@ -24,6 +24,7 @@ from onesteptrain.utility import (
     read_preconditioner,
     token_derivatives,
 )
+from onesteptrain.utility.encoded import anchor_groups, records_of
 
 _PROBES = 16
 
@@ -74,7 +75,7 @@ class OneStep:
         """
         proxy = setting.need_proxy("one_step")
         estimator = self._estimator(proxy)
-        groups = _encoded_groups(proxy, setting.need_anchors("one_step"), self.group_by)
+        groups = anchor_groups(proxy.encoder, setting.need_anchors("one_step"), self.group_by)
         preconditioner = {}
         if self.optimizer == "adam":
             if setting.second_moments is None:
@@ -114,20 +115,18 @@ class _FirstOrder:
     epsilons: Sequence[float]
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
-        encoded = [_encode(self.proxy, sample) for sample in samples]
-        records = iter(
-            token_derivatives(
-                self.proxy,
-                [one for one in encoded if isinstance(one, Encoded)],
-                [group.direction for group in self.anchors],
-                estimator=self.estimator,
-                epsilons=self.epsilons,
-                batch_size=self.options.batch_size,
-            )
+        return records_of(self.proxy.encoder, samples, self._measure)
+
+    def _measure(self, samples: Sequence[Encoded]) -> list[Record]:
+        measured = token_derivatives(
+            self.proxy,
+            samples,
+            [group.direction for group in self.anchors],
+            estimator=self.estimator,
+            epsilons=self.epsilons,
+            batch_size=self.options.batch_size,
         )
-        return [
-            self._record(one, *next(records)) if isinstance(one, Encoded) else Record(reason=one) for one in encoded
-        ]
+        return [self._record(sample, *found) for sample, found in zip(samples, measured, strict=True)]
 
     def _record(
         self, sample: Encoded, loss: Float64[Tensor, " token"], derivative: Float64[Tensor, "group token"]
@@ -152,23 +151,20 @@ class _Exact:
     preconditioner: Mapping[str, Tensor] = field(repr=False)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
-        return [self._record(sample) for sample in samples]
+        return records_of(self.proxy.encoder, samples, lambda encoded: [self._record(one) for one in encoded])
 
-    def _record(self, sample: Sample) -> Record:
-        encoded = _encode(self.proxy, sample)
-        if isinstance(encoded, str):
-            return Record(reason=encoded)
+    def _record(self, sample: Encoded) -> Record:
         try:
             loss, falls = exact_utility(
                 self.proxy,
-                encoded,
+                sample,
                 self.anchors,
                 step_size=self.options.step_size,
                 preconditioner=self.preconditioner,
             )
         except ScoreError as error:
             return Record(reason=str(error))
-        return _finish(encoded, loss, falls, self.anchors, {})
+        return _finish(sample, loss, falls, self.anchors, {})
 
 
 def _finish(
@@ -186,29 +182,3 @@ def _finish(
         columns |= {f"utility.{group.name}": float(value) for group, value in zip(anchors, utilities, strict=True)}
     columns |= {"answer_tokens": int(sample.answer.sum()), "tokens": sample.tokens}
     return Record(utility, columns=columns)
-
-
-def _encode(proxy: Proxy, sample: Sample) -> Encoded | str:
-    """The encoded sample, or the reason why there is none."""
-    try:
-        return proxy.encoder.encode(sample)
-    except SampleError as error:
-        return str(error)
-
-
-def _encoded_groups(proxy: Proxy, anchors: Sequence[Sample], group_by: str | None) -> dict[str, list[Encoded]]:
-    """Encoded anchors by group, the groups in alphabetical order; one nameless group where none is asked for."""
-    groups: dict[str, list[Encoded]] = {}
-    for anchor in anchors:
-        if group_by is not None and anchor.fields.get(group_by) is None:
-            raise AnchorError(
-                f"anchor {anchor.uid!r} has no column {group_by!r}; it has {', '.join(anchor.fields) or 'none'}"
-            )
-        try:
-            encoded = proxy.encoder.encode(anchor)
-        except SampleError as error:
-            raise AnchorError(
-                f"anchor {anchor.uid!r} cannot be used: {error}; mend it, or draw other anchors"
-            ) from error
-        groups.setdefault("" if group_by is None else str(anchor.fields[group_by]), []).append(encoded)
-    return dict(sorted(groups.items()))
