@@ -1,9 +1,11 @@
-"""Top-share selection against a sort in plain Python, and the bytes of what it writes."""
+"""Selection against a sort and a double loop in plain Python, and the bytes of what it writes."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onesteptrain.cli.select_command import describe
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.pool import open_pool
 from onesteptrain.scores import Record, ScoreTable, merge, to_table, write_table
-from onesteptrain.selection import parse_budget, select_rows, select_subset, top_rows
+from onesteptrain.selection import distinct_rows, parse_budget, parse_floor, select_rows, select_subset, top_rows
 from tests.pool_files import CONTAINERS, qa
 
 VALUES = [0.5, None, -2.0, 3.0, 0.5, None, -0.25, 0.5, 7.0, -1.0, 0.0, 2.0]
@@ -92,6 +95,7 @@ def test_all_numbers_of_a_selection_are_those_of_a_sort_and_sums(table, by, coun
     selection = select_rows(table, keep=str(count), by=by)
     assert selection.rows.tolist() == kept
     assert (selection.pool_rows, selection.scored_rows) == (12, 10)
+    assert (selection.budget, selection.skipped_similar) == (count, None)
     assert selection.threshold == min(columns[by][row] for row in kept)
     assert selection.tokens == sum(TOKENS[row] or 0 for row in kept)
     assert selection.tokens_share == pytest.approx(sum(TOKENS[row] for row in kept) / sum(filter(None, TOKENS)))
@@ -112,6 +116,8 @@ def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
         "tokens_share": None,
         "utility_share": None,
         "harmful_kept": None,
+        "budget": 1,
+        "skipped_similar": None,
     }
 
 
@@ -173,3 +179,195 @@ def test_a_subset_that_exists_is_kept_unless_asked(tmp_path, table):
     assert out.read_text() == "mine"
     select_subset(table, pool, out, keep="3", overwrite=True)
     assert len(out.read_bytes().splitlines()) == 3
+
+
+# From some value up
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_floor_is_read_to_the_last_bit(value):
+    assert parse_floor(f">={value!r}") == value
+    assert parse_floor(f"  >= {value!r} ") == value
+
+
+@pytest.mark.parametrize("keep", ["20%", "5000", "many", "", ">0.5", "=0.5"])
+def test_another_budget_has_no_floor(keep):
+    assert parse_floor(keep) is None
+
+
+@pytest.mark.parametrize("keep", [">=", ">=many", ">=nan", ">=inf", ">=-inf", ">=50%", ">=>=1", ">= 1 2"])
+def test_a_floor_that_means_nothing_is_refused_with_what_was_given(tmp_path, table, keep):
+    with pytest.raises(ConfigError, match="after >= give the lowest value") as caught:
+        select_rows(table, keep=keep)
+    assert repr(keep) in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [">0.5", ">", "<=0.5", "=0.5"])
+def test_other_comparisons_are_no_budget(table, keep):
+    with pytest.raises(ConfigError, match=r"or a lowest value such as >=0.5"):
+        select_rows(table, keep=keep)
+
+
+@pytest.mark.parametrize("floor", [-2.0, -1.0, 0.0, 0.5, 0.51, 7.0])
+def test_a_floor_keeps_every_row_that_has_at_least_that_value(table, floor):
+    selection = select_rows(table, keep=f">={floor}")
+    assert selection.rows.tolist() == [row for row, value in enumerate(VALUES) if value is not None and value >= floor]
+    assert selection.threshold >= floor
+    assert selection.budget is None
+
+
+def test_a_floor_works_on_any_column_of_numbers(table):
+    selection = select_rows(table, keep=">=60", by="tokens")
+    assert selection.rows.tolist() == [row for row, tokens in enumerate(TOKENS) if tokens is not None and tokens >= 60]
+
+
+def test_a_floor_above_all_values_is_refused_with_the_highest(table):
+    with pytest.raises(ScoreError, match=r"has at least 7.5 in column 'score', whose highest value is 7; lower"):
+        select_rows(table, keep=">=7.5")
+
+
+# Distinct rows
+
+
+def one_by_one(vectors, ranking, count, threshold):
+    """The definition: a double loop with one cosine at a time."""
+    kept, skipped = [], 0
+    for row in ranking:
+        if len(kept) == count:
+            break
+        one = np.asarray(vectors[row], np.float64)
+        others = (np.asarray(vectors[other], np.float64) for other in kept)
+        if any(one @ other / math.sqrt((one @ one) * (other @ other)) >= threshold for other in others):
+            skipped += 1
+        else:
+            kept.append(row)
+    return kept, skipped
+
+
+def clustered(rows: int, dim: int, seed: int):
+    """Vectors of very different lengths around a few centres, a tenth of them exact copies of others."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(8, dim))
+    vectors = centres[generator.integers(8, size=rows)] + 0.5 * generator.normal(size=(rows, dim))
+    vectors *= 10 ** generator.uniform(-3, 3, (rows, 1))
+    vectors[generator.integers(rows, size=rows // 10)] = vectors[generator.integers(rows, size=rows // 10)]
+    return vectors.astype(np.float32)
+
+
+@pytest.mark.parametrize("blocks", [(1, 1), (7, 5), (512, 8192)])
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.9, 0.999])
+def test_distinct_rows_are_those_of_a_double_loop_whatever_the_blocks(monkeypatch, blocks, threshold):
+    module = sys.modules[distinct_rows.__module__]
+    monkeypatch.setattr(module, "_BLOCK", blocks[0])
+    monkeypatch.setattr(module, "_WIDE_BLOCK", blocks[1])
+    for seed, (rows, dim, count) in enumerate([(1, 3, 1), (60, 3, 60), (120, 16, 30), (90, 2, 1000)]):
+        vectors = clustered(rows, dim, seed)
+        ranking = np.random.default_rng(seed).permutation(rows)
+        found = distinct_rows(vectors, ranking, count=count, threshold=threshold)
+        assert (found.rows.tolist(), found.skipped) == one_by_one(vectors, ranking, count, threshold)
+
+
+# no cosine of two vectors of whole numbers: its square is not rational, so that no rounding can decide
+IRRATIONAL = 0.8 ** (1 / 3)
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(-3, 3)] * 3).filter(any), min_size=1, max_size=40),
+    st.integers(1, 40),
+    st.randoms(use_true_random=False),
+)
+def test_ties_copies_and_multiples_are_decided_as_in_a_double_loop(vectors, count, chance):
+    ranking = list(range(len(vectors)))
+    chance.shuffle(ranking)
+    found = distinct_rows(np.array(vectors, np.float32), np.array(ranking), count=count, threshold=IRRATIONAL)
+    assert (found.rows.tolist(), found.skipped) == one_by_one(vectors, ranking, count, IRRATIONAL)
+
+
+def table_with(folder: Path, rows: list) -> ScoreTable:
+    """A table from pairs of a score and a vector; either may be None."""
+    records = []
+    for value, vector in rows:
+        columns = {} if vector is None else {"representation": vector}
+        records.append(Record(reason="bad") if value is None else Record(value, columns=columns))
+    return table_of(folder, records)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+@pytest.mark.parametrize("read", [4, 4096])
+def test_a_table_is_filtered_down_its_ranking_without_the_rows_that_have_no_score(tmp_path, monkeypatch, number, read):
+    monkeypatch.setattr(sys.modules[distinct_rows.__module__], "_READ_ROWS", read)
+    vectors = clustered(50, 4, 3).astype(number)
+    values = [None if row % 7 == 0 else float(row % 5) for row in range(50)]  # the first rows have no vector
+    table = table_with(tmp_path, list(zip(values, vectors, strict=True)))
+    ranking = sorted((row for row in range(50) if values[row] is not None), key=lambda row: (-values[row], row))
+    for keep, count in (("20%", 10), ("100%", 50), (">=2", 50)):
+        allowed = [row for row in ranking if values[row] >= 2] if keep == ">=2" else ranking
+        kept, skipped = one_by_one(vectors.astype(np.float32), allowed, count, 0.9)
+        selection = select_rows(table, keep=keep, distinct=0.9)
+        assert selection.rows.tolist() == sorted(kept)
+        assert selection.skipped_similar == skipped
+        assert selection.budget == (None if keep == ">=2" else count)
+        assert selection.threshold == min(values[row] for row in kept)
+
+
+def test_of_two_equal_rows_the_better_one_is_kept_alone(tmp_path):
+    table = table_with(
+        tmp_path, [(1.0, [0.1, 0.7, 0.3]), (2.0, [0.1, 0.7, 0.3]), (3.0, [1.0, 0.0, 0.0]), (2.0, [2, 14, 6])]
+    )
+    selection = select_rows(table, keep="100%", distinct=1 - 1e-9)
+    assert selection.rows.tolist() == [1, 2]
+    assert (len(selection.rows), selection.budget, selection.skipped_similar) == (2, 4, 2)
+
+
+def test_a_filter_that_runs_dry_says_how_many_were_asked_for_and_passed_over(tmp_path):
+    table = table_with(tmp_path, [(float(row), [1.0, row % 2]) for row in range(6)])
+    said = describe(select_rows(table, keep="50%", distinct=0.9), tmp_path / "out").splitlines()
+    assert said[1:] == [
+        "4 rows were passed over as too similar to a kept one",
+        "fewer than the 3 rows asked for: no other row can be kept",
+    ]
+    assert len(describe(select_rows(table, keep="2", distinct=0.9), tmp_path / "out").splitlines()) == 2
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 1.5, math.nan])
+def test_a_threshold_that_filters_nothing_or_all_is_refused(tmp_path, threshold):
+    with pytest.raises(ConfigError, match="cosine similarity between 0 and 1"):
+        select_rows(table_with(tmp_path, [(1.0, [1.0])]), keep="1", distinct=threshold)
+
+
+def test_a_table_without_representations_cannot_be_filtered(table):
+    with pytest.raises(ScoreError, match=r"no column 'representation', which --distinct compares; .* such as deita"):
+        select_rows(table, keep="3", distinct=0.9)
+
+
+@pytest.mark.parametrize("vector", [None, [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_a_scored_row_without_a_vector_to_compare_is_refused_by_its_number(tmp_path, vector):
+    table = table_with(tmp_path, [(1.0, [1.0, 2.0]), (None, None), (0.5, vector)])
+    with pytest.raises(ScoreError, match=r"row 2 of .* has a score but no representation to compare"):
+        select_rows(table, keep="1", distinct=0.9)
+
+
+def test_vectors_without_numbers_cannot_be_compared(tmp_path):
+    with pytest.raises(ScoreError, match=r"row 1 of .* has a score but no representation to compare"):
+        select_rows(table_with(tmp_path, [(None, None), (0.5, [])]), keep="1", distinct=0.9)
+
+
+def test_vectors_of_different_length_are_refused(tmp_path):
+    with pytest.raises(ScoreError, match="have 2 and 3 numbers; all must have as many"):
+        select_rows(table_with(tmp_path, [(1.0, [1.0, 2.0]), (2.0, [1.0, 2.0, 3.0])]), keep="1", distinct=0.9)
+
+
+def test_a_representation_that_is_one_number_is_refused(tmp_path):
+    with pytest.raises(ScoreError, match=r"'representation' of .* holds double, not lists"):
+        select_rows(table_with(tmp_path, [(1.0, 2.0)]), keep="1", distinct=0.9)
+
+
+def test_choosing_distinct_rows_loads_no_torch(tmp_path):
+    table = table_with(tmp_path, [(1.0, [1.0, 2.0]), (2.0, [2.0, 1.0])])
+    code = (
+        "import sys; from pathlib import Path; from onesteptrain.cli.select_command import select; "
+        "from onesteptrain.scores import ScoreTable; from onesteptrain.selection import select_rows; "
+        f"kept = select_rows(ScoreTable(Path({str(table.path)!r})), keep='2', distinct=0.9).rows; "
+        "assert len(kept) == 2; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

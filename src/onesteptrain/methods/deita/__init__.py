@@ -1,0 +1,139 @@
+"""DEITA: complexity times quality, each read from a language model that writes scores, and a representation.
+
+Source: What Makes Good Data for Alignment? (arXiv:2312.15685), the scorers and the score-first selection.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from onesteptrain.errors import ConfigError, SampleError
+from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods.deita.reading import COMPLEXITY_PROMPT, QUALITY_PROMPT, TextScorer, load_text_scorer
+from onesteptrain.methods.deita.representing import represent
+from onesteptrain.pool import Sample
+from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.scores import Record
+
+__all__ = ["COMPLEXITY_PROMPT", "QUALITY_PROMPT", "Deita", "TextScorer", "exchanges", "load_text_scorer", "represent"]
+
+
+@dataclass(frozen=True)
+class Deita:
+    """DEITA (arXiv:2312.15685): complexity of the question times quality of the answer, judged by their texts alone."""
+
+    complexity_scorer: str | None = None
+    """Checkpoint folder or hub name of a causal language model that writes how complex a question is, from 1 to 6."""
+
+    quality_scorer: str | None = None
+    """Checkpoint folder or hub name of a causal language model that writes how good an answer is, from 1 to 6."""
+
+    scorer_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the scorers' weights."""
+
+    batch_size: int = 16
+    """Texts, or samples, in one pass."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+
+    def prepare(self, setting: Setting, /) -> Scorer:
+        """Load the two scorers beside the proxy.
+
+        Raises:
+            ConfigError: a scorer is not named, or there is no proxy.
+            ModelError: a scorer cannot be loaded, or does not know the six scores.
+        """
+        if self.complexity_scorer is None or self.quality_scorer is None:
+            raise ConfigError(
+                "method 'deita' needs --complexity-scorer and --quality-scorer: causal language models that write a "
+                "score from 1 to 6, such as hkust-nlp/deita-complexity-scorer and hkust-nlp/deita-quality-scorer; "
+                "experiments/deita_scorers makes small ones for the digits world"
+            )
+        proxy = setting.need_proxy("deita")
+        complexity, quality = (
+            load_text_scorer(name, device=proxy.device, dtype=getattr(torch, self.scorer_dtype))
+            for name in (self.complexity_scorer, self.quality_scorer)
+        )
+        return _Deita(proxy, complexity, quality, self.batch_size)
+
+
+def exchanges(sample: Sample) -> list[tuple[str, str]]:
+    """Question and answer of each exchange of a conversation, without system turns and images."""
+    spoken = [turn for turn in sample.turns if turn.role != "system"]
+    # white space is stripped because an image leaves some behind
+    texts = [
+        "\n".join(turn.text.strip() for turn in run) for _, run in itertools.groupby(spoken, lambda turn: turn.role)
+    ]
+    return list(itertools.zip_longest(texts[::2], texts[1::2], fillvalue=""))
+
+
+@dataclass(frozen=True)
+class _Deita:
+    proxy: Proxy
+    complexity: TextScorer
+    quality: TextScorer
+    batch_size: int
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Record]:
+        encoded = [_encode(self.proxy, sample) for sample in samples]
+        usable = [(sample, one) for sample, one in zip(samples, encoded, strict=True) if isinstance(one, Encoded)]
+        records = iter(self._records([exchanges(sample) for sample, _ in usable], [one for _, one in usable]))
+        return [next(records) if isinstance(one, Encoded) else Record(reason=one) for one in encoded]
+
+    def _records(self, spoken: Sequence[list[tuple[str, str]]], encoded: Sequence[Encoded]) -> list[Record]:
+        asked = [[COMPLEXITY_PROMPT.format(question=question) for question, _ in pairs] for pairs in spoken]
+        answered = [[QUALITY_PROMPT.format(question=one, answer=two) for one, two in pairs] for pairs in spoken]
+        complexity = self.complexity.expected_scores(itertools.chain(*asked), batch_size=self.batch_size)
+        quality = self.quality.expected_scores(itertools.chain(*answered), batch_size=self.batch_size)
+        vectors = represent(self.proxy, encoded, batch_size=self.batch_size)
+        return [
+            _record(one, vector, _look_up(first, complexity), _look_up(second, quality))
+            for one, vector, first, second in zip(encoded, vectors, asked, answered, strict=True)
+        ]
+
+
+def _record(
+    sample: Encoded, vector: Float32[Tensor, " dim"], complexity: list[float] | str, quality: list[float] | str
+) -> Record:
+    """Multiply, and sum over the exchanges, as the original does with the turns of a conversation."""
+    if isinstance(complexity, str) or isinstance(quality, str):
+        return Record(reason=complexity if isinstance(complexity, str) else str(quality))
+    if not vector.isfinite().all():
+        return Record(reason="its representation is not finite; check the sample, or load the proxy in float32")
+    columns: dict[str, Any] = {
+        "complexity": sum(complexity),
+        "quality": sum(quality),
+        "representation": vector.numpy(),
+        "answer_tokens": int(sample.answer.sum()),
+        "tokens": sample.tokens,
+    }
+    return Record(sum(map(math.prod, zip(complexity, quality, strict=True))), columns=columns)
+
+
+def _look_up(prompts: Sequence[str], scores: Mapping[str, float | str]) -> list[float] | str:
+    """The scores of some prompts, or the reason why one has none."""
+    found: list[float] = []
+    for prompt in prompts:
+        score = scores[prompt]
+        if isinstance(score, str):
+            return score
+        found.append(score)
+    return found
+
+
+def _encode(proxy: Proxy, sample: Sample) -> Encoded | str:
+    """The encoded sample, or the reason why there is none."""
+    try:
+        return proxy.encoder.encode(sample)
+    except SampleError as error:
+        return str(error)

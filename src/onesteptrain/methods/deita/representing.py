@@ -1,0 +1,44 @@
+"""Where a sample lies in the proxy's space: the last hidden state at its last token."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from onesteptrain.errors import ModelError
+from onesteptrain.proxy import Encoded, Proxy, in_batches
+
+
+@torch.no_grad()
+def represent(proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int) -> list[Float32[Tensor, " dim"]]:
+    """The proxy's last hidden state at the last token of each sample, image and answer included, on the CPU.
+
+    Args:
+        proxy: The model; DEITA takes the one that is to be trained, or one like it.
+        samples: The samples to represent.
+        batch_size: Samples in one pass.
+
+    Raises:
+        ModelError: the model does not give one hidden state for each token.
+
+    Source: DEITA (arXiv:2312.15685), the embeddings of its representation filter.
+    """
+    vectors: dict[int, Tensor] = {}
+    for indices in in_batches(samples, batch_size):
+        batch = proxy.batch([samples[index] for index in indices])
+        # no logits are needed; a model that can leave them out computes one
+        spared = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(proxy.model.forward).parameters else {}
+        output = proxy.model(**batch.inputs, use_cache=False, output_hidden_states=True, **spared)
+        states = output.hidden_states[-1]
+        if states.shape[:2] != batch.answer.shape:
+            raise ModelError(
+                f"the proxy gives hidden states of shape {tuple(states.shape)} for tokens of shape "
+                f"{tuple(batch.answer.shape)}; it rearranges tokens: choose another proxy"
+            )
+        for place, index in enumerate(indices):
+            vectors[index] = states[place, samples[index].tokens - 1].float().cpu()
+    return [vectors[index] for index in range(len(samples))]
