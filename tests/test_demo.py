@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from onesteptrain.cli import main
-from onesteptrain.demo import table
 from onesteptrain.worlds import checkpoint
 
 
@@ -26,24 +25,18 @@ def test_the_demo_goes_through_every_step(tmp_path, capsys):
     assert [(one["method"], one["share"], one["rows"]) for one in results] == [
         ("untuned", 0.0, 0),
         ("full", 1.0, 400),
-        ("random", 0.5, 200),
+        ("oracle", 0.2, 80),
+        ("oracle", 0.5, 200),
+        ("ost", 0.2, 80),
         ("ost", 0.5, 200),
         ("random", 0.2, 80),
-        ("ost", 0.2, 80),
+        ("random", 0.5, 200),
     ]
     assert all(0 <= one["accuracy"] <= 100 for one in results)
-    assert "| full pool | 400 | 50% |" in shown
-    scores = pq.read_table(out / "score" / "scores.parquet")
+    assert "| full | 400 | 50% |" in shown
+    scores = pq.read_table(next((out / "comparison" / "scores").glob("one_step-*")) / "scores.parquet")
     assert scores.num_rows == 400
     assert scores["score"].null_count == 0
     assert (out / "report.html").read_text().count("ost") > 0
     assert json.loads((out / "audit.json").read_text())["rows"] == 40
     assert main(["demo", "--out", str(out), *arguments]) == 1  # not silently over an earlier one
-
-
-def test_the_table_shows_mean_and_spread_over_seeds():
-    records = [
-        {"method": "ost", "share": 0.5, "rows": 10, "accuracy": accuracy, "seed": seed}
-        for seed, accuracy in enumerate((70.0, 80.0))
-    ]
-    assert table(records, {("ost", 0.5): 0.75}).splitlines()[2] == "| ost 50% | 10 | 75% | 75.0 | 70.0 to 80.0 |"

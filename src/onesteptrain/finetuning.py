@@ -212,6 +212,9 @@ class _AnswerTrainer(SFTTrainer):
         self._ledger.note(loss.item(), tokens=int(batch.inputs["attention_mask"].sum()))
         return (loss, losses) if return_outputs else loss
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: these are checkpoints on the way, which nobody publishes."""
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: counting walks over all modules at every step."""
         return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,22 @@ from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark, w
 from onesteptrain.finetuning import FinetuneOptions
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.pool import Pool
-from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.reporting import write_report
 from onesteptrain.runs import begin_run, fingerprint
 from onesteptrain.scoring import ScoringOptions
-from onesteptrain.steps import AnchorOptions, PoolOptions, draw_anchor_file, plain, score_into, select_into
+from onesteptrain.steps import (
+    AnchorOptions,
+    PoolOptions,
+    Tell,
+    plain,
+    provide_anchors,
+    provide_proxy,
+    score_into,
+    select_into,
+)
 from onesteptrain.training import TrainOptions, train
-from onesteptrain.warmup import WarmupOptions, warm_up
-
-Tell = Callable[[str], None]
+from onesteptrain.warmup import WarmupOptions
 
 
 @dataclass(frozen=True)
@@ -155,29 +161,17 @@ def run_pipeline(job: Pipeline, *, overwrite: bool = False, tell: Tell = lambda 
 
 
 def _anchors(job: Pipeline, pool: Pool, tell: Tell) -> tuple[Path, AnchorOptions]:
-    """The anchor file, and how to read it: drawn anchors keep the image paths of the rows that they were drawn from."""
     if job.heldout is None:
         return job.anchors or Path(), job.checking
     out = job.out / f"anchors{job.heldout.suffix}"
-    root = job.checking.anchor_image_root or (job.heldout if job.heldout.is_dir() else job.heldout.parent)
-    if not out.exists():
-        heldout = PoolOptions(image_root=root).open(job.heldout)
-        count = draw_anchor_file(
-            heldout, pool, out, count=job.anchor_count, by=job.anchor_by, seed=job.seed, overwrite=False
-        )
-        tell(f"drew {count} anchors: {out}")
-    return out, dataclasses.replace(job.checking, anchor_image_root=root)
+    return provide_anchors(out, pool, (job.heldout, job.anchor_count, job.anchor_by, job.seed), job.checking, tell)
 
 
 def _warm_proxy(job: Pipeline, pool: Pool, tell: Tell) -> str:
     if not job.warmup_share:
         return job.proxy
-    out = job.out / "warmup"
-    if not out.exists():
-        options = WarmupOptions(share=job.warmup_share, finetune=job.warmup)
-        result = warm_up(load_proxy(job.proxy, job.scope, job.loading), pool, options, out)
-        tell(f"warmed up the proxy on {result.used} rows in {result.steps} steps: {out}")
-    return str(out)
+    options = WarmupOptions(share=job.warmup_share, finetune=job.warmup)
+    return provide_proxy(job.out / "warmup", job.proxy, pool, options, (job.scope, job.loading), tell)[0]
 
 
 def _subset(job: Pipeline, pool: Pool, keep: str, tell: Tell) -> Path:

@@ -6,9 +6,12 @@ A step checks its inputs, owns its output, and calls one function of the library
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,10 @@ if TYPE_CHECKING:  # these load torch, which drawing anchors and selecting do wi
     from onesteptrain.auditing import Audit, AuditOptions
     from onesteptrain.methods.one_step import OneStep
     from onesteptrain.proxy import LoadOptions, ScopeOptions
+    from onesteptrain.warmup import WarmupOptions
+
+Tell = Callable[[str], None]
+"""Told in a line what a step has done."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,84 @@ def draw_anchor_file(  # noqa: PLR0913  the parts of one request
     return write_subset(heldout, rows, out, overwrite=overwrite)
 
 
+def provide_anchors(
+    out: Path, pool: Pool, draw: tuple[Path, int, tuple[str, ...], int], checking: AnchorOptions, tell: Tell
+) -> tuple[Path, AnchorOptions]:
+    """Draw anchors into a file, unless it is there.
+
+    Args:
+        out: The anchor file.
+        pool: The pool that they must not stand in.
+        draw: Held-out file, number of anchors, columns to stratify by, and seed.
+        checking: How anchors are checked.
+        tell: Told how many were drawn.
+
+    Returns:
+        The file, and how to read it: drawn anchors keep the image paths of the rows that they were drawn from.
+    """
+    heldout, count, by, seed = draw
+    root = checking.anchor_image_root or (heldout if heldout.is_dir() else heldout.parent)
+    if not out.exists():
+        rows = PoolOptions(image_root=root).open(heldout)
+        drawn = draw_anchor_file(rows, pool, out, count=count, by=by, seed=seed, overwrite=False)
+        tell(f"drew {drawn} anchors: {out}")
+    return out, dataclasses.replace(checking, anchor_image_root=root)
+
+
+def provide_proxy(
+    out: Path,
+    checkpoint: str,
+    pool: Pool,
+    options: WarmupOptions,
+    loading: tuple[ScopeOptions, LoadOptions],
+    tell: Tell,
+) -> tuple[str, float]:
+    """Warm up a proxy into a folder, unless it is there.
+
+    Returns:
+        The folder, and the seconds that its warm-up took.
+    """
+    from onesteptrain.proxy import load_proxy
+    from onesteptrain.warmup import FACTS, warm_up
+
+    if not out.exists():
+        result = warm_up(load_proxy(checkpoint, *loading), pool, options, out)
+        tell(f"warmed up the proxy on {result.used} rows in {result.steps} steps: {out}")
+    return str(out), float(json.loads((out / FACTS).read_text(encoding="utf-8"))["seconds"])
+
+
+def content_id(values: Iterable[Any]) -> str:
+    """A short name for a request: the same for the same values and the same content of the files that they name."""
+    text = json.dumps([_content(value) for value in values], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _content(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _content(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _content(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_content(item) for item in value]
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, Path) or (isinstance(value, str) and os.sep in value and Path(value).exists()):
+        return _fingerprint_once(str(value), _stamp(Path(value)))
+    return value
+
+
+def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files of a path: while they stay, so does its fingerprint."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
+    stats = [(file, file.stat()) for file in files]
+    return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprint_once(path: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    return fingerprint(path)
+
+
 def score_into(  # noqa: PLR0913  the parts of one request
     run_path: Path,
     pool: Pool,
@@ -118,7 +203,7 @@ def score_into(  # noqa: PLR0913  the parts of one request
 
     with begin_run(run_path, {"score": plain(request)}, inputs, overwrite=overwrite) as run:
         result = score_pool(pool, prepare, run, options, progress)
-        seconds = run.provenance.get("seconds", 0.0) + result.seconds
+        seconds = run.provenance.get("seconds", 0.0) + (result.seconds if result.scored_now else 0.0)
         run.record(rows=result.rows, failed=result.failed, seconds=seconds)
     return result
 
@@ -166,7 +251,7 @@ def make_setting(
     loaded = load_proxy(checkpoint, scope, load)
     if run is not None:
         run.record(device=str(loaded.device), dtype=str(loaded.dtype), scoped_parameters=len(loaded.parameters))
-    return Setting(loaded, anchors, moments, seed)
+    return Setting(loaded, anchors, moments, seed, locate_checkpoints(proxy))
 
 
 def locate_proxy(proxy: str) -> tuple[str, Path | None]:
@@ -175,12 +260,27 @@ def locate_proxy(proxy: str) -> tuple[str, Path | None]:
     return (str(Path(proxy) / "model"), moments) if moments.is_file() else (proxy, None)
 
 
-def select_into(run_path: Path, out: Path, *, keep: str, by: str = "score", overwrite: bool = False) -> Selection:
+def locate_checkpoints(proxy: str) -> list[Path]:
+    """The checkpoints in the folder of a warm-up, in the order of their steps; none if it kept none."""
+    kept = [path for path in (Path(proxy) / "checkpoints").glob("*") if path.name.isdigit()]
+    return sorted(kept, key=lambda path: int(path.name))
+
+
+def select_into(
+    run_path: Path,
+    out: Path,
+    *,
+    keep: str,
+    by: str = "score",
+    distinct: float | None = None,
+    overwrite: bool = False,
+) -> Selection:
     """Write the best rows of the pool that a run has scored.
 
     Raises:
         RunError: this is no run directory.
-        ScoreError: scoring is not finished, or there is no such column.
+        ConfigError: the budget or the threshold cannot be used.
+        ScoreError: scoring is not finished, there is no such column, or no row to keep.
         PoolError: the pool has changed since.
     """
     asked = Run(run_path).config.get("score")
@@ -191,7 +291,7 @@ def select_into(run_path: Path, out: Path, *, keep: str, by: str = "score", over
         raise PoolError(f"the pool {asked['pool']} that {run_path} has scored does not exist; put it back")
     image_root = asked.get("image_root")
     pool = open_pool(Path(asked["pool"]), format=asked["format"], image_root=image_root and Path(image_root))
-    return select_subset(table, pool, out, keep=keep, by=by, overwrite=overwrite)
+    return select_subset(table, pool, out, keep=keep, by=by, distinct=distinct, overwrite=overwrite)
 
 
 def audit_into(  # noqa: PLR0913  the parts of one request

@@ -25,6 +25,7 @@ COMMANDS = {
     "select": "Write the best rows of a scored pool.",
     "train": "Fine-tune a target model on a subset.",
     "evaluate": "Answer a benchmark and check the answers.",
+    "compare": "Train and measure the subsets of many methods side by side.",
     "report": "Write an HTML page about a scored pool.",
     "run": "Do all steps from one YAML file.",
     "methods": "List the installed scoring methods.",

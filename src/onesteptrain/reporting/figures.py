@@ -17,27 +17,27 @@ from onesteptrain.reporting.typeset import Scale, count, percent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK = "#0a0b0c"
+INK = "#0a0b0c"
 """Becomes currentColor."""
 
 _USEFUL, _HARMFUL = "#2b83c4", "#d2692c"
 """Blue and orange in mid-tones: told apart by colour-blind readers, at least 3:1 on white and on near black."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "onesteptrain",
     "text.parse_math": False,
     "font.size": 9.5,
     "axes.labelsize": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.unicode_minus": True,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.6,
@@ -96,7 +96,7 @@ def histogram(values: Column, *, name: str, scale: Scale) -> Markup:
         colours = [_HARMFUL if signed and left < 0 else _USEFUL for left in edges[:-1]]
         axes.bar(edges[:-1], heights, np.diff(edges) * 0.92, align="edge", color=colours)
         if signed and edges[0] <= 0 <= edges[-1]:
-            axes.axvline(0, color=_INK, linewidth=1)
+            axes.axvline(0, color=INK, linewidth=1)
         axes.set_xlabel(_labelled(name, scale))
         axes.set_ylabel("rows")
         if outside:
@@ -110,11 +110,11 @@ def kept_curve(kept: KeptUtility) -> Markup:
     """Share of the positive utility against share of the rows, with two marks."""
 
     def draw(axes: Axes) -> None:
-        axes.plot([0, 100], [0, 100], color=_INK, alpha=0.4, linewidth=0.8, dashes=(4, 3))
+        axes.plot([0, 100], [0, 100], color=INK, alpha=0.4, linewidth=0.8, dashes=(4, 3))
         axes.plot(100 * kept.shares, 100 * kept.utility, color=_USEFUL)
         for mark in kept.marks:
             x, y = 100 * mark.share, 100 * mark.utility
-            axes.plot([x, x], [0, y], color=_INK, alpha=0.4, linewidth=0.8)
+            axes.plot([x, x], [0, y], color=INK, alpha=0.4, linewidth=0.8)
             axes.plot(x, y, "o", color=_USEFUL, markersize=5)
             axes.annotate(percent(mark.utility), (x, y), (7, -4), textcoords="offset points", va="top", fontsize=9.5)
         axes.text(76, 66, "at random", va="top", fontsize=8.5, alpha=0.8)
@@ -135,7 +135,7 @@ def length_plot(bins: LengthBins, *, name: str, scale: Scale) -> Markup:
         axes.plot(bins.tokens, middle, "o-", color=_USEFUL, markersize=4)
         below, above = axes.get_ylim()
         if below < 0 < above:
-            axes.axhline(0, color=_INK, linewidth=0.8)
+            axes.axhline(0, color=INK, linewidth=0.8)
         if bins.tokens[-1] > _WIDE * bins.tokens[0] > 0:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -157,12 +157,12 @@ def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> Markup:
     from matplotlib.figure import Figure
 
     stream = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_INCHES, layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{re.sub(r'[^a-z]', '-', name)}-", text)
     text = re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", text)

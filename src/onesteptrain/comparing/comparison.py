@@ -1,0 +1,157 @@
+"""Run a comparison: score, choose, train, measure, and write down what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from onesteptrain.comparing.arms import Arm, check_methods, clean_share, make_arms
+from onesteptrain.comparing.request import Comparison, Protocol
+from onesteptrain.comparing.trials import Outcome, Trial, run_trials
+from onesteptrain.evaluation.paired import paired_difference
+from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.pool import Pool
+from onesteptrain.runs import begin_run, write_json, write_text
+from onesteptrain.steps import plain
+
+Tell = Callable[[str], None]
+
+RESULTS = "results.json"
+DIFFERENCES = "differences.json"
+REQUEST = "comparison.yaml"
+
+
+class Compared(NamedTuple):
+    """What a comparison gave."""
+
+    records: list[dict[str, Any]]
+    """One an arm, protocol and seed; see docs/comparing.md for the keys."""
+
+    differences: list[dict[str, Any]]
+    """Paired differences of the arms to each reference, in points of accuracy."""
+
+    scores: dict[str, Path]
+    """Run directory of each method's scores."""
+
+
+class _Entry(NamedTuple):
+    """One record before it is trained."""
+
+    arm: Arm
+    protocol: Protocol
+    seed: int
+    trial: Trial
+
+
+def compare(job: Comparison, *, workers: int = 0, overwrite: bool = False, tell: Tell = lambda text: None) -> Compared:
+    """Compare methods by what a target learns from the rows that each keeps.
+
+    The directory may be used again: for the same request after an interruption, and for a larger one on the same pool
+    (more methods, shares, seeds, another target). What is there is not scored or trained again.
+
+    Args:
+        job: What to compare.
+        workers: Trainings at a time; 0 is one for each processor, or one for each GPU where there are some.
+        overwrite: Delete all that an earlier comparison has made in the directory.
+        tell: Told in a line what each step has done.
+
+    Returns:
+        The records, which OUT/results.json holds too, as far as they are there at any time.
+
+    Raises:
+        ConfigError: the request cannot work.
+        RunError: the directory is in use for something else.
+    """
+    check_methods(job)
+    pool = job.reading.open(job.pool)
+    with begin_run(job.out, {"compare": {"pool": plain(job.pool)}}, {"pool": pool.fingerprint}, overwrite=overwrite):
+        write_text(job.out / REQUEST, yaml.safe_dump(plain(dataclasses.asdict(job)), sort_keys=False))
+        arms = list(make_arms(job, pool, tell))
+        entries = [entry for arm in arms for entry in _entries(job, pool, arm)]
+        tell(f"{len({entry.trial.name for entry in entries})} trainings for {len(entries)} records")
+        done: dict[str, Outcome] = {}
+        for trial, outcome in run_trials(
+            [entry.trial for entry in entries],
+            job.out / "trials",
+            workers=workers,
+            keep_checkpoints=job.keep_checkpoints,
+        ):
+            done[trial.name] = outcome
+            _tell_outcome(entries, trial, outcome, tell)
+            write_json(job.out / RESULTS, _records(job, entries, done))
+        records = _records(job, entries, done)
+        differences = _differences(job, entries, done)
+        write_json(job.out / DIFFERENCES, differences)
+    return Compared(records, differences, {arm.method: arm.run for arm in arms if arm.run is not None})
+
+
+def _entries(job: Comparison, pool: Pool, arm: Arm) -> list[_Entry]:
+    """The records that an arm gives: one a protocol and seed, and a single one where nothing is trained."""
+    seeds = range(job.seeds if arm.method != "untuned" else 1)
+    return [
+        _Entry(arm, protocol, seed, _trial(job, pool, arm, protocol, seed))
+        for protocol in job.protocols
+        for seed in seeds
+    ]
+
+
+def _trial(job: Comparison, pool: Pool, arm: Arm, protocol: Protocol, seed: int) -> Trial:
+    steps = job.train.steps if protocol == "B" else None
+    tuning: FinetuneOptions = dataclasses.replace(job.train, steps=steps, seed=seed)
+    return Trial(pool, job.target, job.benchmark, arm.rows(seed), tuning, job.train_scope, job.loading, job.evaluate)
+
+
+def _records(job: Comparison, entries: Sequence[_Entry], done: dict[str, Outcome]) -> list[dict[str, Any]]:
+    return [_record(job, entry, done[entry.trial.name]) for entry in entries if entry.trial.name in done]
+
+
+def _record(job: Comparison, entry: _Entry, outcome: Outcome) -> dict[str, Any]:
+    skills = outcome.by.get(job.evaluate.by[0], {}) if job.evaluate.by else {}
+    return {
+        "method": entry.arm.method,
+        "share": entry.arm.share,
+        "protocol": entry.protocol,
+        "seed": entry.seed,
+        "accuracy": outcome.accuracy,
+        "accuracy_by_skill": skills,
+        "scoring_seconds": entry.arm.scoring_seconds,
+        "training_seconds": outcome.training_seconds,
+        "rows": len(entry.trial.rows),
+        "budget": entry.arm.budget,
+        "clean_share": clean_share(job, entry.trial.rows),
+        "refused": outcome.refused,
+        "steps": outcome.steps,
+        "tokens": outcome.tokens,
+        "evaluation_seconds": outcome.evaluation_seconds,
+        "trial": entry.trial.name,
+    }
+
+
+def _tell_outcome(entries: Sequence[_Entry], trial: Trial, outcome: Outcome, tell: Tell) -> None:
+    for entry in entries:
+        if entry.trial.name == trial.name:
+            what = f"{entry.arm.method} {entry.arm.budget} protocol {entry.protocol} seed {entry.seed}"
+            tell(f"{what}: accuracy {outcome.accuracy:.1f} in {outcome.training_seconds:.1f} s")
+
+
+def _differences(job: Comparison, entries: Sequence[_Entry], done: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """Every arm against every reference arm, under one protocol, over the same questions and seeds."""
+    marks: dict[tuple[Protocol, str, str], list[Any]] = {}
+    for entry in entries:
+        key = (entry.protocol, entry.arm.method, entry.arm.budget)
+        marks.setdefault(key, []).append(np.array(done[entry.trial.name].correct))
+    found = []
+    for protocol, method, budget in marks:
+        for other in marks:
+            if other[0] != protocol or other[1] not in job.references or other[1] == method:
+                continue
+            difference = paired_difference(marks[protocol, method, budget], marks[other], seed=job.seed)
+            names = {"protocol": protocol, "method": method, "budget": budget}
+            against = {"against": other[1], "against_budget": other[2]}
+            found.append({**names, **against, **difference._asdict()})
+    return found

@@ -1,0 +1,236 @@
+"""The outcome of a comparison as a Markdown table and two figures: accuracy against cost, accuracy against share."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scipy.stats import t as student
+
+from onesteptrain.reporting.figures import INK, STYLE, need_matplotlib
+from onesteptrain.runs import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TABLE = "table.md"
+COST_FIGURE = "accuracy-by-cost.svg"
+SHARE_FIGURE = "accuracy-by-share.svg"
+
+Records = Sequence[Mapping[str, Any]]
+
+_COLOURS = (
+    "#2b83c4",
+    "#d2692c",
+    "#3a9a5b",
+    "#a14fb0",
+    "#c0392b",
+    "#7a7a2a",
+    "#2a8c93",
+    "#8a5a44",
+    "#d46aa4",
+    "#555b66",
+)
+_LEVELS = ("untuned", "full", "oracle")
+"""Arms that mark a level to compare with, not a way to choose."""
+
+
+class ArmResult(NamedTuple):
+    """One arm under one protocol, over its seeds."""
+
+    method: str
+    budget: str
+    share: float
+    protocol: str
+    seeds: int
+    rows: float
+    """Mean over the seeds, as are the others."""
+
+    clean_share: float | None
+    accuracy: float
+    """In per cent."""
+
+    low: float
+    """Ends of the 95 % interval of the mean over seeds, by Student's t; NaN for a single seed."""
+
+    high: float
+    scoring_seconds: float
+    training_seconds: float
+
+    @property
+    def total_seconds(self) -> float:
+        """Scoring the pool and training once."""
+        return self.scoring_seconds + self.training_seconds
+
+    @property
+    def name(self) -> str:
+        """The arm as people say it."""
+        return self.method if self.method in ("untuned", "full") else f"{self.method} {self.budget}"
+
+
+def summarize_arms(records: Records) -> list[ArmResult]:
+    """Records put together arm by arm, in the order in which the arms first appear."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for record in records:
+        budget = record.get("budget") or f"{record['share']:.0%}"
+        groups.setdefault((record["protocol"], record["method"], budget), []).append(record)
+    return [_summarize(key, members) for key, members in groups.items()]
+
+
+def _summarize(key: tuple[str, str, str], members: Sequence[Mapping[str, Any]]) -> ArmResult:
+    protocol, method, budget = key
+    accuracies = [float(one["accuracy"]) for one in members]
+    low, high = mean_interval(accuracies)
+    clean = [one["clean_share"] for one in members if one.get("clean_share") is not None]
+    return ArmResult(
+        method=method,
+        budget=budget,
+        share=_mean(members, "share"),
+        protocol=protocol,
+        seeds=len(members),
+        rows=_mean(members, "rows"),
+        clean_share=statistics.mean(clean) if clean else None,
+        accuracy=statistics.mean(accuracies),
+        low=low,
+        high=high,
+        scoring_seconds=_mean(members, "scoring_seconds"),
+        training_seconds=_mean(members, "training_seconds"),
+    )
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of some values; NaN at both ends for one value."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = student.ppf((1 + confidence) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values) - half, statistics.mean(values) + half
+
+
+def comparison_table(records: Records, differences: Iterable[Mapping[str, Any]] = (), *, against: str = "full") -> str:
+    """The arms as a Markdown table, one a protocol.
+
+    Args:
+        records: One an arm, protocol and seed.
+        differences: Paired differences of arms to reference arms, in points.
+        against: The reference arm whose differences are shown.
+    """
+    shown = {(one["protocol"], one["method"], one["budget"]): one for one in differences if one["against"] == against}
+    arms = summarize_arms(records)
+    tables = []
+    for protocol in dict.fromkeys(arm.protocol for arm in arms):
+        mine = [arm for arm in arms if arm.protocol == protocol]
+        lines = [_heading(against, bool(shown)), "| --- " * (9 if shown else 8) + "|"]
+        lines += [_line(arm, shown.get((protocol, arm.method, arm.budget)), bool(shown)) for arm in mine]
+        what = {"A": "epochs fixed", "B": "steps fixed"}[protocol]
+        tables.append(f"Protocol {protocol} ({what}), accuracy in per cent\n\n" + "\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _heading(against: str, differences: bool) -> str:
+    names = ["arm", "rows", "clean rows", "accuracy", "95 % interval over seeds"]
+    names += [f"against {against}, paired"] if differences else []
+    return "| " + " | ".join([*names, "scoring, s", "training, s", "total, s"]) + " |"
+
+
+def _line(arm: ArmResult, difference: Mapping[str, Any] | None, differences: bool) -> str:
+    clean = "" if arm.clean_share is None else f"{arm.clean_share:.0%}"
+    interval = "" if arm.low != arm.low else f"{arm.low:.1f} to {arm.high:.1f}"
+    cells = [arm.name, f"{arm.rows:.0f}", clean, f"{arm.accuracy:.1f}", interval]
+    if differences:
+        cells.append("" if difference is None else _signed(difference))
+    cells += [f"{seconds:.1f}" for seconds in (arm.scoring_seconds, arm.training_seconds, arm.total_seconds)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _signed(difference: Mapping[str, Any]) -> str:
+    return f"{difference['value']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})"
+
+
+def write_comparison(records: Records, differences: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
+    """Write the table and the figures into a folder; a figure whose arms are missing is left out.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    need_matplotlib()
+    arms = summarize_arms(records)
+    write_text(out / TABLE, comparison_table(records, differences) + "\n")
+    written = [out / TABLE]
+    if any(arm.method not in _LEVELS for arm in arms):
+        written += [_draw(out / COST_FIGURE, arms, _by_cost), _draw(out / SHARE_FIGURE, arms, _by_share)]
+    return written
+
+
+def pareto(arms: Iterable[ArmResult]) -> list[ArmResult]:
+    """Arms that no other arm beats in accuracy at the same cost or less, from the cheapest up."""
+    best: list[ArmResult] = []
+    for arm in sorted(arms, key=lambda arm: (arm.total_seconds, -arm.accuracy)):
+        if not best or arm.accuracy > best[-1].accuracy:
+            best.append(arm)
+    return best
+
+
+def _by_cost(axes: Axes, arms: Sequence[ArmResult]) -> None:
+    """Total seconds against accuracy: arms, their intervals, and the line of those that none beats."""
+    colours = _colours(arms)
+    choices = [arm for arm in arms if arm.method not in ("untuned", "oracle")]
+    for arm in choices:
+        colour = colours.get(arm.method, INK)
+        error = 0.0 if arm.low != arm.low else arm.high - arm.accuracy
+        axes.errorbar(arm.total_seconds, arm.accuracy, error, fmt="o", color=colour, markersize=4.5)
+        axes.annotate(arm.name, (arm.total_seconds, arm.accuracy), (5, 3), textcoords="offset points", fontsize=7.5)
+    front = pareto(choices)
+    axes.plot([arm.total_seconds for arm in front], [arm.accuracy for arm in front], color=INK, alpha=0.35, linewidth=1)
+    _levels(axes, arms, ("untuned",))
+    axes.set_xscale("log")
+    axes.set(xlabel="scoring and training once, s", ylabel="accuracy, %")
+
+
+def _by_share(axes: Axes, arms: Sequence[ArmResult]) -> None:
+    """Share against accuracy: one line a method, and the levels to compare with."""
+    colours = _colours(arms)
+    for method in colours:
+        mine = sorted((arm for arm in arms if arm.method == method), key=lambda arm: arm.share)
+        shares, accuracies = [100 * arm.share for arm in mine], [arm.accuracy for arm in mine]
+        errors = [0.0 if arm.low != arm.low else arm.high - arm.accuracy for arm in mine]
+        axes.errorbar(shares, accuracies, errors, fmt="o-", color=colours[method], markersize=4, label=method)
+    _levels(axes, arms, _LEVELS)
+    axes.legend(fontsize=7.5, frameon=False, ncols=2)
+    axes.set(xlabel="rows kept, % of the pool", ylabel="accuracy, %", xlim=(0, 105))
+
+
+def _levels(axes: Axes, arms: Sequence[ArmResult], methods: Sequence[str]) -> None:
+    for method in methods:
+        mine = [arm for arm in arms if arm.method == method]
+        if mine:
+            level = max(arm.accuracy for arm in mine)
+            axes.axhline(level, color=INK, alpha=0.45, linewidth=0.8, dashes=(4, 3))
+            axes.text(
+                1, level, method, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=7.5, alpha=0.8
+            )
+
+
+def _colours(arms: Sequence[ArmResult]) -> dict[str, str]:
+    methods = dict.fromkeys(arm.method for arm in arms if arm.method not in _LEVELS)
+    return {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(methods)}
+
+
+def _draw(path: Path, arms: Sequence[ArmResult], draw: Any) -> Path:
+    """One figure with a panel a protocol."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    protocols = list(dict.fromkeys(arm.protocol for arm in arms))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4 * len(protocols), 4.2), layout="constrained")
+        for axes, protocol in zip(figure.subplots(1, len(protocols), squeeze=False)[0], protocols, strict=True):
+            draw(axes, [arm for arm in arms if arm.protocol == protocol])
+            axes.set_title(f"Protocol {protocol}", fontsize=9.5)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+    return path
+
+
+def _mean(members: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.mean(float(one[name]) for one in members)
