@@ -222,7 +222,10 @@ def test_a_refused_request_can_be_mended_in_the_same_directory(tmp_path):
         ({"anchors": None}, ["needs anchors and got none", "give --anchors"]),
         ({"proxy": None}, ["needs a proxy", "give --proxy"]),
         ({"optimizer": "adam"}, ["second moments of a warm-up", "give the folder of `ost warmup` as --proxy"]),
-        ({"method": "astrology"}, ["no method 'astrology'", "installed are one_step, random"]),
+        (
+            {"method": "astrology"},
+            ["no method 'astrology'", "installed are deita, el2n, grand, ifd, judge, less, loss, one_step, random"],
+        ),
         ({"group_by": "planet"}, ["has no column 'planet'", "it has"]),
         ({"step_size": "0"}, ["step_size is 0.0", "positive and finite"]),
         ({"step_size": "nan"}, ["step_size is nan", "positive and finite"]),

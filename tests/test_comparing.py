@@ -193,6 +193,24 @@ def test_a_second_run_trains_and_scores_nothing_and_a_larger_one_only_what_is_ne
     compare(job, workers=1)  # put results.json back as the other tests know it
 
 
+def test_a_comparison_that_was_cut_off_keeps_what_it_has_trained(tmp_path):
+    class CutError(Exception):
+        pass
+
+    def cut(text):
+        if "accuracy" in text:
+            raise CutError
+
+    job = request(tmp_path, methods={"random": MethodArm()}, protocols=("B",), seeds=1, truth=None)
+    with pytest.raises(CutError):
+        compare(job, workers=1, tell=cut)
+    kept = {path: path.stat().st_mtime_ns for path in job.out.glob("trials/*/trial.json")}
+    assert kept
+    done = compare(job, workers=1)
+    assert [(one["method"], one["rows"]) for one in done.records] == [("untuned", 0), ("full", 18), ("random", 9)]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
 def test_another_pool_in_the_same_directory_is_refused(tmp_path):
     job, _, _ = compared()
     other = write_pool(tmp_path / "other", 4)
@@ -201,8 +219,10 @@ def test_another_pool_in_the_same_directory_is_refused(tmp_path):
 
 
 def test_a_truth_of_another_pool_is_refused(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
     with pytest.raises(PoolError, match="tells of 5 rows and the pool has 18"):
-        compare(request(tmp_path, truth=write_truth(tmp_path, 5)), workers=1)
+        compare(request(tmp_path, truth=write_truth(other, 5)), workers=1)
 
 
 def test_the_name_of_a_request_follows_the_content_of_its_files(tmp_path):

@@ -1,9 +1,11 @@
 """Pretrain a model of the digits world on clean rows.
 
-pretrain.py NAME [--out FOLDER]; NAME is proxy (InternVL architecture), target or target_large (Qwen3-VL architecture).
+pretrain.py NAME [--out FOLDER]; NAME is proxy (InternVL architecture), target or target_large (Qwen3-VL architecture),
+which the package ships, or judge or proxy_same (Qwen3-VL architecture), which the experiments make for themselves.
 Pretraining sees only scans that neither pool nor anchors nor benchmark show. It is stopped early on purpose: the model
-is to be competent, not finished, as a real model is that goes into fine-tuning. Progress is measured on the held-out
-part, never on the benchmark.
+is to be competent, not finished, as a real model is that goes into fine-tuning. The judge is to know more than the
+others: it is larger, is trained longer, and sees the held-out scans too. Progress is measured on the held-out part (the
+judge's on new problems of the pool's scans), never on the benchmark.
 """
 
 from __future__ import annotations
@@ -44,11 +46,21 @@ class Recipe(NamedTuple):
     anneal: int
     """Steps in which it falls to zero."""
 
+    parts: tuple[Part, ...] = ("pretrain",)
+    """Parts of the world whose scans it sees."""
+
+    check: Part = "heldout"
+    """Part that progress is measured on."""
+
 
 MODELS = {
     "proxy": Recipe("internvl", ModelSize(vocabulary=512, **SMALL), 3e-3, 0.3, 150),
     "target": Recipe("qwen3_vl", ModelSize(vocabulary=512, **SMALL), 3e-3, 0.2, 90),
     "target_large": Recipe("qwen3_vl", ModelSize(vocabulary=512, vision_layers=3, **LARGE), 2e-3, 0.15, 60),
+    "proxy_same": Recipe("qwen3_vl", ModelSize(vocabulary=512, **SMALL), 3e-3, 0.3, 150),
+    "judge": Recipe(
+        "qwen3_vl", ModelSize(vocabulary=512, vision_layers=3, **LARGE), 2e-3, 0.8, 400, ("pretrain", "heldout"), "pool"
+    ),
 }
 
 
@@ -63,15 +75,16 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = MODELS[options.name]
     generator = np.random.default_rng(1)
-    rows = problems(options.rows, "pretrain", generator)
-    check = problems(300, "heldout", generator)
+    drawn = [(row, part) for part in recipe.parts for row in problems(options.rows, part, generator)]
+    rows = [row for row, _ in drawn]
+    check = problems(300, recipe.check, generator)
     with tempfile.TemporaryDirectory() as scratch:
         folder = build_checkpoint(recipe.architecture, Path(scratch) / "fresh", size=recipe.size, texts=texts(rows))
         proxy = load_proxy(folder, options=LoadOptions(device="cpu"))
     count = sum(parameter.numel() for parameter in proxy.parameters.values())
     print(f"{options.name}: {recipe.architecture}, {count:,} parameters", flush=True)
-    encoded = [encode(proxy, row, "pretrain") for row in rows]
-    pretrain(proxy, encoded, [encode(proxy, row, "heldout") for row in check], recipe, options)
+    encoded = [encode(proxy, row, part) for row, part in drawn]
+    pretrain(proxy, encoded, [encode(proxy, row, recipe.check) for row in check], recipe, options)
     out = options.out or CHECKPOINTS / options.name
     shutil.rmtree(out, ignore_errors=True)
     proxy.model.half()  # half the size; loading in float32 gives the same model on every machine

@@ -174,8 +174,15 @@ def _warm_proxy(job: Pipeline, pool: Pool, tell: Tell) -> str:
     return provide_proxy(job.out / "warmup", job.proxy, pool, options, (job.scope, job.loading), tell)[0]
 
 
+def _named(keep: str) -> str:
+    """A budget as a part of a file's name."""
+    if keep.endswith("%"):
+        return keep.removesuffix("%") + "percent"
+    return "from" + keep.removeprefix(">=").strip() if keep.startswith(">=") else keep + "rows"
+
+
 def _subset(job: Pipeline, pool: Pool, keep: str, tell: Tell) -> Path:
-    out = job.out / f"subset-{keep.removesuffix('%')}{'percent' if keep.endswith('%') else 'rows'}{pool.path.suffix}"
+    out = job.out / f"subset-{_named(keep)}{pool.path.suffix}"
     selection = select_into(job.out / "score", out, keep=keep, by=job.by, overwrite=True)
     tell(f"kept {len(selection.rows)} of {selection.pool_rows} rows: {out}")
     return out

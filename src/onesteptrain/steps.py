@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from onesteptrain.anchors import draw_anchors, refuse_leaks
 from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
-from onesteptrain.methods import Method, Scorer, Setting
+from onesteptrain.methods import Method, Scorer, Setting, essential_options
 from onesteptrain.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.runs import Run, begin_run, fingerprint, write_json
 from onesteptrain.scores import ScoreTable
@@ -141,9 +141,14 @@ def _content(value: Any) -> Any:
         return [_content(item) for item in value]
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
-    if isinstance(value, Path) or (isinstance(value, str) and os.sep in value and Path(value).exists()):
+    if isinstance(value, Path) or _is_file(value):
         return _fingerprint_once(str(value), _stamp(Path(value)))
     return value
+
+
+def _is_file(value: Any) -> bool:
+    """Whether an option names a file or folder, such as a checkpoint; a hub name is none."""
+    return (isinstance(value, Path) or (isinstance(value, str) and os.sep in value)) and Path(value).exists()
 
 
 def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
@@ -197,6 +202,7 @@ def score_into(  # noqa: PLR0913  the parts of one request
     inputs = {"pool": pool.fingerprint}
     inputs |= {"anchors": fingerprint(anchors)} if anchors is not None else {}
     inputs |= {"proxy": fingerprint(proxy)} if proxy is not None else {}
+    inputs |= {key: fingerprint(value) for key, value in essential_options(method).items() if _is_file(value)}
 
     def prepare() -> Scorer:
         return method.prepare(make_setting(proxy, loading, checked, seed, run))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onesteptrain.comparing.request import Comparison, MethodArm
 from onesteptrain.errors import ConfigError, PoolError
-from onesteptrain.methods import method_class
+from onesteptrain.methods import essential_options, method_class
 from onesteptrain.methods.uniform import uniform
 from onesteptrain.pool import Pool
 from onesteptrain.runs import Run
@@ -117,9 +117,10 @@ def _score(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: int, te
     if _uses_proxy(entry):
         anchors, checking = _anchors(job, pool, tell)
         proxy, warming = _proxy(job, pool, arm, tell)
-    request = [entry, method, proxy, anchors, job.scope, job.loading, seed]
+    request = [entry, essential_options(method), proxy, anchors, job.scope, job.loading, seed]
     folder = job.out / "scores" / f"{entry}-{content_id(request)}"
-    done = (folder / "scores.parquet").is_file()
+    if (folder / "scores.parquet").is_file():
+        return Scored(ScoreTable(folder / "scores.parquet"), Run(folder).provenance["seconds"] + warming)
     result = score_into(
         folder,
         pool,
@@ -133,8 +134,7 @@ def _score(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: int, te
         name=entry,
     )
     seconds = Run(folder).provenance["seconds"]
-    if not done:
-        tell(f"{name}: scored {result.rows - result.failed} of {result.rows} rows in {seconds:.1f} s: {folder}")
+    tell(f"{name}: scored {result.rows - result.failed} of {result.rows} rows in {seconds:.1f} s: {folder}")
     return Scored(result.table, seconds + warming)
 
 

@@ -201,8 +201,9 @@ def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    # plain dataclasses inside take over the strictness of the one around them
-    body = {"__annotations__": {"value": cls}, "__pydantic_config__": ConfigDict(extra="forbid")}
+    # plain dataclasses inside take over the strictness of the one around them; 300 is a budget as good as "300"
+    strict = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    body = {"__annotations__": {"value": cls}, "__pydantic_config__": strict}
     holder: Any = dataclass(type("Holder", (), body))
     try:
         made: T = TypeAdapter(holder).validate_python({"value": dict(values)}).value

@@ -9,7 +9,8 @@ same score; the proxy is left bit for bit as found; a sample that cannot be scor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -88,6 +89,16 @@ class Method(Protocol):
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Do the work that all samples share, such as the anchor gradient."""
+
+
+INCIDENTAL: Mapping[str, bool] = {"incidental": True}
+"""Metadata of an option that no score depends on, such as how many requests are under way at a time."""
+
+
+def essential_options(method: Method) -> dict[str, Any]:
+    """The options of a method that its scores depend on."""
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    return {one.name: getattr(method, one.name) for one in fields if not one.metadata.get("incidental")}
 
 
 def installed() -> dict[str, EntryPoint]:

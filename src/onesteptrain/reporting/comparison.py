@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def _heading(against: str, differences: bool) -> str:
 
 def _line(arm: ArmResult, difference: Mapping[str, Any] | None, differences: bool) -> str:
     clean = "" if arm.clean_share is None else f"{arm.clean_share:.0%}"
-    interval = "" if arm.low != arm.low else f"{arm.low:.1f} to {arm.high:.1f}"
+    interval = "" if math.isnan(arm.low) else f"{arm.low:.1f} to {arm.high:.1f}"
     cells = [arm.name, f"{arm.rows:.0f}", clean, f"{arm.accuracy:.1f}", interval]
     if differences:
         cells.append("" if difference is None else _signed(difference))
@@ -174,42 +175,63 @@ def pareto(arms: Iterable[ArmResult]) -> list[ArmResult]:
 
 def _by_cost(axes: Axes, arms: Sequence[ArmResult]) -> None:
     """Total seconds against accuracy: arms, their intervals, and the line of those that none beats."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     colours = _colours(arms)
     choices = [arm for arm in arms if arm.method not in ("untuned", "oracle")]
-    for arm in choices:
-        colour = colours.get(arm.method, INK)
-        error = 0.0 if arm.low != arm.low else arm.high - arm.accuracy
-        axes.errorbar(arm.total_seconds, arm.accuracy, error, fmt="o", color=colour, markersize=4.5)
-        axes.annotate(arm.name, (arm.total_seconds, arm.accuracy), (5, 3), textcoords="offset points", fontsize=7.5)
+    for method in dict.fromkeys(arm.method for arm in choices):
+        mine = [arm for arm in choices if arm.method == method]
+        costs = [arm.total_seconds for arm in mine]
+        _dots(axes, mine, costs, colours.get(method, INK), fmt="o", label=method)
+        for arm in mine if method in colours else ():
+            place = (arm.total_seconds, arm.accuracy)
+            text = axes.annotate(arm.budget, place, (5, 3), textcoords="offset points", fontsize=7.5)
+            text.set_in_layout(False)
     front = pareto(choices)
     axes.plot([arm.total_seconds for arm in front], [arm.accuracy for arm in front], color=INK, alpha=0.35, linewidth=1)
     _levels(axes, arms, ("untuned",))
     axes.set_xscale("log")
-    axes.set(xlabel="scoring and training once, s", ylabel="accuracy, %")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.margins(x=0.12)
+    axes.set(xlabel="scoring and training once, s", ylabel="accuracy, %", ylim=_range(arms))
+    axes.legend(fontsize=7.5, frameon=False, ncols=2)
 
 
 def _by_share(axes: Axes, arms: Sequence[ArmResult]) -> None:
     """Share against accuracy: one line a method, and the levels to compare with."""
-    colours = _colours(arms)
-    for method in colours:
+    for method, colour in _colours(arms).items():
         mine = sorted((arm for arm in arms if arm.method == method), key=lambda arm: arm.share)
-        shares, accuracies = [100 * arm.share for arm in mine], [arm.accuracy for arm in mine]
-        errors = [0.0 if arm.low != arm.low else arm.high - arm.accuracy for arm in mine]
-        axes.errorbar(shares, accuracies, errors, fmt="o-", color=colours[method], markersize=4, label=method)
+        _dots(axes, mine, [100 * arm.share for arm in mine], colour, fmt="o-", label=method)
     _levels(axes, arms, _LEVELS)
     axes.legend(fontsize=7.5, frameon=False, ncols=2)
-    axes.set(xlabel="rows kept, % of the pool", ylabel="accuracy, %", xlim=(0, 105))
+    axes.set(xlabel="rows kept, % of the pool", ylabel="accuracy, %", xlim=(0, 105), ylim=_range(arms))
+
+
+def _dots(axes: Axes, arms: Sequence[ArmResult], places: Sequence[float], colour: str, *, fmt: str, label: str) -> None:
+    """Accuracies with their intervals; a single seed has none."""
+    errors = [0.0 if math.isnan(arm.low) else arm.high - arm.accuracy for arm in arms]
+    heights = [arm.accuracy for arm in arms]
+    axes.errorbar(places, heights, errors, fmt=fmt, color=colour, markersize=4.5, elinewidth=0.8, label=label)
+
+
+def _range(arms: Sequence[ArmResult]) -> tuple[float, float]:
+    """All means with room around them; an interval that is wider than all of that runs out of the picture."""
+    accuracies = [arm.accuracy for arm in arms]
+    room = 0.25 * (max(accuracies) - min(accuracies)) + 2
+    return max(0.0, min(accuracies) - room), min(100.0, max(accuracies) + room)
 
 
 def _levels(axes: Axes, arms: Sequence[ArmResult], methods: Sequence[str]) -> None:
+    """Dashed lines at the accuracy of arms to compare with, of several the best; near ones keep their names apart."""
     for method in methods:
-        mine = [arm for arm in arms if arm.method == method]
+        mine = [arm.accuracy for arm in arms if arm.method == method]
         if mine:
-            level = max(arm.accuracy for arm in mine)
+            level, right = max(mine), 0.8 if method == "full" else 1.0
             axes.axhline(level, color=INK, alpha=0.45, linewidth=0.8, dashes=(4, 3))
-            axes.text(
-                1, level, method, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=7.5, alpha=0.8
-            )
+            style: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7.5, "alpha": 0.8}
+            axes.text(right, level, method, transform=axes.get_yaxis_transform(), **style)
 
 
 def _colours(arms: Sequence[ArmResult]) -> dict[str, str]:

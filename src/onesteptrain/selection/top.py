@@ -136,13 +136,14 @@ def _describe(table: ScoreTable, values: NDArray[np.float64], chosen: NDArray[np
 
 
 def top_rows(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Positions of the highest values, in ascending order; NaN is never chosen, ties go to the earlier position."""
+    """Positions of the highest values, ascending; NaN and infinity are never chosen, ties go to the earlier position."""
     finite = np.flatnonzero(np.isfinite(values))
     if count >= len(finite):
         return finite
-    cut = np.partition(values[finite], len(finite) - count)[len(finite) - count]
-    above = np.flatnonzero(values > cut)
-    equal = np.flatnonzero(values == cut)[: count - len(above)]
+    known = values[finite]
+    cut = np.partition(known, len(known) - count)[len(known) - count]
+    above = finite[known > cut]
+    equal = finite[known == cut][: count - len(above)]
     return np.sort(np.concatenate([above, equal]))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from onesteptrain.answers import extract_answer, is_correct
 from onesteptrain.errors import ConfigError, SampleError
-from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods import INCIDENTAL, Scorer, Setting
 from onesteptrain.methods.judge.agreement import own_answer, question_prompt
 from onesteptrain.methods.judge.asking import Endpoint, answer_all, check_installed
 from onesteptrain.methods.judge.replies import Replies, Reply, default_path
@@ -32,7 +32,7 @@ class Judge:
     model: str = ""
     """The judge, as the endpoint calls it. Has to be given."""
 
-    endpoint: str = "http://localhost:8000/v1"
+    endpoint: str = field(default="http://localhost:8000/v1", metadata=INCIDENTAL)
     """Base URL of an OpenAI-compatible server: vLLM, SGLang, transformers serve, or a paid one."""
 
     mode: Literal["rubric", "agreement"] = "rubric"
@@ -57,25 +57,25 @@ class Judge:
     max_image_side: int = 2048
     """Longest side of an image, in pixels; larger ones are sent scaled down."""
 
-    concurrency: int = 8
+    concurrency: int = field(default=8, metadata=INCIDENTAL)
     """Most requests under way at a time."""
 
-    retries: int = 5
+    retries: int = field(default=5, metadata=INCIDENTAL)
     """How often a request that failed is tried again: after 0.5 s, 1 s, 2 s, at most 8 s, or as the endpoint asks."""
 
-    timeout: float = 120.0
+    timeout: float = field(default=120.0, metadata=INCIDENTAL)
     """Longest wait for one reply, in seconds."""
 
-    replies: Path | None = None
+    replies: Path | None = field(default=None, metadata=INCIDENTAL)
     """File that keeps all replies, so that none is paid for twice; by default in the user's cache folder."""
 
-    prompt_price: float = 0.0
+    prompt_price: float = field(default=0.0, metadata=INCIDENTAL)
     """Price of a million prompt tokens."""
 
-    completion_price: float = 0.0
+    completion_price: float = field(default=0.0, metadata=INCIDENTAL)
     """Price of a million tokens of the replies."""
 
-    api_key_env: str = "JUDGE_API_KEY"
+    api_key_env: str = field(default="JUDGE_API_KEY", metadata=INCIDENTAL)
     """Name of the environment variable that holds the key."""
 
     def __post_init__(self) -> None:
