@@ -136,7 +136,7 @@ def _describe(table: ScoreTable, values: NDArray[np.float64], chosen: NDArray[np
 
 
 def top_rows(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Positions of the highest values, ascending; NaN and infinity are never chosen, ties go to the earlier position."""
+    """Positions of the highest values, ascending; NaN and infinity are never chosen, ties go to the earlier one."""
     finite = np.flatnonzero(np.isfinite(values))
     if count >= len(finite):
         return finite
