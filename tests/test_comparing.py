@@ -2,81 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from onesteptrain.comparing import Comparison, MethodArm, compare, read_comparison
-from onesteptrain.errors import ConfigError, PoolError, RunError
+from onesteptrain.comparing.trials import Trial
+from onesteptrain.demo import digits_comparison
+from onesteptrain.errors import ConfigError, OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate
 from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.identity import content_id
 from onesteptrain.pool import open_pool
+from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import select_rows
-from onesteptrain.steps import content_id
+from onesteptrain.steps import plain
 from onesteptrain.training import TrainOptions, train
-from tests.building import checkpoint, write_pool
-from tests.commands import ost, refusal, world
+from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from tests.building import write_pool
+from tests.commands import ost, refusal
 
 SEEDS = 2
+ROWS = 48
 KEYS = {"method", "share", "protocol", "seed", "accuracy", "accuracy_by_skill"}
 KEYS |= {"scoring_seconds", "training_seconds", "rows"}
+TUNING = FinetuneOptions(steps=4, epochs=1.0, batch_size=8, learning_rate=2e-3)
 
 
-def write_benchmark(folder: Path) -> Path:
-    """Questions of which a tiny model gets none right, and one that only asks it to say anything at all."""
-    path = write_pool(folder / "benchmark", 6, start=200)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for place, row in enumerate(rows):
-        row |= {"answer": str(place), "skill": "ab"[place % 2]}
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return path
+@functools.cache
+def digits() -> World:
+    """A small digits world: the packaged target answers most of it, and a few steps change what it answers."""
+    folder = Path(tempfile.mkdtemp(prefix="ost-test-")) / "world"
+    return make_world(WorldOptions(pool_rows=ROWS, heldout_rows=30, benchmark_rows=16, duplicate_share=0), folder)
 
 
-def write_truth(folder: Path, rows: int) -> Path:
-    table = {
-        "uid": [f"s{row}" for row in range(rows)],
-        "row": range(rows),
-        "clean": [row % 3 > 0 for row in range(rows)],
-    }
-    pq.write_table(pa.table(table), folder / "truth.parquet")
-    return folder / "truth.parquet"
-
-
-def request(folder: Path, **changes) -> Comparison:
-    folder.mkdir(parents=True, exist_ok=True)
+def request(out: Path, **changes) -> Comparison:
     settings = {
-        "pool": world().pool,
-        "anchors": world().anchors,
-        "benchmark": write_benchmark(folder),
-        "truth": write_truth(folder, 18),
-        "target": str(checkpoint("qwen3_vl")),
-        "proxy": str(world().proxy),
-        "out": folder / "out",
-        "warmup_share": 0.0,
+        "anchor_count": 8,
+        "warmup_share": 0.2,
+        "warmup": FinetuneOptions(batch_size=4, learning_rate=1e-4),
         "methods": {"ost": MethodArm(), "random": MethodArm(), "loss": MethodArm(keep=(">=-100",))},
         "shares": ("50%",),
         "protocols": ("A", "B"),
-        "train": FinetuneOptions(steps=2, epochs=1.0, batch_size=4, learning_rate=1e-3),
-        "evaluate": EvaluateOptions(max_new_tokens=6, by=("skill",)),
+        "train": TUNING,
+        "evaluate": EvaluateOptions(max_new_tokens=48, by=("skill",)),
         "seeds": SEEDS,
         "references": ("full", "random"),
     }
-    return Comparison(**settings | changes)
+    return digits_comparison(digits(), out, **settings | changes)
+
+
+def changed(job: Comparison, **changes) -> Comparison:
+    return dataclasses.replace(job, **changes)
 
 
 @functools.cache
 def compared():
     """One comparison that the tests share and must not change, and what it told."""
     told: list[str] = []
-    job = request(Path(tempfile.mkdtemp(prefix="ost-test-")))
-    return job, compare(job, workers=1, tell=told.append), told
+    job = request(Path(tempfile.mkdtemp(prefix="ost-test-")) / "out")
+    return job, compare(job, workers=2, tell=told.append), told
 
 
 def of(records, **wanted):
@@ -93,7 +92,7 @@ def test_every_arm_protocol_and_seed_has_its_record():
     budgets = {
         "untuned": ["0%"],
         "full": ["100%"],
-        "oracle": ["50%", "clean"],
+        "oracle": ["clean"],
         "ost": ["50%"],
         "random": ["50%"],
         "loss": [">=-100"],
@@ -107,48 +106,64 @@ def test_every_arm_protocol_and_seed_has_its_record():
     assert arms == expected
 
 
-def test_an_arm_keeps_the_rows_that_select_keeps():
-    job, done, _ = compared()
-    kept = select_rows(ScoreTable(done.scores["ost"] / "scores.parquet"), keep="50%").rows
-    trial = trial_of(job, done, "ost", "50%", "B", 0)
-    assert trial["outcome"]["rows"] == len(kept) == 9
-    assert {one["share"] for one in of(done.records, method="loss", budget=">=-100")} == {1.0}
-    assert {one["share"] for one in of(done.records, method="ost")} == {0.5}
-
-
-def trial_of(job, done, method, budget, protocol, seed):
-    (record,) = of(done.records, method=method, budget=budget, protocol=protocol, seed=seed)
+def trial_of(job, record):
     return json.loads((job.out / "trials" / record["trial"] / "trial.json").read_text())
 
 
-def test_a_trial_gives_what_training_and_evaluating_the_subset_give(tmp_path):
-    job, done, _ = compared()
-    kept = set(select_rows(ScoreTable(done.scores["ost"] / "scores.parquet"), keep="50%").rows.tolist())
-    samples = [row for row in open_pool(job.pool) if row.row in kept]
-    options = TrainOptions(FinetuneOptions(steps=2, batch_size=4, learning_rate=1e-3, seed=1))
-    target = train(job.target, samples, options, tmp_path / "target").checkpoint
-    expected = evaluate(target, job.benchmark, job.evaluate)
-    (record,) = of(done.records, method="ost", budget="50%", protocol="B", seed=1)
+def said_by(job, record):
     answers = job.out / "trials" / record["trial"] / "answers" / "results.jsonl"
-    said = [json.loads(line)["prediction"] for line in answers.read_text().splitlines()]
-    assert said == [one.prediction for one in expected.graded]
+    return [json.loads(line)["prediction"] for line in answers.read_text().splitlines()]
+
+
+def kept_by_ost(done):
+    return select_rows(ScoreTable(done.scores["ost"] / "scores.parquet"), keep="50%").rows.tolist()
+
+
+def test_an_arm_trains_on_the_rows_that_select_keeps():
+    job, done, _ = compared()
+    for record in of(done.records, method="ost"):
+        assert trial_of(job, record)["pool_rows"] == kept_by_ost(done)
+        assert (record["rows"], record["share"]) == (ROWS // 2, 0.5)
+    assert {one["share"] for one in of(done.records, method="loss", budget=">=-100")} == {1.0}
+
+
+def test_arms_and_seeds_can_be_told_apart_by_what_their_targets_say():
+    job, done, _ = compared()
+    said = {one["trial"]: tuple(said_by(job, one)) for one in done.records}
+    assert len(set(said.values())) > len(said) / 2
+    assert any(0 < one["accuracy"] < 100 for one in done.records)
+
+
+@pytest.mark.parametrize(("protocol", "fixed"), [("A", {"steps": None}), ("B", {"epochs": 1.0})])
+def test_a_trial_gives_what_training_and_evaluating_the_subset_give(tmp_path, protocol, fixed):
+    job, done, _ = compared()
+    kept = set(kept_by_ost(done))
+    samples = [row for row in open_pool(job.pool) if row.row in kept]
+    options = TrainOptions(dataclasses.replace(TUNING, seed=1, **fixed), load=LoadOptions(device="cpu"))
+    result = train(job.target, samples, options, tmp_path / "target")
+    expected = evaluate(result.checkpoint, job.benchmark, job.evaluate)
+    (record,) = of(done.records, method="ost", budget="50%", protocol=protocol, seed=1)
+    assert said_by(job, record) == [one.prediction for one in expected.graded]
     assert record["accuracy"] == 100 * expected.accuracy.value
+    by = {name: 100 * one.value for name, one in expected.by["skill"].items()}
+    assert record["accuracy_by_skill"] == by
+    assert (record["steps"], record["tokens"]) == (result.steps, result.tokens)
 
 
 def test_protocol_a_takes_steps_in_proportion_and_b_the_same_for_all():
     _, done, _ = compared()
-    assert {one["steps"] for one in of(done.records, protocol="B") if one["method"] != "untuned"} == {2}
-    assert {one["steps"] for one in of(done.records, protocol="A", method="full")} == {5}  # 18 rows in fours
-    assert {one["steps"] for one in of(done.records, protocol="A", method="ost")} == {3}  # 9 rows in fours
+    assert {one["steps"] for one in of(done.records, protocol="B") if one["method"] != "untuned"} == {4}
+    assert {one["steps"] for one in of(done.records, protocol="A", method="full")} == {6}  # 48 rows in eights
+    assert {one["steps"] for one in of(done.records, protocol="A", method="ost")} == {3}
 
 
 def test_chance_draws_anew_for_each_seed_and_oracles_keep_clean_rows_only():
     _, done, _ = compared()
     assert {one["clean_share"] for one in of(done.records, method="oracle")} == {1.0}
-    assert {one["rows"] for one in of(done.records, method="oracle", budget="clean")} == {12}
+    assert {one["rows"] for one in of(done.records, method="oracle", budget="clean")} == {ROWS // 2}
     random = of(done.records, method="random", budget="50%", protocol="B")
-    assert len({one["trial"] for one in random}) == SEEDS
-    assert {one["rows"] for one in random} == {9}
+    assert len({tuple(trial_of(compared()[0], one)["pool_rows"]) for one in random}) == SEEDS
+    assert {one["rows"] for one in random} == {ROWS // 2}
 
 
 def test_arms_that_keep_the_same_rows_share_a_trial():
@@ -158,10 +173,13 @@ def test_arms_that_keep_the_same_rows_share_a_trial():
     assert full[0]["trial"] == all_rows[0]["trial"]
 
 
-def test_scoring_costs_what_the_run_says_and_chance_next_to_nothing():
-    _, done, _ = compared()
-    recorded = json.loads((done.scores["ost"] / "provenance.json").read_text())["seconds"]
-    assert {one["scoring_seconds"] for one in of(done.records, method="ost")} == {recorded}  # no warm-up here
+def test_a_method_pays_for_its_scores_and_its_warm_up_and_the_full_pool_for_nothing():
+    job, done, _ = compared()
+    (warm,) = (job.out / "proxies").iterdir()
+    warming = json.loads((warm / "warmup.json").read_text())["seconds"]
+    for method in ("ost", "loss"):
+        scoring = json.loads((done.scores[method] / "provenance.json").read_text())["seconds"]
+        assert {one["scoring_seconds"] for one in of(done.records, method=method)} == {scoring + warming}
     assert {one["scoring_seconds"] for one in of(done.records, method="full")} == {0.0}
 
 
@@ -185,44 +203,61 @@ def test_a_second_run_trains_and_scores_nothing_and_a_larger_one_only_what_is_ne
     again = compare(job, workers=1, tell=told.append)
     assert again.records == done.records
     assert not [line for line in told if "scored" in line]
-    more = Comparison(**{**vars(job), "methods": {**job.methods, "harm": MethodArm("one_step", by="harm")}})
-    larger = compare(more, workers=1)
+    harm = {**job.methods, "harm": MethodArm("one_step", by="harm")}
+    larger = compare(changed(job, methods=harm, protocols=("B",)), workers=1)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert of(larger.records, method="ost") == of(done.records, method="ost")
-    assert len(of(larger.records, method="harm")) == 2 * SEEDS
+    assert of(larger.records, method="ost") == of(done.records, method="ost", protocol="B")
+    assert len(of(larger.records, method="harm")) == SEEDS
     compare(job, workers=1)  # put results.json back as the other tests know it
 
 
-def test_a_comparison_that_was_cut_off_keeps_what_it_has_trained(tmp_path):
-    class CutError(Exception):
-        pass
+def start(job: Comparison, file: Path) -> subprocess.Popen[bytes]:
+    """`ost compare` in a process of its own."""
+    file.write_text(yaml.safe_dump(plain(dataclasses.asdict(job))))
+    code = f"from onesteptrain.cli import main; main(['compare', {str(file)!r}, '--workers', '1'])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
 
-    def cut(text):
-        if "accuracy" in text:
-            raise CutError
 
-    job = request(tmp_path, methods={"random": MethodArm()}, protocols=("B",), seeds=1, truth=None)
-    with pytest.raises(CutError):
-        compare(job, workers=1, tell=cut)
-    kept = {path: path.stat().st_mtime_ns for path in job.out.glob("trials/*/trial.json")}
+def test_a_comparison_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
+    job, done, _ = compared()
+    small = changed(job, methods={"random": MethodArm()}, protocols=("B",), out=tmp_path / "out", truth=None)
+    process = start(small, tmp_path / "job.yaml")
+    trials = tmp_path / "out" / "trials"
+    while process.poll() is None and not list(trials.glob("*/trial.json")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in trials.glob("*/trial.json")}
     assert kept
-    done = compare(job, workers=1)
-    assert [(one["method"], one["rows"]) for one in done.records] == [("untuned", 0), ("full", 18), ("random", 9)]
+    again = compare(small, workers=1)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    for record in again.records:
+        (same,) = of(done.records, method=record["method"], budget=record["budget"], protocol="B", seed=record["seed"])
+        assert record["accuracy"] == same["accuracy"]
 
 
 def test_another_pool_in_the_same_directory_is_refused(tmp_path):
     job, _, _ = compared()
     other = write_pool(tmp_path / "other", 4)
     with pytest.raises(RunError, match="holds a run with other"):
-        compare(Comparison(**{**vars(job), "pool": other, "truth": None}), workers=1)
+        compare(changed(job, pool=other, truth=None), workers=1)
+
+
+def truth_of(folder: Path, uids: list[str]) -> Path:
+    pq.write_table(pa.table({"uid": uids, "row": range(len(uids)), "clean": [True] * len(uids)}), folder / "t.parquet")
+    return folder / "t.parquet"
 
 
 def test_a_truth_of_another_pool_is_refused(tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    with pytest.raises(PoolError, match="tells of 5 rows and the pool has 18"):
-        compare(request(tmp_path, truth=write_truth(other, 5)), workers=1)
+    uids = [row.uid for row in open_pool(digits().pool)]
+    for wrong in (uids[:-1], [*uids, "more"], [*uids[:-1], "other"]):
+        with pytest.raises(PoolError, match="give the pool's own truth"):
+            compare(request(tmp_path / "out", truth=truth_of(tmp_path, wrong)))
+    (tmp_path / "t.parquet").write_text("no table")
+    with pytest.raises(PoolError, match="needed is a Parquet table with row"):
+        compare(request(tmp_path / "out", truth=tmp_path / "t.parquet"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_name_of_a_request_follows_the_content_of_its_files(tmp_path):
@@ -267,23 +302,81 @@ def test_a_request_that_cannot_work_is_refused_by_name(tmp_path, text, said):
         read_comparison(yaml_of(tmp_path, text))
 
 
-def test_what_a_method_lacks_is_said_before_any_work(tmp_path):
-    with pytest.raises(ConfigError, match="method 'ost' needs a proxy"):
-        compare(request(tmp_path, proxy=None))
-    with pytest.raises(ConfigError, match="there is no method 'nonsense'"):
-        compare(request(tmp_path, methods={"nonsense": MethodArm()}))
-    with pytest.raises(ConfigError, match=r"methods\.ost\.options: step: Unexpected"):
-        compare(request(tmp_path, methods={"ost": MethodArm(options={"step": 1})}))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"proxy": None}, "method 'ost' needs a proxy"),
+        ({"heldout": None}, "method 'ost' needs anchors"),
+        ({"methods": {"nonsense": MethodArm()}}, "there is no method 'nonsense'"),
+        ({"methods": {"ost": MethodArm(options={"step": 1})}}, r"methods\.ost\.options: step: Unexpected"),
+        ({"methods": {"less": MethodArm()}}, "method 'less' looks back at the warm-up; give warmup_checkpoints"),
+        ({"methods": {"ost": MethodArm(distinct=2.0)}}, "distinct is 2.0"),
+        ({"methods": {"ost": MethodArm(keep=("5000",))}}, "the pool has 48 rows"),
+        ({"shares": ("half",)}, "keep is 'half'"),
+        ({"shares": ("20%", "20%")}, "shares names 20% twice"),
+        ({"protocols": ("B", "B")}, "protocols names B twice"),
+        ({"references": ("nobody",)}, "references name nobody"),
+        ({"evaluate": EvaluateOptions(by=("colour",))}, "no question has a column 'colour'"),
+        ({"target": "/no/such/target"}, "does not exist"),
+        ({"truth": Path("/no/such/truth")}, "truth /no/such/truth does not exist"),
+    ],
+)
+def test_what_cannot_work_is_said_before_any_work(tmp_path, changes, said):
+    with pytest.raises(OneStepError, match=said):
+        compare(request(tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_protocol_b_needs_steps_and_workers_are_counted(tmp_path):
     with pytest.raises(ConfigError, match="protocol B fixes the optimizer steps"):
         request(tmp_path, train=FinetuneOptions())
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="workers is -1"):
+        compare(request(tmp_path / "out"), workers=-1)
+
+
+def trial(**changes) -> Trial:
+    """A trial that nobody runs."""
+    parts = {
+        "pool": open_pool(digits().pool),
+        "target": compared()[0].target,
+        "benchmark": digits().benchmark,
+        "rows": np.arange(4),
+        "finetune": TUNING,
+        "scope": ScopeOptions(),
+        "load": LoadOptions(),
+        "evaluate": EvaluateOptions(),
+    }
+    return Trial(**parts | changes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rows": np.arange(5)},
+        {"rows": np.arange(4)[::-1].copy()},
+        {"finetune": dataclasses.replace(TUNING, seed=1)},
+        {"scope": ScopeOptions("language")},
+        {"load": LoadOptions(dtype="bfloat16")},
+        {"evaluate": EvaluateOptions(max_new_tokens=7)},
+        {"target": "another/target"},
+    ],
+)
+def test_a_trial_has_another_name_where_something_else_comes_out(other):
+    assert trial(**other).name != trial().name
+
+
+def test_a_trial_keeps_its_name_where_the_same_comes_out():
+    assert trial(evaluate=EvaluateOptions(by=("skill",)), label="ost").name == trial().name
+    untuned = np.empty(0, np.int64)
+    other = dataclasses.replace(TUNING, steps=9)
+    assert trial(rows=untuned, finetune=other).name == trial(rows=untuned).name
 
 
 def test_the_command_prints_the_table_and_writes_the_figures():
     job, done, _ = compared()
     outcome = ost("compare", job.out / "comparison.yaml", "--workers", 1)
     assert outcome.status == 0, outcome.err
-    assert "| ost 50% | 9 |" in outcome.out
+    assert "| ost 50% | 24 |" in outcome.out
     assert {"table.md", "accuracy-by-cost.svg", "accuracy-by-share.svg"} <= {path.name for path in job.out.iterdir()}
     facts = json.loads(ost("compare", job.out / "comparison.yaml", "--workers", 1, "--json").out)
     assert facts["results"] == done.records

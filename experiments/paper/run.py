@@ -17,6 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from onesteptrain.comparing import Comparison, MethodArm, compare
 from onesteptrain.demo import TARGET, digits_comparison
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
@@ -61,14 +63,14 @@ class Bench(NamedTuple):
         model = self.pretrained("judge")
         address = "http://127.0.0.1:1/v1"  # nobody's: what is scored is not asked again
         if not list(judging.glob("scores/judge-*/scores.parquet")):
-            address = self.stack.enter_context(served(Path(model), judging.with_suffix(".serve.log")))
-        endpoint = {"endpoint": address, "model": model, "replies": str(self.out / "replies.sqlite")}
+            address = self.stack.enter_context(served(Path(model), judging.with_suffix(".server.log")))
+        endpoint = {"endpoint": address, "model": model, "replies": str(judging.with_suffix(".sqlite"))}
         asked = endpoint | {"mode": "agreement", "answer_request": "", "max_new_tokens": 48}
         return MethodArm("judge", asked, keep=(">=0.5", "20%", "50%"))
 
     def world(self, name: str, **changes: Any) -> World:
         """A digits world, the same for the same name."""
-        folder = self.out / "worlds" / name
+        folder = self.out / "worlds" / f"{name}-{self.options.pool_rows}-{self.options.benchmark_rows}"
         if folder.exists():
             return World(
                 *(folder / part for part in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet"))
@@ -176,6 +178,7 @@ def main() -> None:
     parser.add_argument("--distinct", type=float, default=0.999, help="DEITA's threshold; see the README")
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as the judge's server and every training have one
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         with ExitStack() as stack:

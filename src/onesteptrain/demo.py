@@ -136,7 +136,8 @@ def _explain(world: World, done: Compared, out: Path, options: DemoOptions, tell
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not (overwrite and ((out / "world").is_dir() or not any(out.iterdir()))):
+    ours = out.is_dir() and ((out / "world").is_dir() or not any(out.iterdir()))
+    if out.exists() and not (overwrite and ours):
         raise RunError(f"output folder {out} exists; choose another --out, or add --overwrite if it is an earlier demo")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,9 +30,13 @@ class Encodings(Sequence[Encoded]):
         return kept if kept is not None else self._encoder.encode(self._samples[index])
 
     @property
-    def uids(self) -> list[str]:
-        """Which samples these are, in order."""
-        return [sample.uid for sample in self._samples]
+    def identity(self) -> str:
+        """Which samples these are, in order: a hash of their uids, texts and image references."""
+        told = (f"{sample.uid} {sample.turns!r}\n".encode() for sample in self._samples)
+        digest = hashlib.sha256()
+        for one in told:
+            digest.update(one)
+        return digest.hexdigest()
 
     def add(self, sample: Sample) -> None:
         """Take one more sample.

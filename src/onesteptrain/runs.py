@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -16,7 +17,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What answered the request."""
-        return dict(json.loads((self.path / "provenance.json").read_text(encoding="utf-8")))
+        """What answered the request; empty where nothing is on record."""
+        file = self.path / "provenance.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
     def record(self, **facts: Any) -> None:
         """Add facts to provenance.json."""
@@ -60,7 +62,12 @@ class Run:
 
 @contextlib.contextmanager
 def begin_run(
-    path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
+    path: Path,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    overwrite: bool = False,
+    incidental: Collection[str] = (),
 ) -> Iterator[Run]:
     """Own a run directory while the block runs; a new one is made, one of the same request is continued.
 
@@ -69,14 +76,16 @@ def begin_run(
         config: The request, as plain values; whether two requests are the same is decided on it and the inputs.
         inputs: Fingerprint of each file that goes in.
         overwrite: Delete an earlier run first, even one of the same request: images may have been mended since.
+        incidental: Options that may differ between the calls of one request, such as how many requests are under way.
 
     Raises:
         RunError: another process works there, it holds another request, or it is no run directory.
     """
-    _check(path, config, inputs, overwrite=overwrite)
+    check = functools.partial(_check, path, config, inputs, overwrite=overwrite, incidental=incidental)
+    check()
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
-        _check(path, config, inputs, overwrite=overwrite)
+        check()
         if overwrite and (path / "config.yaml").exists():
             _empty(path)
         if not (path / "config.yaml").exists():
@@ -116,7 +125,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _check(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool) -> None:
+def _check(
+    path: Path,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    overwrite: bool,
+    incidental: Collection[str],
+) -> None:
     if not path.exists():
         return
     if not path.is_dir():
@@ -125,7 +141,7 @@ def _check(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, 
         if _holds_more(path):
             raise RunError(f"output folder {path} is in use and is no run directory; choose another --out")
         return
-    different = _difference(path, config, inputs)
+    different = _difference(path, config, inputs, incidental)
     if different and not overwrite:
         raise RunError(
             f"output folder {path} holds a run with other {different}; choose another --out, or add --overwrite"
@@ -138,14 +154,14 @@ def _holds_more(path: Path) -> bool:
     return any(child.name not in first for child in path.iterdir())
 
 
-def _difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def _difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], incidental: Collection[str]) -> str:
     """What sets an earlier request apart from this one, in words; empty where they are the same."""
     run = Run(path)
     there, wanted = _flat(run.config), _flat(yaml.safe_load(yaml.safe_dump(dict(config))))
     names = [
         f"{key} ({there.get(key)!r}, now {wanted.get(key)!r})"
         for key in {**there, **wanted}
-        if there.get(key) != wanted.get(key)
+        if there.get(key) != wanted.get(key) and key.rpartition(" ")[2] not in incidental
     ]
     before = run.provenance.get("inputs", {})
     names += [f"content of {key}" for key in inputs if before.get(key) != inputs[key]]

@@ -72,6 +72,8 @@ def score_pool(
 ) -> ScoringResult:
     """Score every row of a pool into RUN/scores.parquet; rows that are on disk are not scored again.
 
+    The run's provenance keeps the `seconds` of all calls together.
+
     Args:
         pool: The samples.
         prepare: Makes the scorer; called once, and only if there is something to score.
@@ -92,7 +94,12 @@ def score_pool(
     scored_now = 0
     folder = run.path / "shards.part"
     if not final.exists():
-        scored_now = _score_shards(pool, prepare, folder, total, options, progress)
+        before = run.provenance.get("seconds", 0.0)
+
+        def shard_done() -> None:  # what a kill has cost is not forgotten
+            run.record(seconds=before + time.monotonic() - started)
+
+        scored_now = _score_shards(pool, prepare, folder, total, options, progress, shard_done)
         merge(_shards(folder, total, options), final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
     shutil.rmtree(folder, ignore_errors=True)
     table = ScoreTable(final)
@@ -100,13 +107,14 @@ def score_pool(
     return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started)
 
 
-def _score_shards(
+def _score_shards(  # noqa: PLR0913  the parts of one request
     pool: Pool,
     prepare: Callable[[], Scorer],
     folder: Path,
     total: int,
     options: ScoringOptions,
     progress: Progress | None,
+    shard_done: Callable[[], None],
 ) -> int:
     shards = _shards(folder, total, options)
     missing = [path for path in shards if not path.exists()]
@@ -128,6 +136,7 @@ def _score_shards(
             if progress is not None:
                 progress(shard[0].row + len(records), total)
         write_table(to_table((one.uid, one.row, record) for one, record in zip(shard, records, strict=True)), path)
+        shard_done()
         scored += len(shard)
         seen += len(shard)
         failed += sum(record.reason is not None for record in records)

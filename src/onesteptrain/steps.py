@@ -6,19 +6,18 @@ A step checks its inputs, owns its output, and calls one function of the library
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onesteptrain.anchors import draw_anchors, refuse_leaks
 from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
-from onesteptrain.methods import Method, Scorer, Setting, essential_options
+from onesteptrain.identity import names_file
+from onesteptrain.methods import Method, Scorer, Setting, essential_options, incidental_options
 from onesteptrain.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.runs import Run, begin_run, fingerprint, write_json
 from onesteptrain.scores import ScoreTable
@@ -126,43 +125,6 @@ def provide_proxy(
     return str(out), float(json.loads((out / FACTS).read_text(encoding="utf-8"))["seconds"])
 
 
-def content_id(values: Iterable[Any]) -> str:
-    """A short name for a request: the same for the same values and the same content of the files that they name."""
-    text = json.dumps([_content(value) for value in values], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _content(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _content(dataclasses.asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _content(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_content(item) for item in value]
-    if isinstance(value, bytes):
-        return hashlib.sha256(value).hexdigest()
-    if isinstance(value, Path) or _is_file(value):
-        return _fingerprint_once(str(value), _stamp(Path(value)))
-    return value
-
-
-def _is_file(value: Any) -> bool:
-    """Whether an option names a file or folder, such as a checkpoint; a hub name is none."""
-    return (isinstance(value, Path) or (isinstance(value, str) and os.sep in value)) and Path(value).exists()
-
-
-def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of the files of a path: while they stay, so does its fingerprint."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
-    stats = [(file, file.stat()) for file in files]
-    return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
-
-
-@functools.lru_cache(maxsize=64)
-def _fingerprint_once(path: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
-    return fingerprint(path)
-
-
 def score_into(  # noqa: PLR0913  the parts of one request
     run_path: Path,
     pool: Pool,
@@ -202,15 +164,15 @@ def score_into(  # noqa: PLR0913  the parts of one request
     inputs = {"pool": pool.fingerprint}
     inputs |= {"anchors": fingerprint(anchors)} if anchors is not None else {}
     inputs |= {"proxy": fingerprint(proxy)} if proxy is not None else {}
-    inputs |= {key: fingerprint(value) for key, value in essential_options(method).items() if _is_file(value)}
+    inputs |= {key: fingerprint(value) for key, value in essential_options(method).items() if names_file(value)}
 
     def prepare() -> Scorer:
         return method.prepare(make_setting(proxy, loading, checked, seed, run))
 
-    with begin_run(run_path, {"score": plain(request)}, inputs, overwrite=overwrite) as run:
+    incidental = incidental_options(method) | {"chunk_rows", "max_failed_share"}
+    with begin_run(run_path, {"score": plain(request)}, inputs, overwrite=overwrite, incidental=incidental) as run:
         result = score_pool(pool, prepare, run, options, progress)
-        seconds = run.provenance.get("seconds", 0.0) + (result.seconds if result.scored_now else 0.0)
-        run.record(rows=result.rows, failed=result.failed, seconds=seconds)
+        run.record(rows=result.rows, failed=result.failed)
     return result
 
 

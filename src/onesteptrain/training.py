@@ -97,12 +97,12 @@ def train(
         del facts["checkpoint"]
         facts["refused"] = len(refused)
         write_json(part / FACTS, {"options": dataclasses.asdict(options), **facts})
-    for left in out.parent.glob(f"{glob.escape(out.name)}.*.steps"):  # those of requests that were given up too
+    for left in out.parent.glob(f"{glob.escape(out.name)}.{'[0-9a-f]' * 8}.steps"):  # those of given-up requests too
         shutil.rmtree(left)
     return done
 
 
 def _request(checkpoint: str | Path, encodings: Encodings, options: TrainOptions) -> str:
     """What sets one training apart from another, as a short hash: start, rows in their order, options."""
-    asked = [fingerprint(checkpoint), encodings.uids, dataclasses.asdict(options)]
+    asked = [fingerprint(checkpoint), encodings.identity, dataclasses.asdict(options)]
     return hashlib.blake2b(json.dumps(asked).encode(), digest_size=4).hexdigest()

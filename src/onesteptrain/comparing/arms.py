@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onesteptrain.comparing.request import Comparison, MethodArm
-from onesteptrain.errors import ConfigError, PoolError
+from onesteptrain.errors import PoolError
+from onesteptrain.identity import as_place, content_id
 from onesteptrain.methods import essential_options, method_class
 from onesteptrain.methods.uniform import uniform
 from onesteptrain.pool import Pool
 from onesteptrain.runs import Run
 from onesteptrain.scores import ScoreTable
-from onesteptrain.selection import parse_budget, select_rows
-from onesteptrain.steps import AnchorOptions, content_id, provide_anchors, provide_proxy, score_into
+from onesteptrain.selection import parse_budget, parse_floor, select_rows
+from onesteptrain.steps import AnchorOptions, provide_anchors, provide_proxy, score_into
 from onesteptrain.warmup import WarmupOptions
 
 Tell = Callable[[str], None]
@@ -65,25 +68,9 @@ def make_arms(job: Comparison, pool: Pool, tell: Tell) -> Iterator[Arm]:
     yield Arm("untuned", "0%", 0.0, lambda seed: np.empty(0, np.int64), 0.0)
     yield Arm("full", "100%", 1.0, lambda seed: np.arange(count), 0.0)
     if job.truth is not None:
-        yield from _oracle(job, count)
+        yield from _oracle(job, job.truth, count)
     for name, arm in job.methods.items():
         yield from _method_arms(job, pool, name, arm, tell)
-
-
-def check_methods(job: Comparison) -> None:
-    """Refuse what cannot work before any work is done.
-
-    Raises:
-        ConfigError: a method or its options do not exist, or a proxy or anchors are missing.
-    """
-    for name, arm in job.methods.items():
-        arm.make(name)
-        if _uses_proxy(arm.installed(name)) and arm.proxy is None and job.proxy is None:
-            raise ConfigError(f"method {name!r} needs a proxy; give proxy, or take the method out")
-    if job.truth is not None and not job.truth.is_file():
-        raise ConfigError(
-            f"truth {job.truth} does not exist; give a Parquet table with row, uid and clean, or leave it"
-        )
 
 
 def _method_arms(job: Comparison, pool: Pool, name: str, arm: MethodArm, tell: Tell) -> Iterator[Arm]:
@@ -114,11 +101,12 @@ def _score(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: int, te
     anchors: Path | None = None
     checking = job.checking
     proxy, warming = None, 0.0
-    if _uses_proxy(entry):
+    if uses_proxy(entry):
         anchors, checking = _anchors(job, pool, tell)
-        proxy, warming = _proxy(job, pool, arm, tell)
-    request = [entry, essential_options(method), proxy, anchors, job.scope, job.loading, seed]
-    folder = job.out / "scores" / f"{entry}-{content_id(request)}"
+        looks_back = getattr(method_class(entry), "uses_checkpoints", False)
+        proxy, warming = _proxy(job, pool, arm, job.warmup_checkpoints if looks_back else 0, tell)
+    looking = [as_place(proxy), anchors, job.checking, job.scope, job.loading] if proxy is not None else []
+    folder = job.out / "scores" / f"{entry}-{content_id([entry, essential_options(method), seed, *looking])}"
     if (folder / "scores.parquet").is_file():
         return Scored(ScoreTable(folder / "scores.parquet"), Run(folder).provenance["seconds"] + warming)
     result = score_into(
@@ -138,7 +126,8 @@ def _score(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: int, te
     return Scored(result.table, seconds + warming)
 
 
-def _uses_proxy(entry: str) -> bool:
+def uses_proxy(entry: str) -> bool:
+    """Whether an installed method works with a proxy and anchors."""
     return bool(getattr(method_class(entry), "uses_proxy", True))
 
 
@@ -151,24 +140,22 @@ def _anchors(job: Comparison, pool: Pool, tell: Tell) -> tuple[Path | None, Anch
     return provide_anchors(out, pool, given, job.checking, tell)
 
 
-def _proxy(job: Comparison, pool: Pool, arm: MethodArm, tell: Tell) -> tuple[str, float]:
+def _proxy(job: Comparison, pool: Pool, arm: MethodArm, checkpoints: int, tell: Tell) -> tuple[str, float]:
     """The proxy to score with, and the seconds of its warm-up."""
     checkpoint = str(arm.proxy or job.proxy)
     share = job.warmup_share if arm.warmup_share is None else arm.warmup_share
     if not share:
         return checkpoint, 0.0
-    options = WarmupOptions(share=share, finetune=job.warmup, checkpoints=job.warmup_checkpoints)
-    out = job.out / "proxies" / content_id([checkpoint, options, job.scope, job.loading])
+    tuning = dataclasses.replace(job.warmup, seed=job.seed)
+    options = WarmupOptions(share=share, finetune=tuning, checkpoints=checkpoints)
+    out = job.out / "proxies" / content_id([as_place(checkpoint), options, job.scope, job.loading])
     return provide_proxy(out, checkpoint, pool, options, (job.scope, job.loading), tell)
 
 
-def _oracle(job: Comparison, count: int) -> Iterator[Arm]:
+def _oracle(job: Comparison, truth: Path, count: int) -> Iterator[Arm]:
     """Clean rows drawn at random, at every share that they can fill, and all of them: the ceiling."""
-    truth: Any = pq.read_table(job.truth, columns=["uid", "row", "clean"]).sort_by("row")
-    if len(truth) != count:
-        raise PoolError(f"{job.truth} tells of {len(truth)} rows and the pool has {count}; give the pool's own truth")
-    clean = np.flatnonzero(truth["clean"].to_numpy(zero_copy_only=False))
-    uids = truth["uid"].to_pylist()
+    labels = read_truth(truth)
+    clean, uids = np.flatnonzero(labels.clean), labels.uids
 
     def drawn(size: int, seed: int) -> Rows:
         # not the hash that `random` draws by: the two draws are to be independent
@@ -176,6 +163,8 @@ def _oracle(job: Comparison, count: int) -> Iterator[Arm]:
         return np.sort(clean[order[:size]])
 
     for budget in job.shares:
+        if parse_floor(budget) is not None:
+            continue  # a floor of a score means nothing here
         size = parse_budget(budget, count)
         if size < len(clean):
             yield Arm("oracle", budget, size / count, functools.partial(drawn, size), 0.0)
@@ -186,10 +175,32 @@ def clean_share(job: Comparison, rows: Rows) -> float | None:
     """Share of the rows that the planted labels call clean; None where there are none."""
     if job.truth is None or not len(rows):
         return None
-    return float(np.mean(_labels(job.truth)[rows]))
+    return float(np.mean(read_truth(job.truth).clean[rows]))
 
 
-@functools.cache
-def _labels(truth: Path) -> NDArray[np.bool_]:
-    table: Any = pq.read_table(truth, columns=["row", "clean"]).sort_by("row")
-    return np.asarray(table["clean"].to_numpy(zero_copy_only=False))
+class Truth(NamedTuple):
+    """The planted labels of a pool, row by row."""
+
+    uids: list[str]
+    clean: NDArray[np.bool_]
+
+
+def read_truth(path: Path) -> Truth:
+    """Read planted labels.
+
+    Raises:
+        PoolError: it is no Parquet table with row, uid and clean for the rows 0, 1, 2, ...
+    """
+    return _read_truth(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_truth(path: Path, changed: int) -> Truth:
+    needed = "needed is a Parquet table with row (0, 1, 2, ...), uid and clean: give the pool's own truth"
+    try:
+        table: Any = pq.read_table(path, columns=["uid", "row", "clean"]).sort_by("row")
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise PoolError(f"truth {path} cannot be read ({str(error).splitlines()[0]}); {needed}") from error
+    if table["row"].to_pylist() != list(range(len(table))):
+        raise PoolError(f"truth {path} does not number its rows from 0 up; {needed}")
+    return Truth(table["uid"].to_pylist(), np.asarray(table["clean"].to_numpy(zero_copy_only=False)))

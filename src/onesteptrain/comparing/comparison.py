@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from onesteptrain.comparing.arms import Arm, check_methods, clean_share, make_arms
+from onesteptrain.comparing.arms import Arm, clean_share, make_arms
+from onesteptrain.comparing.checking import check_request
 from onesteptrain.comparing.request import Comparison, Protocol
-from onesteptrain.comparing.trials import Outcome, Trial, run_trials
+from onesteptrain.comparing.trials import Outcome, Trial, accuracy_by_group, run_trials
+from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation.paired import paired_difference
 from onesteptrain.finetuning import FinetuneOptions
 from onesteptrain.pool import Pool
@@ -24,6 +26,7 @@ Tell = Callable[[str], None]
 RESULTS = "results.json"
 DIFFERENCES = "differences.json"
 REQUEST = "comparison.yaml"
+TRIALS = "trials"
 
 
 class Compared(NamedTuple):
@@ -67,9 +70,12 @@ def compare(job: Comparison, *, workers: int = 0, overwrite: bool = False, tell:
         ConfigError: the request cannot work.
         RunError: the directory is in use for something else.
     """
-    check_methods(job)
+    if workers < 0:
+        raise ConfigError(f"workers is {workers}; it must be at least 1, or 0 for one a processor or GPU")
     pool = job.reading.open(job.pool)
-    with begin_run(job.out, {"compare": {"pool": plain(job.pool)}}, {"pool": pool.fingerprint}, overwrite=overwrite):
+    check_request(job, pool)
+    asked = {"pool": job.pool, "format": pool.format, "image_root": pool.image_root}
+    with begin_run(job.out, {"compare": plain(asked)}, {"pool": pool.fingerprint}, overwrite=overwrite):
         write_text(job.out / REQUEST, yaml.safe_dump(plain(dataclasses.asdict(job)), sort_keys=False))
         arms = list(make_arms(job, pool, tell))
         entries = [entry for arm in arms for entry in _entries(job, pool, arm)]
@@ -77,12 +83,12 @@ def compare(job: Comparison, *, workers: int = 0, overwrite: bool = False, tell:
         done: dict[str, Outcome] = {}
         for trial, outcome in run_trials(
             [entry.trial for entry in entries],
-            job.out / "trials",
+            job.out / TRIALS,
             workers=workers,
             keep_checkpoints=job.keep_checkpoints,
         ):
             done[trial.name] = outcome
-            _tell_outcome(entries, trial, outcome, tell)
+            tell(f"{trial.label}: accuracy {outcome.accuracy:.1f} in {outcome.training_seconds:.1f} s")
             write_json(job.out / RESULTS, _records(job, entries, done))
         records = _records(job, entries, done)
         differences = _differences(job, entries, done)
@@ -101,9 +107,19 @@ def _entries(job: Comparison, pool: Pool, arm: Arm) -> list[_Entry]:
 
 
 def _trial(job: Comparison, pool: Pool, arm: Arm, protocol: Protocol, seed: int) -> Trial:
-    steps = job.train.steps if protocol == "B" else None
-    tuning: FinetuneOptions = dataclasses.replace(job.train, steps=steps, seed=seed)
-    return Trial(pool, job.target, job.benchmark, arm.rows(seed), tuning, job.train_scope, job.loading, job.evaluate)
+    fixed = {"steps": job.train.steps, "epochs": 1.0} if protocol == "B" else {"steps": None}
+    tuning: FinetuneOptions = dataclasses.replace(job.train, seed=seed, **fixed)
+    return Trial(
+        pool,
+        job.target,
+        job.benchmark,
+        arm.rows(seed),
+        tuning,
+        job.train_scope,
+        job.loading,
+        job.evaluate,
+        label=f"{arm.method} {arm.budget} protocol {protocol} seed {seed}",
+    )
 
 
 def _records(job: Comparison, entries: Sequence[_Entry], done: dict[str, Outcome]) -> list[dict[str, Any]]:
@@ -111,14 +127,14 @@ def _records(job: Comparison, entries: Sequence[_Entry], done: dict[str, Outcome
 
 
 def _record(job: Comparison, entry: _Entry, outcome: Outcome) -> dict[str, Any]:
-    skills = outcome.by.get(job.evaluate.by[0], {}) if job.evaluate.by else {}
+    by = job.evaluate.by[0] if job.evaluate.by else None
     return {
         "method": entry.arm.method,
         "share": entry.arm.share,
         "protocol": entry.protocol,
         "seed": entry.seed,
         "accuracy": outcome.accuracy,
-        "accuracy_by_skill": skills,
+        "accuracy_by_skill": accuracy_by_group(job.out / TRIALS / entry.trial.name, by) if by is not None else {},
         "scoring_seconds": entry.arm.scoring_seconds,
         "training_seconds": outcome.training_seconds,
         "rows": len(entry.trial.rows),
@@ -130,13 +146,6 @@ def _record(job: Comparison, entry: _Entry, outcome: Outcome) -> dict[str, Any]:
         "evaluation_seconds": outcome.evaluation_seconds,
         "trial": entry.trial.name,
     }
-
-
-def _tell_outcome(entries: Sequence[_Entry], trial: Trial, outcome: Outcome, tell: Tell) -> None:
-    for entry in entries:
-        if entry.trial.name == trial.name:
-            what = f"{entry.arm.method} {entry.arm.budget} protocol {entry.protocol} seed {entry.seed}"
-            tell(f"{what}: accuracy {outcome.accuracy:.1f} in {outcome.training_seconds:.1f} s")
 
 
 def _differences(job: Comparison, entries: Sequence[_Entry], done: dict[str, Outcome]) -> list[dict[str, Any]]:

@@ -212,6 +212,7 @@ def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):
             raise ConfigError(f"{where}: {cause}") from error
         place = ".".join(str(part) for part in first["loc"][1:])
-        known = ", ".join(one.name for one in dataclasses.fields(cls))  # type: ignore[arg-type]
-        raise ConfigError(f"{where}: {place}: {first['msg']}; its options are {known}") from error
+        names = ", ".join(one.name for one in dataclasses.fields(cls))  # type: ignore[arg-type]
+        known = f"; its options are {names}" if len(first["loc"]) == 2 else ""
+        raise ConfigError(f"{where}: {place}: {first['msg']}{known}") from error
     return made

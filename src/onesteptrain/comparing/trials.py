@@ -12,9 +12,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,18 +24,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.errors import PoolError
+from onesteptrain.errors import OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.identity import as_place, content_id
 from onesteptrain.pool import Pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.steps import content_id
 
 if TYPE_CHECKING:
     from onesteptrain.encodings import PoolEncodings
     from onesteptrain.evaluation import Question
+    from onesteptrain.proxy import Encoded, Proxy
 
 FACTS = "trial.json"
+ANSWERS = "answers"
+CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,16 @@ class Trial:
     load: LoadOptions
     evaluate: EvaluateOptions
 
-    @property
+    label: str = ""
+    """What people call it; no part of its name."""
+
+    @functools.cached_property
     def name(self) -> str:
         """A name that two trials share if and only if the same comes out."""
         tuning = [self.finetune, self.scope] if len(self.rows) else []
-        return content_id(
-            [self.pool.fingerprint, self.target, self.benchmark, self.rows.tobytes(), self.load, self.evaluate, *tuning]
-        )
+        asking = dataclasses.replace(self.evaluate, by=())  # counted afterwards, by any column
+        start = [self.pool.fingerprint, self.rows.tobytes(), as_place(self.target), self.benchmark, self.load]
+        return content_id([*start, asking, *tuning])
 
 
 class Outcome(NamedTuple):
@@ -65,9 +73,6 @@ class Outcome(NamedTuple):
 
     accuracy: float
     """In per cent."""
-
-    by: dict[str, dict[str, float]]
-    """In per cent, for each group of each column asked for."""
 
     correct: list[bool]
     """For each question of the benchmark, in its order."""
@@ -97,26 +102,16 @@ def run_trials(
 
     Raises:
         PoolError: none of an arm's rows can be used.
+        RunError: a process died.
         ScoreError: a training diverged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     named = {trial.name: trial for trial in trials}
-    waiting = {name: trial for name, trial in named.items() if not (folder / name / FACTS).is_file()}
+    waiting = {name: trial for name, trial in named.items() if not _is_done(trial, folder, keep_checkpoints)}
     for name in named.keys() - waiting.keys():
         yield named[name], read_outcome(folder / name)
-    if not waiting:
-        return
-    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-    places = context.Queue()
-    count = _workers(workers, len(waiting), places)
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_settle, initargs=(places, count)) as executor:
-        work = functools.partial(_work, folder, keep_checkpoints)
-        futures = {executor.submit(work, trial): trial for trial in waiting.values()}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:  # after an error, what has not begun is not begun
-            executor.shutdown(wait=False, cancel_futures=True)
+    if waiting:
+        yield from _in_processes(list(waiting.values()), folder, workers, keep_checkpoints)
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -124,60 +119,129 @@ def read_outcome(folder: Path) -> Outcome:
     return Outcome(**json.loads((folder / FACTS).read_text(encoding="utf-8"))["outcome"])
 
 
+@functools.lru_cache(maxsize=4096)
+def accuracy_by_group(folder: Path, column: str) -> dict[str, float]:
+    """Accuracy of a trial that is done, in per cent, for each value of a column of the benchmark."""
+    from onesteptrain.evaluation.evaluating import read_results, summarise
+
+    groups = summarise(read_results(folder / ANSWERS), [column]).by[column]
+    return {name: 100 * one.value for name, one in groups.items()}
+
+
+def _is_done(trial: Trial, folder: Path, keep_checkpoints: bool) -> bool:
+    wanted = keep_checkpoints and len(trial.rows)
+    return (folder / trial.name / FACTS).is_file() and (not wanted or (folder / trial.name / CHECKPOINT).is_dir())
+
+
+def _in_processes(
+    trials: Sequence[Trial], folder: Path, workers: int, keep_checkpoints: bool
+) -> Iterator[tuple[Trial, Outcome]]:
+    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
+    places = context.Queue()
+    count = _workers(workers, len(trials), places)
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_settle, initargs=(places, count)) as executor:
+        work = functools.partial(_work, folder, keep_checkpoints)
+        futures = {executor.submit(work, trial): trial for trial in trials}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], _result(future, futures[future])
+        finally:  # after an error, what has not begun is not begun
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[Outcome], trial: Trial) -> Outcome:
+    """The outcome, or the error with the trial that it came from."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise RunError(
+            f"{trial.label}: the process that trained it died, perhaps for want of memory; "
+            "give fewer --workers or a smaller batch_size: what is done is kept"
+        ) from error
+    except OneStepError as error:
+        raise type(error)(f"{trial.label}: {error}") from error
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _workers(asked: int, trials: int, places: Any) -> int:
     """How many processes there are to be; each takes one place: a GPU, or a part of the processors."""
     import torch
 
     gpus = torch.cuda.device_count()
-    count = min(asked or gpus or os.cpu_count() or 1, trials)
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    visible = visible[:gpus] or [str(number) for number in range(gpus)]
+    count = min(asked or gpus or _processors(), trials)
     for place in range(count):
-        places.put(str(place % gpus) if gpus else "")
+        places.put(visible[place % gpus] if gpus else "")
+    if gpus:
+        torch.cuda.empty_cache()  # what scoring has left on a GPU that a training needs
     return count
 
 
 def _settle(places: Any, count: int) -> None:
-    """Make a fresh process ready: its own GPU, or its share of the processors."""
+    """Make a fresh process ready: its own GPU, or its share of the processors; it ends when its parent does."""
     os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
     import torch
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    torch.set_num_threads(max(1, _processors() // count))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent must not leave trainings behind that the next one would do again beside them."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     """Train and measure in one process."""
     from onesteptrain.evaluation import evaluate
     from onesteptrain.evaluation.evaluating import write_evaluation
-    from onesteptrain.finetuning import finetune
     from onesteptrain.proxy import load_proxy
     from onesteptrain.runs import write_json
 
     place = folder / trial.name
     place.mkdir(exist_ok=True)
-    target = load_proxy(trial.target, trial.scope, trial.load)
-    trained: dict[str, Any] = {"rows": 0, "refused": 0, "steps": 0, "tokens": 0, "training_seconds": 0.0}
-    if len(trial.rows):
-        samples, refused = _encodings(trial.target, trial.load, trial.pool).take(trial.rows.tolist())
-        if not len(samples):
-            raise PoolError(f"none of {len(refused)} rows can be trained on ({next(iter(refused.values()))})")
-        result = finetune(target, samples, trial.finetune, workdir=place / "steps")
-        trained = {"rows": len(samples), "refused": len(refused), "steps": result.steps, "tokens": result.tokens}
-        trained["training_seconds"] = result.seconds
-        if keep_checkpoints:
-            target.save(place / "checkpoint")
+    load = dataclasses.replace(trial.load, device=trial.load.device.partition(":")[0])  # the GPU is chosen already
+    samples, refused = _encodings(trial.target, load, trial.pool).take(trial.rows.tolist())
+    target = load_proxy(trial.target, trial.scope, load)
+    trained = _train(trial, target, samples, refused, place / "steps")
+    if keep_checkpoints and len(trial.rows):
+        target.save(place / CHECKPOINT)
     started = time.perf_counter()
     evaluation = evaluate(target, _questions(trial.benchmark), trial.evaluate)
     outcome = Outcome(
         accuracy=100 * evaluation.accuracy.value,
-        by={name: {key: 100 * one.value for key, one in groups.items()} for name, groups in evaluation.by.items()},
         correct=[one.correct for one in evaluation.graded],
         evaluation_seconds=time.perf_counter() - started,
         **trained,
     )
-    write_evaluation(evaluation, place / "answers", overwrite=True)
+    write_evaluation(evaluation, place / ANSWERS, overwrite=True)
+    facts = {"label": trial.label, "target": trial.target, "finetune": dataclasses.asdict(trial.finetune)}
+    write_json(place / FACTS, {**facts, "pool_rows": trial.rows.tolist(), "outcome": outcome._asdict()})
     shutil.rmtree(place / "steps", ignore_errors=True)
-    facts = {"target": trial.target, "finetune": dataclasses.asdict(trial.finetune), "outcome": outcome._asdict()}
-    write_json(place / FACTS, facts)
     return outcome
+
+
+def _train(trial: Trial, target: Proxy, samples: Sequence[Encoded], refused: Mapping[str, str], steps: Path) -> Any:
+    """Train the target, in place, unless the trial leaves it untuned; the numbers of its outcome."""
+    from onesteptrain.finetuning import finetune
+
+    if not len(trial.rows):
+        return {"rows": 0, "refused": 0, "steps": 0, "tokens": 0, "training_seconds": 0.0}
+    if not len(samples):
+        raise PoolError(
+            f"none of {len(refused)} rows can be trained on ({next(iter(refused.values()))}); mend the pool"
+        )
+    result = finetune(target, samples, trial.finetune, workdir=steps)
+    numbers = {"rows": len(samples), "refused": len(refused), "steps": result.steps, "tokens": result.tokens}
+    return {**numbers, "training_seconds": result.seconds}
 
 
 @functools.lru_cache(maxsize=1)

@@ -85,6 +85,7 @@ class Method(Protocol):
     """One way to score samples.
 
     A class attribute `uses_proxy = False` says that it needs neither proxy nor anchors; a comparison then loads none.
+    `uses_checkpoints = True` says that it looks back at the warm-up, which then keeps states on the way.
     """
 
     def prepare(self, setting: Setting, /) -> Scorer:
@@ -99,6 +100,12 @@ def essential_options(method: Method) -> dict[str, Any]:
     """The options of a method that its scores depend on."""
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
     return {one.name: getattr(method, one.name) for one in fields if not one.metadata.get("incidental")}
+
+
+def incidental_options(method: Method) -> set[str]:
+    """The names of the others."""
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    return {one.name for one in fields if one.metadata.get("incidental")}
 
 
 def installed() -> dict[str, EntryPoint]:

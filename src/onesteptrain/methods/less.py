@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -27,6 +27,8 @@ Projection = Callable[[Tensor], Tensor]
 @dataclass(frozen=True)
 class Less:
     """LESS (arXiv:2402.04333): cosine of the sample's Adam update with the anchors' gradients, over the warm-up."""
+
+    uses_checkpoints: ClassVar[bool] = True
 
     group_by: str | None = None
     """Column of the anchors that splits them into groups; the score is the similarity to the nearest group."""

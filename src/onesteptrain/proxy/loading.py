@@ -50,7 +50,7 @@ def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, option
     options = options or LoadOptions()
     device = pick_device(options.device)
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
-    _refuse_other_models(str(checkpoint), options)
+    check_checkpoint(str(checkpoint), options)
     processor = _load_processor(str(checkpoint), options)
     model = _load_model(str(checkpoint), dtype, options).to(device).eval()
     encoder = Encoder(processor, options.max_tokens or _longest(model))
@@ -73,7 +73,12 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r} cannot be used here ({reason}); choose auto or cpu") from error
 
 
-def _refuse_other_models(checkpoint: str, options: LoadOptions) -> None:
+def check_checkpoint(checkpoint: str, options: LoadOptions) -> None:
+    """Refuse what is no vision-language model by its configuration, without loading weights.
+
+    Raises:
+        ModelError: there is no such checkpoint, or it is of another kind.
+    """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
