@@ -693,3 +693,12 @@ def test_rows_that_move_to_another_folder_say_where_their_image_paths_start(tmp_
     elsewhere = tmp_path / "other" / "anchors.json"
     assert str(tmp_path) in done("anchors", source, "--out", elsewhere, "--count", "10").out.splitlines()[-1]
     assert len(done("anchors", source, "--out", tmp_path / "beside.json", "--count", "10").out.splitlines()) == 1
+
+
+def test_options_that_no_score_depends_on_may_change_when_a_run_continues(tmp_path):
+    run = tmp_path / "run"
+    done(*world().scoring(run))
+    before = (run / "scores.parquet").read_bytes()
+    done(*world().scoring(run, chunk_rows=7, max_failed_share=0.9))
+    assert (run / "scores.parquet").read_bytes() == before
+    assert "other" in refusal(*world().scoring(run, step_size=0.5))

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from onesteptrain.encodings import Encodings, encode_all
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.finetuning import FinetuneOptions, finetune, sample_order
+from onesteptrain.finetuning.ledger import Ledger
 from onesteptrain.pool import Unreadable
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 
@@ -305,3 +306,40 @@ def test_rows_that_cannot_be_encoded_are_left_out_with_their_reasons(load, make_
     assert len(encodings) == 1
     assert refused["u1"] == "no turns"
     assert set(refused) == {"u1", rows[2].uid}
+
+
+def test_a_checkpoint_that_was_cut_off_while_it_was_written_is_passed_over(load, encode, tmp_path):
+    options = FinetuneOptions(steps=10, batch_size=2, learning_rate=1e-3)
+
+    class CutError(Exception):
+        pass
+
+    def cut(step, steps):
+        if step == 5:
+            raise CutError
+
+    samples = encode(load())
+    with pytest.raises(CutError):
+        finetune(load(), samples, options, workdir=tmp_path, progress=cut)
+    torn = tmp_path / "checkpoint-5"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half of the weights")
+    seen = []
+    proxy, whole = load(), load()
+    finetune(proxy, samples, options, workdir=tmp_path, progress=lambda at, _: seen.append(at))
+    finetune(whole, samples, options)
+    assert seen == [5, 6, 7, 8, 9, 10]
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(proxy).items())
+
+
+def test_the_time_for_checkpoints_is_not_counted_as_training(load, encode, tmp_path, monkeypatch):
+    proxy = load("language")
+    clock = iter(range(10_000))  # every look at the clock is a second
+    monkeypatch.setattr("onesteptrain.finetuning.ledger.time.perf_counter", lambda: float(next(clock)))
+    ledger = Ledger(proxy, [], None)
+    ledger.open(tmp_path)
+    before = ledger.seconds
+    with ledger.paused():
+        for _ in range(50):
+            next(clock)
+    assert ledger.seconds - before < 5

@@ -186,3 +186,18 @@ def test_impossible_sizes_are_refused(options):
 def test_scores_come_back_as_numbers(tmp_path):
     table = scored(pool_of(tmp_path / "data", 2), Lengths(), tmp_path / "run").table
     np.testing.assert_array_equal(table.numbers("score"), [1.0, 6.0])
+
+
+def test_the_seconds_of_an_interrupted_run_are_counted_too(tmp_path, monkeypatch):
+    pool = pool_of(tmp_path / "pool")
+    clock = iter(range(10_000))  # every look at the clock is a second
+    monkeypatch.setattr("onesteptrain.scoring.time.monotonic", lambda: float(next(clock)))
+    with pytest.raises(KeyboardInterrupt):
+        scored(pool, Lengths(fail_at="x8"), tmp_path / "run")
+    before = Run(tmp_path / "run").provenance["seconds"]
+    assert before > 0
+    scored(pool, Lengths(), tmp_path / "run")
+    in_all = Run(tmp_path / "run").provenance["seconds"]
+    assert in_all > before
+    scored(pool, Lengths(), tmp_path / "run")  # nothing is left to do, and nothing is added
+    assert Run(tmp_path / "run").provenance["seconds"] == in_all

@@ -114,3 +114,10 @@ def test_another_request_for_the_same_place_begins_anew(tiny_checkpoint, make_sa
     )
     assert steps == [1, 2, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_the_states_of_a_training_with_a_similar_name_are_left_alone(tiny_checkpoint, make_sample, tmp_path):
+    other = tmp_path / "target.2.abcdef12.steps"
+    other.mkdir()
+    train(tiny_checkpoint, rows_of(make_sample, 2), options("lora", steps=1), tmp_path / "target")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "target.2.abcdef12.steps"]
