@@ -11,7 +11,8 @@ from onesteptrain.reporting.comparison import ArmResult, summarize_arms
 from onesteptrain.runs import write_text
 
 TABLES = Path(__file__).parent / "tables"
-REJECTED = ">=0.5"
+STRICT, LENIENT = ">=0.5", "81%"
+"""Rows that the judge accepts; and as many as the paper's judge keeps, so that it rejects less than it would."""
 
 
 class Claim(NamedTuple):
@@ -29,14 +30,22 @@ class Claim(NamedTuple):
 CLAIMS = (
     Claim("Full-SFT against the untuned target", "-3.4 to -1.3", "main", ("full", "100%"), ("untuned", "0%")),
     Claim("OST 50 % against the untuned target", "above 0", "main", ("ost", "50%"), ("untuned", "0%")),
-    Claim("Judge against Full-SFT", "+3.2", "main", ("judge", REJECTED), ("full", "100%")),
-    Claim("OST 50 % against the judge", "+1.8", "main", ("ost", "50%"), ("judge", REJECTED)),
-    Claim("OST 20 % against the judge", "+5.6", "main", ("ost", "20%"), ("judge", REJECTED)),
+    Claim("OST 50 % against Full-SFT", "", "main", ("ost", "50%"), ("full", "100%")),
     Claim("OST 20 % against Full-SFT", "+8.8", "main", ("ost", "20%"), ("full", "100%")),
     Claim("OST 20 % against DEITA 20 %", "+0.3 to +0.6", "main", ("ost", "20%"), ("deita", "20%")),
-    Claim("OST 50 % against the judge, Protocol A", "+1.8", "cost", ("ost", "50%"), ("judge", REJECTED)),
+    *(
+        claim
+        for keeps, kind in ((LENIENT, "lenient"), (STRICT, "strict"))
+        for claim in (
+            Claim(f"Judge ({kind}) against Full-SFT", "+3.2", "main", ("judge", keeps), ("full", "100%")),
+            Claim(f"OST 50 % against the judge ({kind})", "+1.8", "main", ("ost", "50%"), ("judge", keeps)),
+            Claim(f"OST 20 % against the judge ({kind})", "+5.6", "main", ("ost", "20%"), ("judge", keeps)),
+            Claim(f"Protocol A: OST 50 % against the judge ({kind})", "+1.8", "cost", ("ost", "50%"), ("judge", keeps)),
+        )
+    ),
     Claim("Larger target: Full-SFT, gain", "-3.4 to -1.3", "target-size", ("full", "100%"), ("untuned", "0%")),
-    Claim("Larger target: judge, gain", "+0.2 to +0.4", "target-size", ("judge", REJECTED), ("untuned", "0%")),
+    Claim("Larger target: judge (lenient), gain", "+0.2 to +0.4", "target-size", ("judge", LENIENT), ("untuned", "0%")),
+    Claim("Larger target: judge (strict), gain", "", "target-size", ("judge", STRICT), ("untuned", "0%")),
     Claim("Larger target: DEITA 20 %, gain", "+0.3 to +0.4", "target-size", ("deita", "20%"), ("untuned", "0%")),
     Claim("Larger target: OST 20 %, gain", "+0.6 to +1.0", "target-size", ("ost", "20%"), ("untuned", "0%")),
     Claim("Larger target: OST 50 %, gain", "", "target-size", ("ost", "50%"), ("untuned", "0%")),
@@ -53,8 +62,9 @@ CLAIMS = (
     ),
     Claim("30 % noise: Full-SFT, gain", "", "noise", ("full", "100%"), ("untuned", "0%")),
     Claim("30 % noise: OST 50 % against Full-SFT", "", "noise", ("ost", "50%"), ("full", "100%")),
-    Claim("30 % noise: OST 50 % against the judge", "", "noise", ("ost", "50%"), ("judge", REJECTED)),
-    Claim("30 % noise: OST 20 % against the judge", "", "noise", ("ost", "20%"), ("judge", REJECTED)),
+    Claim("30 % noise: OST 20 % against Full-SFT", "", "noise", ("ost", "20%"), ("full", "100%")),
+    Claim("30 % noise: OST 50 % against the judge (lenient)", "", "noise", ("ost", "50%"), ("judge", LENIENT)),
+    Claim("30 % noise: OST 50 % against the judge (strict)", "", "noise", ("ost", "50%"), ("judge", STRICT)),
 )
 
 
@@ -87,11 +97,13 @@ def _costs() -> list[str]:
     if not file.is_file():
         return []
     arms = {(arm.method, arm.budget): arm for arm in summarize_arms(json.loads(file.read_text(encoding="utf-8")))}
-    ost, judge = arms["ost", "50%"], arms["judge", REJECTED]
-    return [
-        f"| OST 50 % against the judge: training time | -43 % | {_change(ost, judge, 'training_seconds')} |",
-        f"| OST 50 % against the judge: scoring and training | -17 % | {_change(ost, judge, 'total_seconds')} |",
-    ]
+    ost = arms["ost", "50%"]
+    lines = []
+    for keeps, kind in ((LENIENT, "lenient"), (STRICT, "strict")):
+        what, judge = f"Protocol A: OST 50 % against the judge ({kind}),", arms["judge", keeps]
+        lines += [f"| {what} training time | -43 % | {_change(ost, judge, 'training_seconds')} |"]
+        lines += [f"| {what} scoring and training | -17 % | {_change(ost, judge, 'total_seconds')} |"]
+    return lines
 
 
 def _change(arm: ArmResult, against: ArmResult, name: str) -> str:

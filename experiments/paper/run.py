@@ -35,6 +35,10 @@ MAIN = ("main", "cost")
 """Experiments whose records stand together in results.json; those of the others stand in tables/."""
 
 
+REJECTION = (">=0.5", "81%")
+"""What the judge keeps: what it accepts; and as much as the paper's judge keeps, by rejecting less than it would."""
+
+
 class Bench(NamedTuple):
     """What all experiments share."""
 
@@ -66,7 +70,7 @@ class Bench(NamedTuple):
             address = self.stack.enter_context(served(Path(model), judging.with_suffix(".server.log")))
         endpoint = {"endpoint": address, "model": model, "replies": str(judging.with_suffix(".sqlite"))}
         asked = endpoint | {"mode": "agreement", "answer_request": "", "max_new_tokens": 48}
-        return MethodArm("judge", asked, keep=(">=0.5", "20%", "50%"))
+        return MethodArm("judge", asked, keep=(*REJECTION, "20%", "50%"))
 
     def world(self, name: str, **changes: Any) -> World:
         """A digits world, the same for the same name."""
@@ -116,14 +120,14 @@ def main_tables(bench: Bench) -> Iterator[Comparison]:
 def cost(bench: Bench) -> Iterator[Comparison]:
     """(b) Protocol A: one pass over what each method keeps."""
     methods = main_methods(bench, "compare")
-    chosen = {name: methods[name] for name in ("ost", "judge", "deita", "less", "random")}
+    chosen = {name: methods[name] for name in ("ost", "judge", "random")}
     yield bench.comparison(bench.main_world(), "compare", rejecting(chosen), protocols=("A",), truth=None)
 
 
 def target_size(bench: Bench) -> Iterator[Comparison]:
     """(c) A target of three and a half times the size."""
     methods = main_methods(bench, "compare")
-    chosen = {name: methods[name] for name in ("ost", "judge", "deita", "random")}
+    chosen = {name: methods[name] for name in ("ost", "judge", "deita")}
     large = {"target": str(checkpoint("target_large")), "truth": None}
     yield bench.comparison(bench.main_world(), "compare", rejecting(chosen), **large)
 
@@ -145,15 +149,14 @@ def architecture(bench: Bench) -> Iterator[Comparison]:
 def noise(bench: Bench) -> Iterator[Comparison]:
     """(f) The same with 30 % noise in place of 60 %."""
     methods = main_methods(bench, "compare-less-noise")
-    chosen = {name: methods[name] for name in ("ost", "judge", "loss", "random")}
+    chosen = {name: methods[name] for name in ("ost", "judge", "random")}
     yield bench.comparison(bench.world("less-noise", noise_share=0.3), "compare-less-noise", rejecting(chosen))
 
 
 def rejecting(methods: dict[str, MethodArm]) -> dict[str, MethodArm]:
-    """The same methods; the judge keeps what it accepts, and no other share."""
+    """The same methods; the judge rejects, and keeps no other share."""
     return {
-        name: dataclasses.replace(arm, keep=(">=0.5",) if name == "judge" else arm.keep)
-        for name, arm in methods.items()
+        name: dataclasses.replace(arm, keep=REJECTION if name == "judge" else arm.keep) for name, arm in methods.items()
     }
 
 
