@@ -1,8 +1,8 @@
 """The paper's tables in the digits world: all methods, both protocols, two target sizes, several proxies and noises.
 
 run.py [--out runs/paper] [--only main cost ...] [--seeds 5] [--pool-rows 8000] makes the models, the worlds and the
-scores, trains and measures every arm, and writes the records and tables into experiments/paper/. What is in --out is
-not made again, so a run that was cut off goes on, and more seeds add to fewer.
+scores, trains and measures every arm, and writes the records and tables beside this file, or into --publish. What is in
+--out is not made again, so a run that was cut off goes on, and more seeds add to fewer.
 """
 
 from __future__ import annotations
@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--distinct", type=float, default=0.999, help="DEITA's threshold; see the README")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--publish", type=Path, default=HERE, help="where results.json and tables/ go")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as the judge's server and every training have one
     options.out.mkdir(parents=True, exist_ok=True)
@@ -187,7 +188,7 @@ def main() -> None:
         with ExitStack() as stack:
             for job in EXPERIMENTS[name](Bench(options.out.resolve(), options, stack)):
                 run(name, job, options)
-    collect()
+    collect(options.publish)
 
 
 def run(name: str, job: Comparison, options: argparse.Namespace) -> None:
@@ -195,7 +196,7 @@ def run(name: str, job: Comparison, options: argparse.Namespace) -> None:
     print(f"== {name}", flush=True)
     done = compare(job, workers=options.workers, tell=lambda text: print(text, flush=True))
     records = [{"experiment": name, "world": "digits", **record} for record in done.records]
-    folder = HERE / "tables" / name
+    folder = options.publish / "tables" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_comparison(done.records, done.differences, folder)
     write_json(folder / "differences.json", done.differences)
@@ -203,11 +204,11 @@ def run(name: str, job: Comparison, options: argparse.Namespace) -> None:
     print(comparison_table(done.records, done.differences), flush=True)
 
 
-def collect() -> None:
+def collect(publish: Path) -> None:
     """The records of the main tables, together; those of each other experiment stay in its folder."""
-    kept = {name: HERE / "tables" / name / "records.json" for name in EXPERIMENTS}
+    kept = {name: publish / "tables" / name / "records.json" for name in EXPERIMENTS}
     there = {name: file.read_text(encoding="utf-8") for name, file in kept.items() if file.is_file()}
-    write_json(HERE / "results.json", [record for name in MAIN for record in json.loads(there.get(name, "[]"))])
+    write_json(publish / "results.json", [record for name in MAIN for record in json.loads(there.get(name, "[]"))])
 
 
 if __name__ == "__main__":
