@@ -93,7 +93,12 @@ class Bench(NamedTuple):
             "seeds": self.options.seeds,
             "warmup_checkpoints": 4,
             "train": dataclasses.replace(TARGET, steps=self.options.steps),
-            "references": ("full", "judge", "random", "untuned", "oracle", "ost"),
+            "references": (
+                "full",
+                "untuned",
+                "oracle",
+                *(name for name in ("judge", "random", "ost") if name in methods),
+            ),
         }
         return digits_comparison(world, self.out / out, **settings | changes)
 
