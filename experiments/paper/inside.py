@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 from onesteptrain.pool import Sample, open_pool
 from onesteptrain.runs import write_text
 from onesteptrain.scores import ScoreTable
+from onesteptrain.selection import select_rows
 
 TABLES = Path(__file__).parent / "tables"
 ARMS = {"oracle 20%": ("oracle", "20%"), "random 20%": ("random", "20%")}
@@ -66,8 +67,13 @@ def separation(out: Path, kinds: np.ndarray) -> str:
     """AUROC of each score for clean rows against bad ones, in all and by kind."""
     noises = sorted(set(kinds) - {"clean"})
     lines = ["| AUROC of | all bad rows | " + " | ".join(noises) + " |", "| --- " * (2 + len(noises)) + "|"]
+    records = json.loads((TABLES / "main" / "records.json").read_text(encoding="utf-8"))
+    mine = kept(out, records, "ost", "20%").tolist()
     folders = {path.name.rpartition("-")[0]: path for path in sorted((out / "compare" / "scores").iterdir())}
-    for folder in folders.values():  # of several draws at random, one
+    for path in (out / "compare" / "scores").glob("one_step-*"):  # other parts score with other proxies
+        if select_rows(ScoreTable(path / "scores.parquet"), keep="20%").rows.tolist() == mine:
+            folders["one_step"] = path
+    for folder in folders.values():
         table = ScoreTable(folder / "scores.parquet")
         for column in ("score", "harm") if folder.name.startswith("one_step") else ("score",):
             values = np.nan_to_num(table.numbers(column), nan=-np.inf)
