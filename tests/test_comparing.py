@@ -214,9 +214,26 @@ def test_a_second_run_trains_and_scores_nothing_and_a_larger_one_only_what_is_ne
 def start(job: Comparison, file: Path) -> subprocess.Popen[bytes]:
     """`ost compare` in a process of its own."""
     file.write_text(yaml.safe_dump(plain(dataclasses.asdict(job))))
-    code = f"from onesteptrain.cli import main; main(['compare', {str(file)!r}, '--workers', '1'])"
+    code = (
+        f"import sys; from onesteptrain.cli import main; sys.exit(main(['compare', {str(file)!r}, '--workers', '1']))"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+    with file.with_suffix(".err").open("wb") as said:
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=said, start_new_session=True)
+
+
+def test_ctrl_c_waits_for_no_training_and_says_so_in_one_line(tmp_path):
+    job, _, _ = compared()
+    endless = dataclasses.replace(TUNING, steps=100_000)
+    long = changed(job, methods={}, protocols=("B",), out=tmp_path / "out", truth=None, train=endless, seeds=1)
+    process = start(long, tmp_path / "job.yaml")
+    while process.poll() is None and not list((tmp_path / "out" / "trials").glob("*/trial.json")):
+        time.sleep(0.05)  # the untuned target is measured first
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130  # the training itself would take hours
+    lines = (tmp_path / "job.err").read_text().splitlines()
+    assert lines[-1] == "ost: interrupted; the same command continues"
+    assert not [line for line in lines if "Traceback" in line]
 
 
 def test_a_comparison_that_was_killed_ends_as_if_it_had_not_been(tmp_path):

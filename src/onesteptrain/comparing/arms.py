@@ -23,10 +23,9 @@ from onesteptrain.pool import Pool
 from onesteptrain.runs import Run
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import parse_budget, parse_floor, select_rows
-from onesteptrain.steps import AnchorOptions, provide_anchors, provide_proxy, score_into
+from onesteptrain.steps import AnchorOptions, Tell, provide_anchors, provide_proxy, score_into
 from onesteptrain.warmup import WarmupOptions
 
-Tell = Callable[[str], None]
 Rows = NDArray[np.int64]
 
 

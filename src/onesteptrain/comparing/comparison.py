@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,7 @@ from onesteptrain.evaluation.paired import paired_difference
 from onesteptrain.finetuning import FinetuneOptions
 from onesteptrain.pool import Pool
 from onesteptrain.runs import begin_run, write_json, write_text
-from onesteptrain.steps import plain
-
-Tell = Callable[[str], None]
+from onesteptrain.steps import Tell, plain
 
 RESULTS = "results.json"
 DIFFERENCES = "differences.json"

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,6 +146,10 @@ def _in_processes(
         try:
             for future in as_completed(futures):
                 yield futures[future], _result(future, futures[future])
+        except KeyboardInterrupt:  # a training may have hours to go; what it has reached is kept
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         finally:  # after an error, what has not begun is not begun
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -184,6 +189,7 @@ def _workers(asked: int, trials: int, places: Any) -> int:
 
 def _settle(places: Any, count: int) -> None:
     """Make a fresh process ready: its own GPU, or its share of the processors; it ends when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
     os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
     import torch
 
