@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
-from onesteptrain.pool import open_pool
+from onesteptrain.pool import Sample, Turn, open_pool
 from onesteptrain.runs import Run
 from onesteptrain.scores import Record
 from onesteptrain.scoring import ScoringOptions, score_pool
@@ -201,3 +201,33 @@ def test_the_seconds_of_an_interrupted_run_are_counted_too(tmp_path, monkeypatch
     assert in_all > before
     scored(pool, Lengths(), tmp_path / "run")  # nothing is left to do, and nothing is added
     assert Run(tmp_path / "run").provenance["seconds"] == in_all
+
+
+class Referencing(Lengths):
+    """A scorer that also says what its anchors look like."""
+
+    def reference(self):
+        anchors = [Sample(f"a{row}", row, (Turn("user", ("?" * row,)), Turn("assistant", ("x",)))) for row in (2, 5)]
+        return [(anchor, Record(float(anchor.row), columns={"tokens": anchor.row})) for anchor in anchors]
+
+
+def test_what_a_method_says_of_its_anchors_stands_beside_the_table(tmp_path):
+    table = scored(pool_of(tmp_path), Referencing(), tmp_path / "run").table
+    assert table.reference is not None
+    assert table.reference.read(["uid", "row", "score", "tokens"]).to_pylist() == [
+        {"uid": "a2", "row": 2, "score": 2.0, "tokens": 2},
+        {"uid": "a5", "row": 5, "score": 5.0, "tokens": 5},
+    ]
+
+
+def test_the_anchors_are_known_after_an_interruption_too(tmp_path):
+    pool = pool_of(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        scored(pool, Referencing(fail_at="x7"), tmp_path / "run")
+    killed = (tmp_path / "run" / "reference.parquet").read_bytes()
+    table = scored(pool, Referencing(), tmp_path / "run").table
+    assert table.reference.path.read_bytes() == killed
+
+
+def test_a_method_that_knows_no_anchors_leaves_no_reference(tmp_path):
+    assert scored(pool_of(tmp_path), Lengths(), tmp_path / "run").table.reference is None

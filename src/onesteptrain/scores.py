@@ -13,16 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
 
 BASE_COLUMNS = ("uid", "row", "score", "reason")
 _BASE_TYPES = {"uid": pa.string(), "row": pa.int64(), "score": pa.float64(), "reason": pa.string()}
-_ROW_GROUP = 65_536
+REFERENCE = "reference.parquet"
+"""Beside a score table, a table of the same columns for the anchors: what clean rows look like to the method."""
 
-Value = float | int | str | Sequence[float] | None
+_ROW_GROUP = 65_536
+_COMPRESSION = "zstd"
+
+Value = float | int | str | Sequence[float] | NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ def to_table(placed: Iterable[tuple[str, int, Record]]) -> pa.Table:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table whole or not at all."""
     part = path.with_name(path.name + ".part")
-    pq.write_table(table, part, row_group_size=_ROW_GROUP)
+    pq.write_table(table, part, row_group_size=_ROW_GROUP, compression=_COMPRESSION)
     os.replace(part, path)
 
 
@@ -74,7 +80,7 @@ def merge(shards: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> No
     schema = pa.unify_schemas([pq.read_schema(shard) for shard in shards], promote_options="permissive")
     schema = pa.schema(_order(schema), metadata=dict(metadata))
     part = path.with_name(path.name + ".part")
-    with pq.ParquetWriter(part, schema) as writer:
+    with pq.ParquetWriter(part, schema, compression=_COMPRESSION) as writer:
         for group in _grouped(shards, schema):
             writer.write_table(group, row_group_size=_ROW_GROUP)
     os.replace(part, path)
@@ -134,6 +140,12 @@ class ScoreTable:
     def rows(self) -> int:
         """Number of samples, scored or not."""
         return int(pq.read_metadata(self.path).num_rows)
+
+    @property
+    def reference(self) -> ScoreTable | None:
+        """The anchors' table, each measured as if it were none; None if the method says nothing of its anchors."""
+        path = self.path.with_name(REFERENCE)
+        return ScoreTable(path) if path.is_file() else None
 
     def numbers(self, name: str) -> Any:
         """One numeric column as a float64 array, NaN where it is null.

@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 import pyarrow.parquet as pq
 
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
-from onesteptrain.methods import Scorer
+from onesteptrain.methods import Referenced, Scorer
 from onesteptrain.pool import Pool, Sample, Unreadable
 from onesteptrain.runs import Run
-from onesteptrain.scores import Record, ScoreTable, merge, to_table, write_table
+from onesteptrain.scores import REFERENCE, Record, ScoreTable, merge, to_table, write_table
 
 T = TypeVar("T")
 
@@ -72,7 +72,8 @@ def score_pool(
 ) -> ScoringResult:
     """Score every row of a pool into RUN/scores.parquet; rows that are on disk are not scored again.
 
-    The run's provenance keeps the `seconds` of all calls together.
+    The run's provenance keeps the `seconds` of all calls together. What a method says of its anchors goes to
+    RUN/reference.parquet.
 
     Args:
         pool: The samples.
@@ -99,7 +100,10 @@ def score_pool(
         def shard_done() -> None:  # what a kill has cost is not forgotten
             run.record(seconds=before + time.monotonic() - started)
 
-        scored_now = _score_shards(pool, prepare, folder, total, options, progress, shard_done)
+        def prepared() -> Scorer:
+            return _with_reference(prepare(), run.path)
+
+        scored_now = _score_shards(pool, prepared, folder, total, options, progress, shard_done)
         merge(_shards(folder, total, options), final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
     shutil.rmtree(folder, ignore_errors=True)
     table = ScoreTable(final)
@@ -142,6 +146,14 @@ def _score_shards(  # noqa: PLR0913  the parts of one request
         failed += sum(record.reason is not None for record in records)
         _refuse_too_many(seen, failed, options, shards)
     return scored
+
+
+def _with_reference(scorer: Scorer, folder: Path) -> Scorer:
+    """Keep what a scorer says of its anchors, if it says anything: see `methods.Referenced`."""
+    if isinstance(scorer, Referenced) and not (folder / REFERENCE).exists():
+        found = scorer.reference()
+        write_table(to_table((one.uid, one.row, record) for one, record in found), folder / REFERENCE)
+    return scorer
 
 
 def score_rows(scorer: Scorer, rows: Sequence[Sample | Unreadable]) -> list[Record]:

@@ -28,6 +28,14 @@ GROUP = "onesteptrain.methods"
 Scorer = Callable[[Sequence[Sample]], list[Record]]
 
 
+@runtime_checkable
+class Referenced(Protocol):
+    """A scorer that can also say what clean rows look like to it, so that a selection can tell what is not."""
+
+    def reference(self) -> list[tuple[Sample, Record]]:
+        """The anchors with their records, each measured as if it were no anchor; same columns as a sample's."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a run offers to a method."""

@@ -12,12 +12,13 @@ each sample: two by central difference, or one in forward mode (`token_derivativ
 answer tokens. Source: One-Step-Train (arXiv:2605.07488) for the first line; TracIn (arXiv:2002.08484) for the second.
 """
 
-from onesteptrain.utility.anchoring import AnchorGroup, measure_anchors, read_preconditioner
+from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, measure_anchors, read_preconditioner
 from onesteptrain.utility.exact import exact_utility
 from onesteptrain.utility.first_order import choose_epsilon, token_derivatives
 
 __all__ = [
     "AnchorGroup",
+    "Preconditioner",
     "choose_epsilon",
     "exact_utility",
     "measure_anchors",

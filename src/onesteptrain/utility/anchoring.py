@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from onesteptrain.errors import ModelError
 from onesteptrain.proxy import Batch, Encoded, Proxy, in_batches
+
+T = TypeVar("T")
 
 Preconditioner = Mapping[str, Tensor]
 """What each coordinate of a gradient is multiplied with before the step; no entry at all means SGD."""
@@ -50,6 +54,40 @@ def measure_anchors(
         loss = mean_loss(proxy, batches)
         measured.append(AnchorGroup(name, len(members) / total, loss, direction, batches))
     return measured
+
+
+def together(groups: Sequence[AnchorGroup]) -> AnchorGroup:
+    """All anchors as one nameless yardstick: the mean of the groups, weighted by their shares."""
+    if len(groups) == 1:
+        return groups[0]._replace(name="")
+    direction = {
+        name: sum((group.share * group.direction[name] for group in groups if name in group.direction), torch.zeros(()))
+        for name in dict.fromkeys(name for group in groups for name in group.direction)
+    }
+    loss = sum(group.share * group.loss for group in groups)
+    return AnchorGroup("", 1.0, loss, direction, [batch for group in groups for batch in group.batches])
+
+
+def without(total: AnchorGroup, part: AnchorGroup, *, share: float) -> AnchorGroup:
+    """The mean over the anchors outside a part.
+
+    Args:
+        total: All anchors.
+        part: Some of them.
+        share: How many of all anchors the part holds, below 1.
+    """
+    direction = {
+        name: (value - share * part.direction[name] if name in part.direction else value) / (1 - share)
+        for name, value in total.direction.items()
+    }
+    return AnchorGroup("", 1.0, (total.loss - share * part.loss) / (1 - share), direction, [])
+
+
+def in_parts(items: Sequence[T], parts: int, *, seed: int) -> list[list[T]]:
+    """Split at random into parts whose sizes differ by one at most."""
+    digest = hashlib.blake2b(f"parts:{seed}".encode(), digest_size=8).digest()
+    order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(items))
+    return [[items[place] for place in sorted(order[part::parts])] for part in range(parts)]
 
 
 @torch.no_grad()

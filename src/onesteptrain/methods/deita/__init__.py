@@ -18,10 +18,10 @@ from torch import Tensor
 from onesteptrain.errors import ConfigError, SampleError
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.methods.deita.reading import COMPLEXITY_PROMPT, QUALITY_PROMPT, TextScorer, load_text_scorer
-from onesteptrain.methods.deita.representing import represent
 from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record
+from onesteptrain.utility.representing import represent
 
 __all__ = ["COMPLEXITY_PROMPT", "QUALITY_PROMPT", "Deita", "TextScorer", "exchanges", "load_text_scorer", "represent"]
 

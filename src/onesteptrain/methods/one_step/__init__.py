@@ -1,0 +1,171 @@
+"""One-Step-Train: score a sample by what one simulated training step on it does to the anchor loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from onesteptrain.errors import AnchorError, ConfigError
+from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods.one_step.exact import Exact
+from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
+from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
+from onesteptrain.methods.one_step.reference import Referenced
+from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.utility import AnchorGroup, Preconditioner, choose_epsilon, measure_anchors, read_preconditioner
+from onesteptrain.utility.anchoring import in_parts, together
+from onesteptrain.utility.encoded import anchor_groups
+
+_PROBES = 16
+
+_TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "representation")
+"""Options of the first-order estimators alone."""
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """One-step utility (arXiv:2605.07488): the fall of the anchor loss after one step on the sample."""
+
+    estimator: Literal["auto", "exact", "fd", "jvp"] = "auto"
+    """exact takes the step and measures the anchors; fd and jvp are first-order and need forward passes only:
+    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision."""
+
+    step_size: float = 1e-3
+    """Learning rate of the simulated step."""
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Rule of the step; adam divides each coordinate by the root of its second moment from the warm-up."""
+
+    group_by: str | None = None
+    """Column of the anchors that splits them into groups, each with a column utility.GROUP."""
+
+    fd_epsilon: float | None = None
+    """Shift of the central difference along the anchor gradient; by default chosen on the anchors."""
+
+    batch_size: int = 16
+    """Samples in one pass."""
+
+    store_tokens: bool = False
+    """Keep utility and loss of every answer token, in the columns token_utility and token_loss."""
+
+    reference_folds: int = 10
+    """Parts that the anchors are split into, so that each anchor is measured by the others: what clean rows look like,
+    for the trust gate of `ost select`. 0 leaves that out."""
+
+    intervals: int = 0
+    """Parts that the anchors are split into for an interval around each score; every part costs two passes a sample.
+    0 gives no intervals, 8 is enough for good ones."""
+
+    ablate: bool = False
+    """Score each sample again with blank pictures and with an anchor's: does it need its own? Four more passes."""
+
+    agreement: bool = False
+    """Add the length of each sample's gradient and its cosine with the anchor gradient, by one backward pass a
+    sample."""
+
+    sketch: int = 0
+    """Dimensions of a sketch of each sample's gradient, for set-wise selection, by one backward pass a sample."""
+
+    representation: bool = False
+    """Keep the proxy's last hidden state, for selection by coverage; one more pass."""
+
+    def __post_init__(self) -> None:
+        sizes = {"step_size": self.step_size} | ({} if self.fd_epsilon is None else {"fd_epsilon": self.fd_epsilon})
+        for name, size in sizes.items():
+            if not 0 < size < math.inf:
+                raise ConfigError(f"{name} is {size}; it must be positive and finite")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        for name in ("reference_folds", "intervals"):
+            if getattr(self, name) < 0 or getattr(self, name) == 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or at least 2")
+        if self.sketch < 0:
+            raise ConfigError(f"sketch is {self.sketch}; it is a number of dimensions, such as 512, or 0 for none")
+        given = [name for name in _TOKENS_ONLY if getattr(self, name)]
+        if self.estimator == "exact" and given:
+            raise ConfigError(
+                f"estimator exact has no utility per token and works without {given[0]}; use fd or jvp with {given[0]}"
+            )
+
+    def prepare(self, setting: Setting, /) -> Scorer:
+        """Measure the anchors once, for all samples.
+
+        Raises:
+            AnchorError: an anchor cannot be encoded, or has no such group, or there are too few for the intervals.
+            ConfigError: the estimator cannot work with the proxy's type of weights.
+            ScoreError: the anchor loss is not finite.
+        """
+        proxy = setting.need_proxy("one_step")
+        estimator = self._estimator(proxy)
+        groups = anchor_groups(proxy.encoder, setting.need_anchors("one_step"), self.group_by)
+        preconditioner = self._preconditioner(setting, proxy)
+        anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size)
+        if estimator == "exact":
+            return Exact(proxy, anchors, preconditioner, self.step_size)
+        everyone = [one for members in groups.values() for one in members]
+        parts = self._parts(proxy, everyone, preconditioner, setting.seed)
+        epsilons = {one.name: self._epsilon(proxy, groups[one.name], one, estimator) for one in anchors}
+        total = together(anchors)
+        epsilon = epsilons[""] if "" in epsilons else self._epsilon(proxy, everyone, total, estimator)
+        shifts = [epsilon] * len(parts) + [epsilons[one.name] for one in anchors if one.name or not parts]
+        used = Yardsticks(parts, [one for one in anchors if one.name or not parts], shifts, estimator)
+        scorer = FirstOrder(
+            proxy, used, self.step_size, self.batch_size, self.store_tokens, self._extras(setting, total)
+        )
+        if not self.reference_folds or len(setting.anchors) < 2:
+            return scorer
+        return Referenced(scorer, total, epsilon, preconditioner, setting.anchors, self.reference_folds, setting.seed)
+
+    def _estimator(self, proxy: Proxy) -> Literal["exact", "fd", "jvp"]:
+        half = proxy.dtype in (torch.bfloat16, torch.float16)
+        if self.estimator == "auto":
+            return "jvp" if half else "fd"
+        if half and self.estimator != "jvp":
+            raise ConfigError(
+                f"estimator {self.estimator} moves the weights, and {proxy.dtype} weights swallow a small step; "
+                "use --dtype float32, or --estimator jvp"
+            )
+        return self.estimator
+
+    def _preconditioner(self, setting: Setting, proxy: Proxy) -> Preconditioner:
+        if self.optimizer == "sgd":
+            return {}
+        if setting.second_moments is None:
+            raise ConfigError(
+                "optimizer adam needs the second moments of a warm-up; give the folder of `ost warmup` as --proxy"
+            )
+        return read_preconditioner(setting.second_moments, proxy)
+
+    def _epsilon(self, proxy: Proxy, members: Sequence[Encoded], group: AnchorGroup, estimator: str) -> float:
+        if estimator == "jvp":
+            return 0.0
+        return self.fd_epsilon or choose_epsilon(proxy, members[:_PROBES], group.direction, batch_size=self.batch_size)
+
+    def _parts(
+        self, proxy: Proxy, anchors: Sequence[Encoded], preconditioner: Preconditioner, seed: int
+    ) -> list[AnchorGroup]:
+        """Parts of the anchors, drawn at random, as yardsticks of their own."""
+        if not self.intervals:
+            return []
+        if len(anchors) < self.intervals:
+            raise AnchorError(
+                f"intervals asks for {self.intervals} parts of {len(anchors)} anchors; give more anchors or fewer parts"
+            )
+        drawn = {str(part): members for part, members in enumerate(in_parts(anchors, self.intervals, seed=seed))}
+        return measure_anchors(proxy, drawn, preconditioner=preconditioner, batch_size=self.batch_size)
+
+    def _extras(self, setting: Setting, total: AnchorGroup) -> list[Extra]:
+        """What is measured beside the utility, because it was asked for."""
+        proxy = setting.need_proxy("one_step")
+        extras: list[Extra] = []
+        if self.agreement or self.sketch:
+            extras.append(Gradients(proxy, total, self.step_size, self.sketch, setting.seed, norms=self.agreement))
+        if self.representation:
+            extras.append(Representations(proxy, self.batch_size))
+        if self.ablate:
+            extras.append(Ablations(proxy.encoder, setting.anchors, setting.seed))
+        return extras
