@@ -10,10 +10,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import progress_bar, say
-from onesteptrain.methods import method_class
+from onesteptrain.forecasting import Forecast, forecast
+from onesteptrain.methods import Method, method_class
+from onesteptrain.pool import Pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring import ScoringOptions, ScoringResult
-from onesteptrain.steps import AnchorOptions, PoolOptions, score_into
+from onesteptrain.steps import AnchorOptions, PoolOptions, make_setting, read_anchors, score_into
 
 Flat = Parameter(name="*")
 
@@ -32,6 +34,7 @@ def score(  # noqa: PLR0913  one parameter an option
     loading: Annotated[LoadOptions, Flat] = LoadOptions(),
     working: Annotated[ScoringOptions, Flat] = ScoringOptions(),
     seed: int = 0,
+    dry_run: bool = False,
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
@@ -50,14 +53,21 @@ def score(  # noqa: PLR0913  one parameter an option
         loading: How the proxy is loaded.
         working: How the pool is worked through.
         seed: Fixes all that is random.
+        dry_run: Score 80 rows, drawn at random, and say how long all of them will take and what memory and disk they
+            need; nothing is written.
         overwrite: Delete an earlier run in this directory first.
         json: Print the result as JSON.
     """
+    asked = options if options is not None else method_class(method)()
+    if dry_run:
+        expected = _forecast(reading.open(pool), asked, anchors, checking, proxy, (scope, loading), seed)
+        say(describe_forecast(expected), expected._asdict(), as_json=json)
+        return
     with progress_bar("scoring") as progress:
         result = score_into(
             out,
             reading.open(pool),
-            options if options is not None else method_class(method)(),
+            asked,
             anchors=anchors,
             proxy=proxy,
             seed=seed,
@@ -69,6 +79,41 @@ def score(  # noqa: PLR0913  one parameter an option
             progress=progress,
         )
     say(describe(result), facts(result), as_json=json)
+
+
+def _forecast(  # noqa: PLR0913  the parts of one request
+    pool: Pool,
+    method: Method,
+    anchors: Path | None,
+    checking: AnchorOptions,
+    proxy: str | None,
+    loading: tuple[ScopeOptions, LoadOptions],
+    seed: int,
+) -> Forecast:
+    trusted = read_anchors(anchors, pool, checking) if anchors is not None else []
+    return forecast(pool, lambda: method.prepare(make_setting(proxy, loading, trusted, seed)), seed=seed)
+
+
+def describe_forecast(expected: Forecast) -> str:
+    """What scoring will take, for people."""
+    lines = [
+        f"{expected.rows} rows: about {_duration(expected.seconds)} here "
+        f"({_duration(expected.seconds_low)} to {_duration(expected.seconds_high)}), "
+        f"{_duration(expected.prepare_seconds)} of it to prepare, then {1 / expected.seconds_per_row:.1f} rows/s",
+        f"memory: {expected.memory_bytes / 1e9:.1f} GB so far"
+        + (f", {expected.device_memory_bytes / 1e9:.1f} GB on the GPU" if expected.device_memory_bytes else ""),
+        f"disk: {expected.disk_bytes / 1e6:.1f} MB while shards are merged, half of that afterwards",
+    ]
+    if expected.failed:
+        lines.append(f"{expected.failed} of {expected.tried} rows that were tried cannot be scored")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def for_method(name: str) -> Callable[..., None]:
