@@ -327,7 +327,6 @@ def test_a_request_that_cannot_work_is_refused_by_name(tmp_path, text, said):
         ({"methods": {"nonsense": MethodArm()}}, "there is no method 'nonsense'"),
         ({"methods": {"ost": MethodArm(options={"step": 1})}}, r"methods\.ost\.options: step: Unexpected"),
         ({"methods": {"less": MethodArm()}}, "method 'less' looks back at the warm-up; give warmup_checkpoints"),
-        ({"methods": {"ost": MethodArm(distinct=2.0)}}, "distinct is 2.0"),
         ({"methods": {"ost": MethodArm(keep=("5000",))}}, "the pool has 48 rows"),
         ({"shares": ("half",)}, "keep is 'half'"),
         ({"shares": ("20%", "20%")}, "shares names 20% twice"),

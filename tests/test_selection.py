@@ -20,7 +20,15 @@ from onesteptrain.cli.select_command import describe
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.pool import open_pool
 from onesteptrain.scores import Record, ScoreTable, merge, to_table, write_table
-from onesteptrain.selection import distinct_rows, parse_budget, parse_floor, select_rows, select_subset, top_rows
+from onesteptrain.selection import (
+    SelectOptions,
+    distinct_rows,
+    parse_budget,
+    parse_floor,
+    select_rows,
+    select_subset,
+    top_rows,
+)
 from tests.pool_files import CONTAINERS, qa
 
 VALUES = [0.5, None, -2.0, 3.0, 0.5, None, -0.25, 0.5, 7.0, -1.0, 0.0, 2.0]
@@ -92,7 +100,7 @@ def test_a_budget_that_means_nothing_is_refused_with_what_was_given(keep):
 def test_all_numbers_of_a_selection_are_those_of_a_sort_and_sums(table, by, count):
     columns = {"score": VALUES, "tokens": TOKENS, "harm": [None if v is None else -abs(v) for v in VALUES]}
     kept = best(columns[by], count)
-    selection = select_rows(table, keep=str(count), by=by)
+    selection = select_rows(table, keep=str(count), options=SelectOptions(by=by))
     assert selection.rows.tolist() == kept
     assert (selection.pool_rows, selection.scored_rows) == (12, 10)
     assert (selection.budget, selection.skipped_similar) == (count, None)
@@ -118,6 +126,12 @@ def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
         "harmful_kept": None,
         "budget": 1,
         "skipped_similar": None,
+        "gate": "none",
+        "prefer": "top",
+        "dropped": 0,
+        "clean_share": None,
+        "expected_clean": None,
+        "groups": None,
     }
 
 
@@ -217,7 +231,7 @@ def test_a_floor_keeps_every_row_that_has_at_least_that_value(table, floor):
 
 
 def test_a_floor_works_on_any_column_of_numbers(table):
-    selection = select_rows(table, keep=">=60", by="tokens")
+    selection = select_rows(table, keep=">=60", options=SelectOptions(by="tokens"))
     assert selection.rows.tolist() == [row for row, tokens in enumerate(TOKENS) if tokens is not None and tokens >= 60]
 
 
@@ -303,7 +317,7 @@ def test_a_table_is_filtered_down_its_ranking_without_the_rows_that_have_no_scor
     for keep, count in (("20%", 10), ("100%", 50), (">=2", 50)):
         allowed = [row for row in ranking if values[row] >= 2] if keep == ">=2" else ranking
         kept, skipped = one_by_one(vectors.astype(np.float32), allowed, count, 0.9)
-        selection = select_rows(table, keep=keep, distinct=0.9)
+        selection = select_rows(table, keep=keep, options=SelectOptions(distinct=0.9))
         assert selection.rows.tolist() == sorted(kept)
         assert selection.skipped_similar == skipped
         assert selection.budget == (None if keep == ">=2" else count)
@@ -314,60 +328,68 @@ def test_of_two_equal_rows_the_better_one_is_kept_alone(tmp_path):
     table = table_with(
         tmp_path, [(1.0, [0.1, 0.7, 0.3]), (2.0, [0.1, 0.7, 0.3]), (3.0, [1.0, 0.0, 0.0]), (2.0, [2, 14, 6])]
     )
-    selection = select_rows(table, keep="100%", distinct=1 - 1e-9)
+    selection = select_rows(table, keep="100%", options=SelectOptions(distinct=1 - 1e-9))
     assert selection.rows.tolist() == [1, 2]
     assert (len(selection.rows), selection.budget, selection.skipped_similar) == (2, 4, 2)
 
 
 def test_a_filter_that_runs_dry_says_how_many_were_asked_for_and_passed_over(tmp_path):
     table = table_with(tmp_path, [(float(row), [1.0, row % 2]) for row in range(6)])
-    said = describe(select_rows(table, keep="50%", distinct=0.9), tmp_path / "out").splitlines()
+    said = describe(select_rows(table, keep="50%", options=SelectOptions(distinct=0.9)), tmp_path / "out").splitlines()
     assert said[1:] == [
         "4 rows were passed over as too similar to a kept one",
         "fewer than the 3 rows asked for: no other row can be kept",
     ]
-    assert len(describe(select_rows(table, keep="2", distinct=0.9), tmp_path / "out").splitlines()) == 2
+    assert (
+        len(describe(select_rows(table, keep="2", options=SelectOptions(distinct=0.9)), tmp_path / "out").splitlines())
+        == 2
+    )
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 1.5, math.nan])
 def test_a_threshold_that_filters_nothing_or_all_is_refused(tmp_path, threshold):
     with pytest.raises(ConfigError, match="cosine similarity between 0 and 1"):
-        select_rows(table_with(tmp_path, [(1.0, [1.0])]), keep="1", distinct=threshold)
+        select_rows(table_with(tmp_path, [(1.0, [1.0])]), keep="1", options=SelectOptions(distinct=threshold))
 
 
 def test_a_table_without_representations_cannot_be_filtered(table):
     with pytest.raises(ScoreError, match=r"no column 'representation', which --distinct compares; .* such as deita"):
-        select_rows(table, keep="3", distinct=0.9)
+        select_rows(table, keep="3", options=SelectOptions(distinct=0.9))
 
 
 @pytest.mark.parametrize("vector", [None, [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
 def test_a_scored_row_without_a_vector_to_compare_is_refused_by_its_number(tmp_path, vector):
     table = table_with(tmp_path, [(1.0, [1.0, 2.0]), (None, None), (0.5, vector)])
     with pytest.raises(ScoreError, match=r"row 2 of .* has a score but no representation to compare"):
-        select_rows(table, keep="1", distinct=0.9)
+        select_rows(table, keep="1", options=SelectOptions(distinct=0.9))
 
 
 def test_vectors_without_numbers_cannot_be_compared(tmp_path):
     with pytest.raises(ScoreError, match=r"row 1 of .* has a score but no representation to compare"):
-        select_rows(table_with(tmp_path, [(None, None), (0.5, [])]), keep="1", distinct=0.9)
+        select_rows(table_with(tmp_path, [(None, None), (0.5, [])]), keep="1", options=SelectOptions(distinct=0.9))
 
 
 def test_vectors_of_different_length_are_refused(tmp_path):
     with pytest.raises(ScoreError, match="have 2 and 3 numbers; all must have as many"):
-        select_rows(table_with(tmp_path, [(1.0, [1.0, 2.0]), (2.0, [1.0, 2.0, 3.0])]), keep="1", distinct=0.9)
+        select_rows(
+            table_with(tmp_path, [(1.0, [1.0, 2.0]), (2.0, [1.0, 2.0, 3.0])]),
+            keep="1",
+            options=SelectOptions(distinct=0.9),
+        )
 
 
 def test_a_representation_that_is_one_number_is_refused(tmp_path):
     with pytest.raises(ScoreError, match=r"'representation' of .* holds double, not lists"):
-        select_rows(table_with(tmp_path, [(1.0, 2.0)]), keep="1", distinct=0.9)
+        select_rows(table_with(tmp_path, [(1.0, 2.0)]), keep="1", options=SelectOptions(distinct=0.9))
 
 
 def test_choosing_distinct_rows_loads_no_torch(tmp_path):
     table = table_with(tmp_path, [(1.0, [1.0, 2.0]), (2.0, [2.0, 1.0])])
     code = (
         "import sys; from pathlib import Path; from onesteptrain.cli.select_command import select; "
-        "from onesteptrain.scores import ScoreTable; from onesteptrain.selection import select_rows; "
-        f"kept = select_rows(ScoreTable(Path({str(table.path)!r})), keep='2', distinct=0.9).rows; "
+        "from onesteptrain.scores import ScoreTable; from onesteptrain.selection import SelectOptions, select_rows; "
+        f"table = ScoreTable(Path({str(table.path)!r})); "
+        "kept = select_rows(table, keep='2', options=SelectOptions(distinct=0.9)).rows; "
         "assert len(kept) == 2; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

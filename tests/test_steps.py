@@ -25,7 +25,9 @@ def table_of(run: Path) -> ScoreTable:
 
 def test_the_score_table_of_a_model_has_the_documented_columns_and_types():
     schema = pq.read_schema(scored() / "scores.parquet")
-    numbers = {name: pa.float64() for name in ("utility", "harm", "gain", "loss")}
+    numbers = {
+        name: pa.float64() for name in ("utility", "harm", "gain", "worst_utility", "relative", "loss", "worst_loss")
+    }
     counts = {name: pa.int64() for name in ("answer_tokens", "tokens")}
     base = {"uid": pa.string(), "row": pa.int64(), "score": pa.float64(), "reason": pa.string()}
     assert {field.name: field.type for field in schema} == base | numbers | counts

@@ -140,14 +140,14 @@ def target_size(bench: Bench) -> Iterator[Comparison]:
 def maturity(bench: Bench) -> Iterator[Comparison]:
     """(d) The proxy as it is, and warmed up on 5, 25 and 100 % of the pool, ten passes each."""
     shares = {"0": 0.0, "5": 0.05, "25": 0.25, "100": 1.0}
-    methods = {f"ost-warm-{name}": MethodArm("one_step", warmup_share=share) for name, share in shares.items()}
+    methods = {f"ost-warm-{name}": MethodArm("one_step", warmup_share=share, prefer="top") for name, share in shares.items()}
     yield bench.comparison(bench.main_world(), "compare", methods, truth=None)
 
 
 def architecture(bench: Bench) -> Iterator[Comparison]:
     """(e) A proxy of the target's own architecture against one of another."""
-    same = MethodArm("one_step", proxy=bench.pretrained("proxy_same"))
-    methods = {"ost-other": MethodArm("one_step"), "ost-same": same}
+    same = MethodArm("one_step", proxy=bench.pretrained("proxy_same"), prefer="top")
+    methods = {"ost-other": MethodArm("one_step", prefer="top"), "ost-same": same}
     yield bench.comparison(bench.main_world(), "compare", methods, truth=None)
 
 

@@ -21,6 +21,8 @@ from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.reporting import write_report
 from onesteptrain.runs import begin_run, fingerprint
 from onesteptrain.scoring import ScoringOptions
+from onesteptrain.selection import SelectOptions
+from onesteptrain.selection.options import Preference, QuotaShares  # noqa: F401  what reads options by their types looks here
 from onesteptrain.steps import (
     AnchorOptions,
     PoolOptions,
@@ -36,7 +38,7 @@ from onesteptrain.warmup import WarmupOptions
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(SelectOptions):
     """The main job: anchors, warm-up, scores, subsets, and if asked for trained targets and their accuracy."""
 
     pool: Path
@@ -72,9 +74,6 @@ class Pipeline:
     keep: tuple[str, ...] = ("20%",)
     """Budgets: one subset file for each."""
 
-    by: str = "score"
-    """Column of the score table to rank by."""
-
     target: str | None = None
     """Checkpoint to fine-tune on each subset."""
 
@@ -106,6 +105,7 @@ class Pipeline:
     """Fixes all that is random."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.anchors is None) == (self.heldout is None):
             raise ConfigError("give either anchors (a file to use) or heldout (a file to draw them from)")
         if not self.keep:
@@ -178,12 +178,14 @@ def _named(keep: str) -> str:
     """A budget as a part of a file's name."""
     if keep.endswith("%"):
         return keep.removesuffix("%") + "percent"
-    return "from" + keep.removeprefix(">=").strip() if keep.startswith(">=") else keep + "rows"
+    if keep.startswith(">="):
+        return "from" + keep.removeprefix(">=").strip()
+    return keep.replace(" ", "") if keep.strip()[-1:].isalpha() or "of" in keep else keep + "rows"
 
 
 def _subset(job: Pipeline, pool: Pool, keep: str, tell: Tell) -> Path:
     out = job.out / f"subset-{_named(keep)}{pool.path.suffix}"
-    selection = select_into(job.out / "score", out, keep=keep, by=job.by, overwrite=True)
+    selection = select_into(job.out / "score", out, keep=keep, options=job.rule(), overwrite=True)
     tell(f"kept {len(selection.rows)} of {selection.pool_rows} rows: {out}")
     return out
 

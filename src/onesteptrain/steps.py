@@ -22,7 +22,7 @@ from onesteptrain.pool import FormatName, Pool, Sample, Unreadable, open_pool, w
 from onesteptrain.runs import Run, begin_run, fingerprint, write_json
 from onesteptrain.scores import ScoreTable
 from onesteptrain.scoring import Progress, ScoringOptions, ScoringResult, score_pool
-from onesteptrain.selection import Selection, select_subset
+from onesteptrain.selection import Selection, SelectOptions, select_subset
 
 if TYPE_CHECKING:  # these load torch, which drawing anchors and selecting do without
     from onesteptrain.auditing import Audit, AuditOptions
@@ -239,15 +239,14 @@ def select_into(
     out: Path,
     *,
     keep: str,
-    by: str = "score",
-    distinct: float | None = None,
+    options: SelectOptions | None = None,
     overwrite: bool = False,
 ) -> Selection:
-    """Write the best rows of the pool that a run has scored.
+    """Write some rows of the pool that a run has scored.
 
     Raises:
         RunError: this is no run directory.
-        ConfigError: the budget or the threshold cannot be used.
+        ConfigError: the budget cannot be used.
         ScoreError: scoring is not finished, there is no such column, or no row to keep.
         PoolError: the pool has changed since.
     """
@@ -259,7 +258,7 @@ def select_into(
         raise PoolError(f"the pool {asked['pool']} that {run_path} has scored does not exist; put it back")
     image_root = asked.get("image_root")
     pool = open_pool(Path(asked["pool"]), format=asked["format"], image_root=image_root and Path(image_root))
-    return select_subset(table, pool, out, keep=keep, by=by, distinct=distinct, overwrite=overwrite)
+    return select_subset(table, pool, out, keep=keep, options=options, overwrite=overwrite)
 
 
 def audit_into(  # noqa: PLR0913  the parts of one request

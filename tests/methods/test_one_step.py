@@ -53,18 +53,18 @@ def test_losses_are_those_of_the_brute_force_tokens():
     np.testing.assert_allclose(column(records, "worst_loss"), [one.max() for one in losses], **CLOSE)
     np.testing.assert_allclose(column(records, "relative"), column(records, "utility") / column(records, "loss"))
     for record, loss in zip(records, losses, strict=True):
-        np.testing.assert_allclose(record.columns["token_loss"], loss, rtol=2**-8)  # eight significant bits
+        np.testing.assert_allclose(record.columns["token_loss"], loss, rtol=1e-5)
 
 
 def test_token_utilities_give_back_utility_harm_gain_and_the_worst():
     for record in scored(store_tokens=True):
         tokens = np.array(record.columns["token_utility"], dtype=float)
-        scale = np.abs(tokens).mean() * 2**-8  # eight significant bits
+        scale = np.abs(tokens).max() * 1e-6  # the list is kept in float32
         assert tokens.dtype == np.float64
         assert record.columns["utility"] == pytest.approx(tokens.mean(), abs=scale)
         assert record.columns["harm"] == pytest.approx(np.minimum(tokens, 0).mean(), abs=scale)
         assert record.columns["gain"] == pytest.approx(np.maximum(tokens, 0).mean(), abs=scale)
-        assert record.columns["worst_utility"] == pytest.approx(tokens.min(), rel=2**-8)
+        assert record.columns["worst_utility"] == pytest.approx(tokens.min(), rel=1e-6)
 
 
 def test_an_anchor_is_measured_by_the_others_alone():
@@ -200,7 +200,7 @@ def test_extras_go_past_a_sample_that_cannot_be_read():
         ({"intervals": 1}, "intervals is 1"),
         ({"reference_folds": -1}, "reference_folds is -1"),
         ({"sketch": -2}, "sketch is -2"),
-        ({"estimator": "exact", "ablate": True}, "works without ablate"),
+        ({"estimator": "exact", "ablate": True}, "use fd or jvp with ablate"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, text):

@@ -73,13 +73,16 @@ def make_arms(job: Comparison, pool: Pool, tell: Tell) -> Iterator[Arm]:
 
 
 def _method_arms(job: Comparison, pool: Pool, name: str, arm: MethodArm, tell: Tell) -> Iterator[Arm]:
-    redrawn = arm.installed(name) == "random"  # chance alone: each seed draws anew
-    scored = [_score(job, pool, name, arm, seed, tell) for seed in (range(job.seeds) if redrawn else [job.seed])]
+    rescored = arm.installed(name) == "random"  # chance alone: each seed draws anew
+    redrawn = rescored or arm.choosing(name, 0).draws
+    scored = [_score(job, pool, name, arm, seed, tell) for seed in (range(job.seeds) if rescored else [job.seed])]
     tables = [one.table for one in scored]
 
     @functools.cache
-    def chosen(budget: str, place: int) -> Rows:
-        return select_rows(tables[place], keep=budget, by=arm.by, distinct=arm.distinct).rows
+    def chosen(budget: str, seed: int) -> Rows:
+        return select_rows(
+            tables[seed if rescored else 0], keep=budget, options=arm.choosing(name, seed), pool=pool
+        ).rows
 
     for budget in arm.keep or job.shares:
         kept = len(chosen(budget, 0)) / tables[0].rows

@@ -14,8 +14,7 @@ from onesteptrain.evaluation.evaluating import check_columns
 from onesteptrain.methods import method_class
 from onesteptrain.pool import Pool
 from onesteptrain.proxy.loading import check_checkpoint
-from onesteptrain.selection import parse_budget, parse_floor
-from onesteptrain.selection.distinct import check_threshold
+from onesteptrain.selection import parse_floor, read_budget
 
 
 def check_request(job: Comparison, pool: Pool) -> None:
@@ -54,13 +53,11 @@ def _check_arm(job: Comparison, name: str, arm: MethodArm, rows: int) -> None:
     _refuse_repeats(f"methods.{name}.keep", arm.keep)
     for budget in arm.keep:
         _check_budget(budget, rows)
-    if arm.distinct is not None:
-        check_threshold(arm.distinct)
 
 
 def _check_budget(budget: str, rows: int) -> None:
     if parse_floor(budget) is None:
-        parse_budget(budget, rows)
+        read_budget(budget, rows)
 
 
 def _check_truth(truth: Path, pool: Pool) -> None:

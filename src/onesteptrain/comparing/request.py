@@ -16,6 +16,7 @@ from onesteptrain.finetuning import FinetuneOptions
 from onesteptrain.methods import Method, method_class
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring import ScoringOptions
+from onesteptrain.selection import SelectOptions
 from onesteptrain.steps import AnchorOptions, PoolOptions
 
 Protocol = Literal["A", "B"]
@@ -23,30 +24,25 @@ Protocol = Literal["A", "B"]
 OWN_ARMS = ("untuned", "full", "oracle")
 """Arms that are no method: no training, the whole pool, clean rows by the planted labels."""
 
-_SHORT = {"ost": "one_step"}
-"""Names of the paper's tables for installed methods."""
+_SHORT = {"ost": "one_step", "ost-set": "one_step"}
+"""Names of arms for installed methods."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class MethodArm:
-    """One method of a comparison: how it scores, and which rows it keeps."""
+class MethodArm(SelectOptions):
+    """One method of a comparison: how it scores, and which rows it keeps; draw_seed is the training's."""
 
     method: str | None = None
-    """Installed method; by default the one with the arm's name, where ost means one_step."""
+    """Installed method; by default the one with the arm's name, where ost means one_step by the paper's rule (keep the
+    highest scores), and ost-set one_step by the default rule of `ost select`."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method."""
 
     keep: tuple[str, ...] = ()
     """Budgets, such as 20%, 5000 or ">=0.5"; by default the shares of the comparison."""
-
-    by: str = "score"
-    """Column to rank by."""
-
-    distinct: float | None = None
-    """Pass over rows whose representation has at least this cosine similarity to a kept row's."""
 
     proxy: str | None = None
     """Checkpoint in place of the comparison's proxy; it is warmed up in the same way."""
@@ -57,6 +53,11 @@ class MethodArm:
     def installed(self, name: str) -> str:
         """The method that an arm of this name means."""
         return self.method or _SHORT.get(name, name)
+
+    def choosing(self, name: str, seed: int) -> SelectOptions:
+        """How an arm of this name chooses; another seed draws anew."""
+        paper = {"prefer": "top"} if name == "ost" and self.prefer == "auto" else {}
+        return self.rule(draw_seed=seed, **paper)
 
     def make(self, name: str) -> Method:
         """The method with its options.

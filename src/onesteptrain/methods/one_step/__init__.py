@@ -87,9 +87,7 @@ class OneStep:
             raise ConfigError(f"sketch is {self.sketch}; it is a number of dimensions, such as 512, or 0 for none")
         given = [name for name in _TOKENS_ONLY if getattr(self, name)]
         if self.estimator == "exact" and given:
-            raise ConfigError(
-                f"estimator exact has no utility per token and works without {given[0]}; use fd or jvp with {given[0]}"
-            )
+            raise ConfigError(f"estimator exact has no utility per token; use fd or jvp with {given[0]}")
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Measure the anchors once, for all samples.

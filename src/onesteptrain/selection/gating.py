@@ -1,0 +1,96 @@
+"""Which rows may be kept at all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesteptrain.errors import ScoreError
+from onesteptrain.scores import ScoreTable
+from onesteptrain.selection.options import SelectOptions, gate_share
+from onesteptrain.selection.trust import Trust, can_trust, measure_trust
+
+Positions = NDArray[np.int64]
+"""Positions in the score table."""
+
+
+class Gated(NamedTuple):
+    """What a gate lets pass."""
+
+    gate: str
+    """What it was: trust, a share, a lowest value, or none."""
+
+    passed: Positions
+    """Ascending."""
+
+    others: Positions
+    """Scored rows that it dropped, the least bad first."""
+
+    trust: Trust | None
+
+
+def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None) -> Gated:
+    """Drop what a selection is not to keep; rows without a value are dropped by every gate.
+
+    Args:
+        table: The scores.
+        options: Which gate.
+        floor: Lowest value of the ranking column that is kept; None where a budget says how many are.
+
+    Raises:
+        ScoreError: no such column, no row passes, or trust is asked for and the scores do not allow it.
+    """
+    values = table.numbers(options.by or "score")
+    finite = np.flatnonzero(np.isfinite(values))
+    if not len(finite):
+        raise ScoreError(
+            f"{table.path} has no row with a value in column {options.by or 'score'!r}; nothing can be selected"
+        )
+    if _trusts(table, options, floor):
+        return _by_trust(table, finite)
+    if options.gate in ("auto", "none"):
+        return Gated("none", finite, np.empty(0, np.int64), None) if floor is None else _by_floor(table, options, floor)
+    column = "harm" if "harm" in table.names else options.by or "score"
+    return _by_share(table.numbers(column), finite, options.gate)
+
+
+def _trusts(table: ScoreTable, options: SelectOptions, floor: float | None) -> bool:
+    if options.gate == "trust":
+        return True
+    plain = options.by is None and floor is None and options.prefer != "top"
+    return options.gate == "auto" and plain and can_trust(table)
+
+
+def _by_trust(table: ScoreTable, finite: Positions) -> Gated:
+    trust = measure_trust(table)
+    passing = trust.passing()[finite]
+    passed, dropped = finite[passing], finite[~passing]
+    if not len(passed):
+        raise ScoreError(
+            f"no row of {table.path} looks like the anchors (the least suspicious stands "
+            f"{np.nanmin(trust.suspicion):.1f} of their standard deviations out); "
+            "give anchors that answer as the pool does, or select with --gate none"
+        )
+    order = np.argsort(np.nan_to_num(trust.suspicion[dropped], nan=np.inf), kind="stable")
+    return Gated("trust", passed, dropped[order], trust)
+
+
+def _by_floor(table: ScoreTable, options: SelectOptions, floor: float) -> Gated:
+    values = table.numbers(options.by or "score")
+    finite = np.flatnonzero(np.isfinite(values))
+    passed = finite[values[finite] >= floor]
+    if not len(passed):
+        raise ScoreError(
+            f"no row of {table.path} has at least {floor:g} in column {options.by or 'score'!r}, whose highest value "
+            f"is {values[finite].max():g}; lower the value after >="
+        )
+    return Gated(f">={floor:g}", passed, np.empty(0, np.int64), None)
+
+
+def _by_share(values: NDArray[np.float64], finite: Positions, gate: str) -> Gated:
+    """The best share of the scored rows."""
+    ranking = finite[np.argsort(-np.nan_to_num(values[finite], nan=-np.inf), kind="stable")]
+    count = max(1, round(gate_share(gate) * len(ranking)))
+    return Gated(gate, np.sort(ranking[:count]), ranking[count:], None)

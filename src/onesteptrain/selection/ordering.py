@@ -1,0 +1,96 @@
+"""In which order the rows behind a gate are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesteptrain.scores import ScoreTable
+from onesteptrain.selection.covering import cover_order
+from onesteptrain.selection.distinct import read_representations
+from onesteptrain.selection.gating import Gated, Positions
+from onesteptrain.selection.maxmin import maxmin_order, read_group_utilities
+from onesteptrain.selection.options import Preference, SelectOptions
+from onesteptrain.selection.setwise import setwise_order
+
+
+def preference(options: SelectOptions, gated: Gated) -> Preference:
+    """The preference that auto stands for: to draw behind a gate, and to rank without one."""
+    if options.prefer != "auto":
+        return options.prefer
+    return "draw" if gated.gate == "trust" else "top"
+
+
+def order_rows(table: ScoreTable, gated: Gated, options: SelectOptions, count: int) -> Positions:
+    """The rows behind a gate, the first to keep first.
+
+    Args:
+        table: The scores.
+        gated: What the gate lets pass.
+        options: What is preferred.
+        count: How many will be kept; a preference may order no more than that.
+    """
+    return _ORDERS[preference(options, gated)](table, gated.passed, options, count)
+
+
+def top(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+    """Highest values first; ties go to the earlier row."""
+    values = table.numbers(options.by or "score")[passed]
+    return passed[np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
+
+
+def draw(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+    """At random; a row's place depends on the seed and its uid alone, so neither order nor shards matter."""
+    return passed[np.argsort(random_keys(table, passed, options.draw_seed), kind="stable")]
+
+
+def random_keys(table: ScoreTable, positions: Positions, seed: int) -> NDArray[np.uint64]:
+    """A number for each row that is a function of the seed and its uid."""
+    uids = table.read(["uid"])["uid"].take(positions)
+    start = hashlib.blake2b(f"draw:{seed}:".encode(), digest_size=8)
+    keys = np.empty(len(positions), np.uint64)
+    for place, uid in enumerate(uids):
+        digest = start.copy()
+        digest.update(uid.as_py().encode())
+        keys[place] = int.from_bytes(digest.digest(), "big")
+    return keys
+
+
+def top_rows(values: NDArray[np.float64], count: int) -> Positions:
+    """Positions of the highest values, ascending; NaN and infinity are never chosen, ties go to the earlier one."""
+    finite = np.flatnonzero(np.isfinite(values))
+    if count >= len(finite):
+        return finite
+    known = values[finite]
+    cut = np.partition(known, len(known) - count)[len(known) - count]
+    above = finite[known > cut]
+    equal = finite[known == cut][: count - len(above)]
+    return np.sort(np.concatenate([above, equal]))
+
+
+def cover(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+    """At random, from all clusters of the representations in proportion."""
+    vectors = read_representations(table, passed)[passed]
+    return passed[cover_order(vectors, random_keys(table, passed, options.draw_seed), seed=options.draw_seed)]
+
+
+def setwise(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+    """By what each row adds to those before it."""
+    return setwise_order(table, passed, table.numbers("utility")[passed], count, options.draw_seed)
+
+
+def maxmin(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+    """By what each row brings the group of anchors that is worst off."""
+    return passed[maxmin_order(read_group_utilities(table)[passed], count)]
+
+
+_ORDERS: Mapping[Preference, Callable[[ScoreTable, Positions, SelectOptions, int], Positions]] = {
+    "top": top,
+    "draw": draw,
+    "cover": cover,
+    "setwise": setwise,
+    "maxmin": maxmin,
+}

@@ -1,0 +1,265 @@
+"""The trust gate on mixtures whose parts are known, and what is drawn behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kstest, norm
+
+from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.pool import open_pool
+from onesteptrain.scores import ScoreTable, write_table
+from onesteptrain.selection import SelectOptions, select_rows
+from onesteptrain.selection.quotas import share_out
+from onesteptrain.selection.trust import SIGNALS, clean_share, density_ratio, measure_trust, p_values, suspicions
+from tests.pool_files import qa
+
+ROWS, ANCHORS = 4000, 100
+
+
+def signals(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    """Harm, loss and worst loss of some rows: log-normal, one of the three shifted in each row."""
+    generator = np.random.default_rng(seed)
+    logs = generator.normal(0, 1, (count, 3))
+    logs[np.arange(count), generator.integers(0, 3, count)] += shift
+    sizes = np.exp(logs)
+    return np.stack([-sizes[:, 0], sizes[:, 1], sizes[:, 2]], axis=1)
+
+
+def mixture(noise: float, seed: int = 0, shift: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
+    """Signals of a pool, and which of its rows are clean."""
+    bad = round(noise * ROWS)
+    rows = np.concatenate([signals(ROWS - bad, seed), signals(bad, seed + 1000, shift)])
+    order = np.random.default_rng(seed).permutation(ROWS)
+    return rows[order], (np.arange(ROWS) < ROWS - bad)[order]
+
+
+def table_of(folder: Path, rows: np.ndarray, anchors: np.ndarray | None, **more) -> ScoreTable:
+    folder.mkdir(exist_ok=True)
+    for name, values in (("scores", rows), ("reference", anchors)):
+        if values is None:
+            continue
+        columns = {"uid": [f"u{row}" for row in range(len(values))], "row": np.arange(len(values))}
+        columns |= {"score": -values[:, 1], "reason": pa.nulls(len(values), pa.string())}
+        columns |= dict(zip(SIGNALS, values.T, strict=True)) | (more if name == "scores" else {})
+        write_table(pa.table(columns), folder / f"{name}.parquet")
+    return ScoreTable(folder / "scores.parquet")
+
+
+def test_p_values_of_rows_that_are_like_the_anchors_are_uniform():
+    seen = []
+    for seed in range(40):  # one draw of the anchors is one draw of all p-values
+        rows, anchors = suspicions(signals(50, seed), signals(ANCHORS, 500 + seed))
+        seen.append(p_values(rows, anchors)[:5])
+    assert kstest(np.concatenate(seen), "uniform").pvalue > 0.01
+
+
+def test_a_p_value_is_the_share_of_the_anchors_at_least_as_suspicious():
+    anchors = np.array([1.0, 2.0, 2.0, 5.0])
+    np.testing.assert_allclose(p_values(np.array([0.0, 2.0, 3.0, 9.0]), anchors), [1, 4 / 5, 2 / 5, 1 / 5])
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3, 0.5, 0.7])
+def test_the_clean_share_is_found_without_knowing_it(noise):
+    found = []
+    for seed in range(8):
+        rows, _ = mixture(noise, seed)
+        found.append(clean_share(p_values(*suspicions(rows, signals(ANCHORS, 100 + seed)))))
+    # 100 anchors know a median to half a tenth, and eight of them to 0.03; the cap at 1 pulls a clean pool down
+    assert np.mean(found) == pytest.approx(1 - noise, abs=0.06)
+
+
+def test_the_density_ratio_is_that_of_the_densities():
+    generator = np.random.default_rng(0)
+    anchors, pool = generator.normal(0, 1, 4000), generator.normal(1, 1, 20_000)
+    places = np.array([-1.0, 0.0, 1.0, 2.0])
+    ratio = density_ratio(np.concatenate([places, pool]), anchors)[:4]
+    # a kernel of width 0.19 widens both densities from 1 to 1.018, and at -1 it sees some 450 rows of the pool
+    np.testing.assert_allclose(ratio, norm.pdf(places, 0, 1) / norm.pdf(places, 1, 1), rtol=0.15)
+
+
+def test_the_chance_is_calibrated(tmp_path):
+    hits: list[tuple[float, bool]] = []
+    for seed in range(10):
+        rows, clean = mixture(0.5, seed, shift=2.5)
+        trust = measure_trust(table_of(tmp_path / str(seed), rows, signals(ANCHORS, 100 + seed)))
+        hits += list(zip(trust.chance, clean, strict=True))
+    told, true = np.array([one for one, _ in hits]), np.array([two for _, two in hits])
+    for low in np.arange(0, 1, 0.2):
+        inside = (told >= low) & (told < low + 0.2)
+        # ten draws of 100 anchors know the clean share to 0.02, and the kernel smooths what is steep
+        assert true[inside].mean() == pytest.approx(told[inside].mean(), abs=0.1)
+
+
+def test_a_clean_pool_passes_whole(tmp_path):
+    passed = [
+        measure_trust(table_of(tmp_path / str(seed), *(signals(n, seed + n) for n in (ROWS, ANCHORS)))).passing().mean()
+        for seed in range(5)
+    ]
+    assert np.mean(passed) > 0.97
+
+
+def test_the_gate_drops_what_stands_out_in_any_one_signal(tmp_path):
+    rows, clean = mixture(0.5)
+    passing = measure_trust(table_of(tmp_path, rows, signals(ANCHORS, 7))).passing()
+    assert passing[clean].mean() > 0.8  # 100 anchors place the cut within a tenth
+    assert passing[~clean].mean() < 0.05
+
+
+@given(st.floats(1e-6, 1e6))
+def test_units_do_not_matter(scale):
+    rows, anchors = signals(50, 1), signals(ANCHORS, 2)
+    one, two = suspicions(rows, anchors), suspicions(rows * scale, anchors * scale)
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(one[1], two[1], rtol=1e-9, atol=1e-9)
+
+
+def test_a_row_without_any_harm_is_not_suspicious_of_it():
+    rows = signals(3, 1)
+    rows[0, 0] = 0.0
+    found, _ = suspicions(rows, signals(ANCHORS, 2))
+    assert np.isfinite(found).all()
+
+
+def test_few_anchors_are_refused_where_trust_is_asked_for_and_passed_over_where_it_is_not(tmp_path):
+    table = table_of(tmp_path, signals(100, 1), signals(19, 2))
+    with pytest.raises(ScoreError, match="rests on 19 anchors and needs 20"):
+        select_rows(table, keep="10%", options=SelectOptions(gate="trust"))
+    assert select_rows(table, keep="10%").gate == "none"
+
+
+def test_a_table_without_reference_is_ranked_and_cannot_be_trusted(tmp_path):
+    table = table_of(tmp_path, signals(100, 1), None)
+    assert select_rows(table, keep="10%").prefer == "top"
+    with pytest.raises(ScoreError, match="score again with method one_step"):
+        select_rows(table, keep="10%", options=SelectOptions(gate="trust"))
+
+
+def test_by_default_the_gate_drops_and_chance_chooses(tmp_path):
+    rows, clean = mixture(0.5)
+    selection = select_rows(table_of(tmp_path, rows, signals(ANCHORS, 7)), keep="20%")
+    assert (selection.gate, selection.prefer, len(selection.rows)) == ("trust", "draw", 0.2 * ROWS)
+    assert clean[selection.rows].mean() > 0.95
+    assert selection.clean_share == pytest.approx(0.5, abs=0.15)
+    # a draw keeps the distribution of what passed: losses of kept and passed rows are alike
+    passing = measure_trust(table_of(tmp_path, rows, signals(ANCHORS, 7))).passing()
+    assert kstest(rows[selection.rows, 1], rows[passing, 1]).pvalue > 0.001
+
+
+def test_a_draw_depends_on_uids_and_seed_alone(tmp_path):
+    rows = signals(500, 1)
+    table = table_of(tmp_path / "one", rows, None)
+    kept = select_rows(table, keep="20%", options=SelectOptions(prefer="draw")).rows
+    order = np.random.default_rng(0).permutation(500)
+    shuffled = table.read().take(pa.array(order))
+    (tmp_path / "two").mkdir()
+    write_table(shuffled, tmp_path / "two" / "scores.parquet")
+    again = select_rows(
+        ScoreTable(tmp_path / "two" / "scores.parquet"), keep="20%", options=SelectOptions(prefer="draw")
+    )
+    assert again.rows.tolist() == kept.tolist()
+    other = select_rows(table, keep="20%", options=SelectOptions(prefer="draw", draw_seed=1)).rows
+    assert len(set(other.tolist()) & set(kept.tolist())) < 50  # 20 expected of 100
+
+
+def test_fewer_pass_than_are_asked_for_unless_the_rest_is_filled(tmp_path):
+    rows, _ = mixture(0.7)
+    table = table_of(tmp_path, rows, signals(ANCHORS, 7))
+    trust = measure_trust(table)
+    bare = select_rows(table, keep="90%")
+    filled = select_rows(table, keep="90%", options=SelectOptions(fill=True))
+    assert len(bare.rows) == trust.passing().sum() < len(filled.rows) == 0.9 * ROWS
+    left = np.setdiff1d(np.arange(ROWS), filled.rows)
+    assert trust.suspicion[left].min() >= trust.suspicion[filled.rows].max()
+
+
+def test_a_gate_of_a_share_keeps_the_best_by_harm(tmp_path):
+    rows = signals(200, 1)
+    selection = select_rows(table_of(tmp_path, rows, None), keep="100%", options=SelectOptions(gate="30%"))
+    assert selection.rows.tolist() == sorted(np.argsort(-rows[:, 0])[:60].tolist())
+    assert selection.dropped == 140
+
+
+def test_naming_a_column_means_to_rank_by_it(tmp_path):
+    rows = signals(200, 1)
+    table = table_of(tmp_path, rows, signals(ANCHORS, 7))
+    selection = select_rows(table, keep="10%", options=SelectOptions(by="harm"))
+    assert (selection.gate, selection.prefer) == ("none", "top")
+    assert selection.rows.tolist() == sorted(np.argsort(-rows[:, 0])[:20].tolist())
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=60),
+    st.integers(1, 70),
+    st.sampled_from(["pool", "equal", "eligible"]),
+    st.randoms(use_true_random=False),
+)
+def test_quotas_are_exact(names, count, shares, random):
+    groups = np.array(names)
+    passed = np.flatnonzero([random.random() < 0.7 for _ in names])
+    given_out = share_out(groups, passed, count, shares=shares)
+    there = {name: int((groups[passed] == name).sum()) for name in set(names)}
+    assert sum(given_out.values()) == min(count, len(passed))
+    assert all(number <= there[name] for name, number in given_out.items())
+    full = [name for name, number in given_out.items() if number == there[name]]
+    weight = {"pool": lambda name: names.count(name), "equal": lambda name: 1, "eligible": there.get}[shares]
+    free = [name for name in given_out if name not in full]
+    for one in free:  # groups with rows left stand to each other as their weights, up to a row each time round
+        for two in free:
+            gap = given_out[one] / weight(one) - given_out[two] / weight(two)
+            assert abs(gap) <= len(given_out) * (1 / weight(one) + 1 / weight(two))
+
+
+def test_a_quota_gives_each_group_its_share_of_the_pool(tmp_path):
+    skills = ["a"] * 120 + ["b"] * 60 + ["c"] * 20
+    rows = signals(200, 1)
+    lines = [json.dumps(qa("?", id=f"u{row}") | {"skill": skill}) for row, skill in enumerate(skills)]
+    (tmp_path / "pool.jsonl").write_text("\n".join(lines) + "\n")
+    pool = open_pool(tmp_path / "pool.jsonl")
+    table = table_of(tmp_path, rows, None)
+    selection = select_rows(table, keep="20%", options=SelectOptions(quota="skill"), pool=pool)
+    assert selection.groups == {"a": 24, "b": 12, "c": 4}
+    inside = [row for row in range(200) if skills[row] == "b"]
+    best = sorted(inside, key=lambda row: rows[row, 1])[:12]
+    assert sorted(set(selection.rows.tolist()) & set(inside)) == sorted(best)
+    with pytest.raises(ConfigError, match="give the pool too"):
+        select_rows(table, keep="20%", options=SelectOptions(quota="skill"))
+    with pytest.raises(ScoreError, match="has the column 'colour'"):
+        select_rows(table, keep="20%", options=SelectOptions(quota="colour"), pool=pool)
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows"), [("60 tokens", 6), ("0.065k tokens", 6), ("3 steps of 4", 12), ("99 steps of 4", 40)]
+)
+def test_budgets_in_tokens_and_steps(tmp_path, keep, rows):
+    table = table_of(tmp_path, signals(40, 1), None, tokens=np.full(40, 10))
+    selection = select_rows(table, keep=keep)
+    assert len(selection.rows) == rows
+    assert selection.rows.tolist() == select_rows(table, keep=str(rows)).rows.tolist()
+
+
+def test_a_token_budget_ends_at_the_first_row_that_does_not_fit(tmp_path):
+    rows = signals(4, 1)
+    rows[:, 1] = [1, 2, 3, 4]  # the score falls
+    table = table_of(tmp_path, rows, None, tokens=[10, 5, 30, 1])
+    assert select_rows(table, keep="20 tokens").rows.tolist() == [0, 1]
+    with pytest.raises(ScoreError, match="has 10 tokens, more than the budget"):
+        select_rows(table, keep="9 tokens")
+
+
+@pytest.mark.parametrize("keep", ["tokens", "0 tokens", "3 steps", "0 steps of 4", "many"])
+def test_a_budget_that_cannot_be_read_is_refused(tmp_path, keep):
+    with pytest.raises(ConfigError, match="keep is"):
+        select_rows(table_of(tmp_path, signals(4, 1), None, tokens=[1] * 4), keep=keep)
+
+
+@pytest.mark.parametrize("gate", ["maybe", "0%", "101%", "%"])
+def test_a_gate_that_cannot_be_read_is_refused(gate):
+    with pytest.raises(ConfigError, match="give auto, trust, none or a share"):
+        SelectOptions(gate=gate)
