@@ -22,7 +22,8 @@ COMMANDS = {
     "warmup": "Fine-tune the proxy on a few per cent of the pool.",
     "score": "Score every sample of a pool.",
     "audit": "Compare the first-order score with the exact step on your own pool.",
-    "select": "Write the best rows of a scored pool.",
+    "advise": "Say which share of a scored pool to train on, and how sure that is.",
+    "select": "Write a part of a scored pool: drop what harms, keep a share of the rest.",
     "train": "Fine-tune a target model on a subset.",
     "evaluate": "Answer a benchmark and check the answers.",
     "compare": "Train and measure the subsets of many methods side by side.",
@@ -31,6 +32,9 @@ COMMANDS = {
     "methods": "List the installed scoring methods.",
     "demo": "Take the built-in digits world through everything.",
 }
+
+_FUNCTIONS = {"advise": "advise_run"}
+"""Commands whose function has another name than they."""
 
 _PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC}
 """What the operating system says of a place that cannot be written or read."""
@@ -76,7 +80,7 @@ def build_app(tokens: list[str]) -> App:
         command = (
             _score_command(tokens, files)
             if tokens[:1] == [name] == ["score"]
-            else f"onesteptrain.cli.{name}_command:{name}"
+            else f"onesteptrain.cli.{name}_command:{_FUNCTIONS.get(name, name)}"
         )
         app.command(command, name=name, help=purpose)
     return app

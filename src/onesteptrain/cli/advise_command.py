@@ -1,0 +1,46 @@
+"""`ost advise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onesteptrain.cli.output import say
+from onesteptrain.scores import ScoreTable
+from onesteptrain.selection.advice import Advice, advise
+
+
+def advise_run(run: Path, *, json: bool = False) -> None:
+    """Say which share of a scored pool to train on, what it keeps and what it saves, and how sure that is.
+
+    Args:
+        run: Run directory of `ost score`.
+        json: Print the result as JSON.
+    """
+    advice = advise(ScoreTable(run / "scores.parquet"))
+    say(describe(advice), advice.facts(), as_json=json)
+
+
+def describe(advice: Advice) -> str:
+    """The advice, for people."""
+    lines = [f"{'share':>6} {'rows':>9} {'utility kept':>13} {'tokens':>8} {'clean, expected':>16}"]
+    lines += [
+        f"{one.share:>6.0%} {one.rows:>9} {one.utility:>13.1%} {_percent(one.tokens):>8} {_percent(one.clean):>16}"
+        for one in advice.shares
+    ]
+    lines.append(f"utility has its knee at {advice.knee:.1%} of the rows")
+    if advice.clean_share is not None:
+        lines.append(f"about {advice.clean_share:.0%} of the pool is clean, as the anchors tell it")
+    lines.append(f"advice: keep at most {advice.recommended:.1%}: {advice.why}")
+    if advice.stable is not None:
+        lines.append(
+            f"{advice.stable:.0%} of the top {advice.recommended:.0%} by utility would stay with other anchors"
+        )
+        lines.append(f"{'anchors':>8} {'reliability':>12} {'top in common':>14}")
+        lines += [f"{one.anchors:>8} {one.reliability:>12.3f} {one.top_overlap:>14.0%}" for one in advice.anchors]
+    else:
+        lines.append("score with --intervals 8 to learn how sure the ranking is, and how many anchors are enough")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"

@@ -1,0 +1,79 @@
+"""Advice on shares, against curves whose knee and sums are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from onesteptrain.cli.advise_command import describe
+from onesteptrain.errors import ScoreError
+from onesteptrain.scores import ScoreTable, write_table
+from onesteptrain.selection import SelectOptions, select_rows
+from onesteptrain.selection.advice import advise, find_knee
+from onesteptrain.selection.trust import measure_trust
+from tests.test_trust import ANCHORS, ROWS, mixture, signals, table_of
+
+
+def plain_table(folder, utility, **columns) -> ScoreTable:
+    rows = len(utility)
+    base = {"uid": [f"u{row}" for row in range(rows)], "row": np.arange(rows), "score": utility, "utility": utility}
+    write_table(pa.table(base | {"reason": pa.nulls(rows, pa.string())} | columns), folder / "scores.parquet")
+    return ScoreTable(folder / "scores.parquet")
+
+
+def test_the_knee_of_a_bent_line_is_where_it_bends():
+    curve = np.concatenate([np.linspace(0.04, 0.8, 20), np.linspace(0.8025, 1.0, 80)])
+    assert find_knee(curve) == 20
+
+
+def test_shares_keep_the_sums_of_the_best_rows(tmp_path):
+    utility = np.array([4.0, -1.0, 3.0, 2.0, 1.0, -2.0, 0.5, 0.5, -0.5, 0.0])
+    table = plain_table(tmp_path, utility, tokens=[10, 20, 30, 40, 50, 60, 70, 80, 90, 50])
+    told = {one.share: one for one in advise(table).shares}
+    assert told[0.2].utility == pytest.approx(7 / 11)
+    assert told[0.5].utility == pytest.approx(10.5 / 11)
+    assert told[1.0].utility == pytest.approx(7.5 / 11)  # the harmful rows take away what they cost
+    assert told[0.2].tokens == pytest.approx(40 / 500)
+    assert told[0.2].rows == 2
+
+
+def test_without_a_reference_the_knee_is_the_advice(tmp_path):
+    advice = advise(plain_table(tmp_path, np.concatenate([np.full(30, 10.0), np.full(70, 0.1)])))
+    assert advice.recommended == advice.knee == pytest.approx(0.3)
+    assert advice.clean_share is None
+    assert "score with --intervals 8" in describe(advice)
+
+
+def test_with_a_reference_the_advice_is_what_passes_the_gate(tmp_path):
+    rows, clean = mixture(0.5)
+    table = table_of(tmp_path, rows, signals(ANCHORS, 7), utility=-rows[:, 1])
+    advice = advise(table)
+    trust = measure_trust(table)
+    assert advice.recommended == trust.passing().mean()
+    told = {one.share: one.clean for one in advice.shares}
+    kept = select_rows(table, keep="20%")
+    assert told[0.2] == pytest.approx(kept.expected_clean, abs=0.02)  # a draw of 800 of those that pass
+    assert clean[kept.rows].mean() > told[0.2]  # a kernel as wide as 100 anchors need blurs the edge, to the safe side
+    filled = select_rows(table, keep="80%", options=SelectOptions(fill=True))
+    assert told[0.8] == pytest.approx(trust.chance[filled.rows].mean(), rel=1e-9)
+    assert told[1.0] == pytest.approx(trust.chance.mean(), rel=1e-9)
+
+
+def test_intervals_say_how_sure_it_is(tmp_path):
+    rows, _ = mixture(0.5)
+    generator = np.random.default_rng(0)
+    parts = -rows[:, 1][:, None] + generator.normal(0, 0.01, (ROWS, 8))
+    listed = pa.array(parts.astype(np.float32).tolist(), pa.list_(pa.float32()))
+    advice = advise(table_of(tmp_path, rows, signals(ANCHORS, 7), utility=-rows[:, 1], part_utility=listed))
+    assert advice.stable > 0.95
+    assert [one.anchors for one in advice.anchors] == [10, 20, 50, 100, 200, 500, 1000]
+    assert advice.anchors[3].reliability > 0.99
+    assert "would stay with other anchors" in describe(advice)
+
+
+def test_a_method_without_utility_gives_no_advice(tmp_path):
+    columns = {"uid": ["a"], "row": [0], "score": [1.0], "reason": [None]}
+    write_table(pa.table(columns), tmp_path / "scores.parquet")
+    with pytest.raises(ScoreError, match="rests on method one_step"):
+        advise(ScoreTable(tmp_path / "scores.parquet"))
