@@ -211,6 +211,38 @@ def test_cut_off_and_off_topic_answers_have_no_result(made):
             assert "The answer is" not in answer_of(row)
 
 
+def test_the_span_of_the_error_is_what_differs_from_the_right_answer(made):
+    for row, fact in zip(made.pool, made.truth, strict=True):
+        answer, start, end = answer_of(row), fact["error_start"], fact["error_end"]
+        right = spelled_out(row["skill"], digits_of(made, row["id"]))
+        if fact["clean"]:
+            assert (answer, start, end) == (right, None, None)
+        elif fact["kind"] == "off_topic":
+            assert (start, end) == (0, len(answer))
+        elif fact["kind"] == "cut_off":
+            assert (start, end) == (len(answer), len(answer))
+            assert right.startswith(answer)
+        else:
+            assert answer[:start] == right[:start]
+            assert answer[start:end] != right[start:end]
+            assert re.fullmatch(r"[A-Za-z]+|\d+|\W", answer[start:end])
+
+
+def spelled_out(skill, digits):
+    """The whole of a right answer, written a second time."""
+    if skill == "sum":
+        totals = list(itertools.accumulate(digits))
+        steps = [f"{total - digit}+{digit}={total}" for total, digit in zip(totals[1:], digits[1:], strict=True)]
+        work = f"{','.join(steps)}."
+    elif skill == "count":
+        odd = [str(digit) for digit in digits if digit % 2]
+        work = f"Odd: {','.join(odd)}." if odd else "None is odd."
+    else:
+        pair = (max(digits), min(digits)) if skill == "difference" else (digits[0], digits[-1])
+        work = f"{pair[0]}{'-' if skill == 'difference' else 'x'}{pair[1]}={evaluated(skill, digits)}."
+    return f"The digits: {','.join(map(str, digits))}. {work} The answer is {evaluated(skill, digits)}."
+
+
 def test_no_scan_is_shown_in_two_files(made):
     used = [
         {scan for row in part for scan, _ in made.shown[row["id"]]}

@@ -31,6 +31,7 @@ from onesteptrain.worlds.digits import World, WorldOptions, make_world
 WARMUP = FinetuneOptions(epochs=10, batch_size=32, learning_rate=3e-4)
 TARGET = FinetuneOptions(batch_size=32, learning_rate=2e-3)
 ANSWERS = EvaluateOptions(max_new_tokens=48, batch_size=200, by=("skill",))
+CHART_ANSWERS = dataclasses.replace(ANSWERS, max_new_tokens=96)
 
 
 @dataclass(frozen=True)
@@ -87,28 +88,36 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
 
 def digits_comparison(world: World, out: Path, **changes: Any) -> Comparison:
     """A comparison in a digits world with its packaged models: the demo's, and the start of the experiments."""
-    settings: dict[str, Any] = {
+    models = {"target": str(checkpoint("target")), "proxy": str(checkpoint("proxy"))}
+    return Comparison(**_settings(world, out) | models | {"evaluate": ANSWERS} | changes)
+
+
+def charts_comparison(world: World, out: Path, **changes: Any) -> Comparison:
+    """A comparison in a charts world with its packaged models."""
+    models = {"target": str(checkpoint("charts_target")), "proxy": str(checkpoint("charts_proxy"))}
+    return Comparison(**_settings(world, out) | models | {"evaluate": CHART_ANSWERS} | changes)
+
+
+def _settings(world: World, out: Path) -> dict[str, Any]:
+    """What the comparisons in the built-in worlds have in common."""
+    return {
         "pool": world.pool,
         "heldout": world.heldout,
         "anchor_by": ("skill", "level"),
         "benchmark": world.benchmark,
         "truth": world.truth,
-        "target": str(checkpoint("target")),
-        "proxy": str(checkpoint("proxy")),
         "out": out,
         "warmup": WARMUP,
         "train": TARGET,
-        "evaluate": ANSWERS,
         "loading": LoadOptions(device="cpu"),
     }
-    return Comparison(**settings | changes)
 
 
 def _comparison(world: World, out: Path, options: DemoOptions) -> Comparison:
     return digits_comparison(
         world,
         out / "comparison",
-        methods={"ost": MethodArm(), "random": MethodArm()},
+        methods={"ost": MethodArm(), "ost-set": MethodArm(), "random": MethodArm()},
         shares=tuple(f"{100 * share:g}%" for share in options.shares),
         train=dataclasses.replace(TARGET, steps=options.steps),
         seeds=options.seeds,

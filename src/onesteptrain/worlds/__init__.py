@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-CheckpointName = Literal["proxy", "target", "target_large"]
+CheckpointName = Literal["proxy", "target", "target_large", "charts_proxy", "charts_target"]
 
 
 def checkpoint(name: CheckpointName) -> Path:
-    """Folder of a pretrained model of the digits world; experiments/digits_world says how it was made."""
+    """Folder of a pretrained model of the digits or the charts world; experiments/ says how each was made."""
     return Path(__file__).parent / "checkpoints" / name

@@ -1,29 +1,24 @@
 """The digits world: arithmetic on pictures of handwritten digits, with planted noise whose labels no method sees.
 
-A world is a folder: `pool.jsonl` (messages format, with noise), `heldout.jsonl` (clean, to draw anchors from),
-`benchmark.jsonl` (questions with their `answer`), `images/`, and `truth.parquet`, which says of each pool row what is
-wrong with it. Pool, held-out rows and benchmark share no scan of a digit.
+`onesteptrain.worlds.files` says what a world consists of. Pool, held-out rows and benchmark share no scan of a digit.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-import os
-import shutil
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.worlds.files import FILES, Row, Span, World, first_difference, refuse_existing, sources, write_world
+from onesteptrain.worlds.planting import Craft, PlantingOptions, clean_rows, plant
 from onesteptrain.worlds.questions import QUESTIONS, SKILLS, Skill, solve
 from onesteptrain.worlds.scans import Drawing, Part, draw, plan
+
+__all__ = ["NOISE_KINDS", "OFF_TOPIC", "NoiseKind", "Problem", "World", "WorldOptions", "make_world", "problems"]
 
 NoiseKind = Literal["misread", "swapped_image", "wrong_operation", "slip", "cut_off", "off_topic"]
 
@@ -39,51 +34,14 @@ INSTEAD: dict[Skill, Skill] = {"sum": "difference", "difference": "sum", "produc
 """Wrong operation: what is done in place of what was asked, always the same."""
 
 
-_PARTS: tuple[Part, ...] = ("pool", "heldout", "benchmark")
-
-
 @dataclass(frozen=True)
-class WorldOptions:
-    """What world to make."""
-
-    pool_rows: int = 4000
-    """Rows of the pool, near-duplicates included."""
-
-    heldout_rows: int = 500
-    """Clean rows that anchors are drawn from."""
-
-    benchmark_rows: int = 400
-    """Questions that models are measured on."""
-
-    noise_share: float = 0.5
-    """Share of the pool's rows that are bad, evenly over the kinds."""
+class WorldOptions(PlantingOptions):
+    """What digits world to make."""
 
     noise_kinds: tuple[NoiseKind, ...] = NOISE_KINDS
     """What can be wrong with a row."""
 
-    duplicate_share: float = 0.05
-    """Share of the pool's rows that repeat another row with a slightly different picture and question."""
-
-    seed: int = 0
-    """Another seed, another world; the same seed, the same bytes."""
-
-    def __post_init__(self) -> None:
-        if min(self.pool_rows, self.heldout_rows, self.benchmark_rows) < 1:
-            raise ConfigError("a world needs at least one row in each part")
-        if not 0 <= self.noise_share <= 1 or not 0 <= self.duplicate_share < 1:
-            raise ConfigError("noise_share and duplicate_share are shares between 0 and 1")
-        unknown = [kind for kind in self.noise_kinds if kind not in NOISE_KINDS]
-        if unknown or (self.noise_share and not self.noise_kinds):
-            raise ConfigError(f"noise_kinds is {self.noise_kinds}; choose some of {', '.join(NOISE_KINDS)}")
-
-
-class World(NamedTuple):
-    """Where the parts of a world are."""
-
-    pool: Path
-    heldout: Path
-    benchmark: Path
-    truth: Path
+    known_kinds: ClassVar[tuple[str, ...]] = NOISE_KINDS
 
 
 @dataclass(frozen=True)
@@ -111,6 +69,15 @@ class Problem:
         """What the user asks."""
         return QUESTIONS[self.skill][self.wording]
 
+    @property
+    def error(self) -> Span | None:
+        """Where the answer goes wrong."""
+        if self.noise is None:
+            return None
+        if self.noise == "off_topic":
+            return Span(0, len(self.answer))
+        return first_difference(self.answer, solve(self.skill, self.digits).text)
+
 
 def make_world(options: WorldOptions, folder: Path) -> World:
     """Make a world in a new folder, which appears whole or not at all.
@@ -119,21 +86,14 @@ def make_world(options: WorldOptions, folder: Path) -> World:
         RunError: the folder exists.
         MissingExtraError: scikit-learn is not installed.
     """
-    if folder.exists():
-        raise RunError(f"world folder {folder} exists; choose another")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "images").mkdir(parents=True)
-    # each part has a source of chance of its own: a larger pool leaves anchors and benchmark as they are
-    chance = {name: np.random.default_rng([options.seed, place]) for place, name in enumerate(_PARTS)}
-    pool = noisy_problems(options, chance["pool"])
-    _write(part, "pool", "pool", pool, options.seed)
-    _write(part, "heldout", "heldout", problems(options.heldout_rows, "heldout", chance["heldout"]), options.seed)
-    benchmark = problems(options.benchmark_rows, "benchmark", chance["benchmark"])
-    _write(part, "benchmark", "benchmark", benchmark, options.seed)
-    _write_truth(part / "truth.parquet", pool, options.seed)
-    os.replace(part, folder)
-    return World(*(folder / name for name in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")))
+    refuse_existing(folder)
+    chance = sources(options.seed)
+    rows = {
+        "pool": noisy_problems(options, chance["pool"]),
+        "heldout": problems(options.heldout_rows, "heldout", chance["heldout"]),
+        "benchmark": problems(options.benchmark_rows, "benchmark", chance["benchmark"]),
+    }
+    return write_world(folder, {name: [_row(one, name) for one in rows[name]] for name in FILES}, options.seed)
 
 
 def problems(count: int, part: Part, generator: np.random.Generator) -> list[Problem]:
@@ -150,37 +110,14 @@ def problems(count: int, part: Part, generator: np.random.Generator) -> list[Pro
 
 def noisy_problems(options: WorldOptions, generator: np.random.Generator) -> list[Problem]:
     """Draw the pool: clean problems, some of them spoiled, and near-duplicates of both in the same share."""
-    copies = round(options.duplicate_share * options.pool_rows)
-    rows = problems(options.pool_rows - copies, "pool", generator)
-    kinds = _choose_kinds(rows, options, generator)
-    bad = np.array(list(kinds), np.int64)
-    for index, kind in kinds.items():
-        rows[index] = spoil(rows[index], kind, generator)
-    good = generator.permutation(np.setdiff1d(np.arange(len(rows)), bad))
-    bad_copies = round(options.pool_rows * options.noise_share - len(bad))
-    for group, count in ((bad, bad_copies), (good, copies - bad_copies)):
-        for place in range(count):
-            source = int(group[place % len(group)])
-            rows.append(_near_copy(rows[source], source, generator))
-    return rows
+    craft = Craft(spoil=spoil, repeat=_near_copy, allows=lambda *_: True, invites=_invites)
+    return plant(problems(clean_rows(options), "pool", generator), options.noise_kinds, options, generator, craft)
 
 
-def _choose_kinds(
-    rows: Sequence[Problem], options: WorldOptions, generator: np.random.Generator
-) -> dict[int, NoiseKind]:
-    """Which row goes bad, and how: each kind as often; systematic kinds gather at the rows that invite them."""
-    order = [int(index) for index in generator.permutation(len(rows))]
-    inviting = {
-        "wrong_operation": iter([index for index in order if rows[index].skill == MISUNDERSTOOD]),
-        "misread": iter([index for index in order if set(CONFUSED) & set(rows[index].digits)]),
-    }
-    others = iter(order)
-    chosen: dict[int, NoiseKind] = {}
-    for place in range(round(options.noise_share * len(rows))):
-        kind = options.noise_kinds[place % len(options.noise_kinds)]
-        candidates = itertools.chain(inviting.get(kind, ()), others)
-        chosen[next(index for index in candidates if index not in chosen)] = kind
-    return chosen
+def _invites(problem: Problem, kind: NoiseKind) -> bool:
+    if kind == "misread":
+        return bool(set(CONFUSED) & set(problem.digits))
+    return kind == "wrong_operation" and problem.skill == MISUNDERSTOOD
 
 
 def spoil(problem: Problem, kind: NoiseKind, generator: np.random.Generator) -> Problem:
@@ -242,42 +179,15 @@ def _another(problem: Problem, generator: np.random.Generator) -> Problem:
             return found
 
 
-def _write(folder: Path, name: str, part: Part, rows: Sequence[Problem], seed: int) -> None:
-    with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-        for place, problem in _shuffled(rows, name, seed):
-            identity = _identity(name, place, seed)
-            image = f"images/{identity}.png"
-            (folder / image).write_bytes(draw(problem.digits, problem.drawing, part))
-            file.write(json.dumps(_row(identity, image, problem, name)) + "\n")
-
-
-def _row(identity: str, image: str, problem: Problem, name: str) -> dict[str, Any]:
-    messages = [{"role": "user", "content": f"<image>{problem.question}"}]
-    if name != "benchmark":
-        messages.append({"role": "assistant", "content": problem.answer})
-    facts = {"skill": problem.skill, "level": len(problem.digits)}
-    row = {"id": identity, "messages": messages, "images": [image], **facts}
-    return row if name == "pool" else {**row, "answer": str(problem.result)}
-
-
-def _write_truth(path: Path, rows: Sequence[Problem], seed: int) -> None:
-    ordered = list(_shuffled(rows, "pool", seed))
-    place_to_id = {place: _identity("pool", place, seed) for place in range(len(rows))}
-    copies = [None if one.copy_of is None else place_to_id[one.copy_of] for _, one in ordered]
-    table = {
-        "uid": pa.array([place_to_id[place] for place, _ in ordered]),
-        "row": pa.array(range(len(rows)), pa.int64()),
-        "clean": pa.array([one.noise is None for _, one in ordered]),
-        "kind": pa.array([one.noise or "clean" for _, one in ordered]),
-        "duplicate_of": pa.array(copies, pa.string()),
-    }
-    pq.write_table(pa.table(table), path)
-
-
-def _shuffled(rows: Sequence[Problem], name: str, seed: int) -> list[tuple[int, Problem]]:
-    """Rows in the order of their ids, which says nothing of how they were made."""
-    return sorted(enumerate(rows), key=lambda item: _identity(name, item[0], seed))
-
-
-def _identity(name: str, place: int, seed: int) -> str:
-    return hashlib.blake2b(f"{seed}/{name}/{place}".encode(), digest_size=6).hexdigest()
+def _row(problem: Problem, part: Part) -> Row:
+    return Row(
+        question=problem.question,
+        answer=problem.answer,
+        result=str(problem.result),
+        skill=problem.skill,
+        level=len(problem.digits),
+        picture=functools.partial(draw, problem.digits, problem.drawing, part),
+        kind=problem.noise,
+        error=problem.error,
+        copy_of=problem.copy_of,
+    )
