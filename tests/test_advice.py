@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from onesteptrain.cli import main
 from onesteptrain.cli.advise_command import describe
-from onesteptrain.errors import ScoreError
+from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.scores import ScoreTable, write_table
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.advice import advise, find_knee
@@ -77,3 +80,31 @@ def test_a_method_without_utility_gives_no_advice(tmp_path):
     write_table(pa.table(columns), tmp_path / "scores.parquet")
     with pytest.raises(ScoreError, match="rests on method one_step"):
         advise(ScoreTable(tmp_path / "scores.parquet"))
+
+
+def test_an_epoch_takes_the_time_of_its_rows_or_of_their_tokens(tmp_path):
+    utility = np.array([4.0, 3.0, 2.0, 1.0])
+    told = advise(plain_table(tmp_path, utility), seconds_per_row=0.5)
+    assert {one.share: one.train_seconds for one in told.shares}[0.5] == pytest.approx(0.5 * 2)
+    (tmp_path / "tokens").mkdir()
+    table = plain_table(tmp_path / "tokens", utility, tokens=[10, 30, 30, 30])
+    told = advise(table, seconds_per_row=3600)
+    assert {one.share: one.train_seconds for one in told.shares}[0.5] == pytest.approx(3600 * 4 * 40 / 100)
+    assert "1.6 h" in describe(told)
+    assert all(one.train_seconds is None for one in advise(table).shares)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_is_no_time_is_refused(tmp_path, seconds):
+    with pytest.raises(ConfigError, match="train_seconds_per_row is"):
+        advise(plain_table(tmp_path, np.ones(4)), seconds_per_row=seconds)
+
+
+def test_the_command_prints_the_advice_for_people_and_for_machines(tmp_path, capsys):
+    plain_table(tmp_path, np.concatenate([np.full(30, 10.0), np.full(70, 0.1)]))
+    assert main(["advise", str(tmp_path), "--train-seconds-per-row", "2", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["recommended"] == pytest.approx(0.3)
+    assert facts["shares"][-1]["train_seconds"] == 200
+    assert main(["advise", str(tmp_path)]) == 0
+    assert "advice: keep at most 30.0%" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection import setwise as setwise_module
 from onesteptrain.selection.covering import cover_order
 from onesteptrain.selection.maxmin import maxmin_order
+from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.setwise import fresh_state, greedy, set_utility
 
 
@@ -41,10 +42,15 @@ def brute_force(sketches: np.ndarray, utility: np.ndarray, count: int, ridge: fl
     return chosen
 
 
+def any_of(rows: int, count: int) -> Wanted:
+    """So many rows, whatever their group."""
+    return Wanted(np.zeros(rows, np.int64), np.array([count]))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_greedy_choice_is_that_of_brute_force(seed):
     sketches, utility = gradients(14, seed=seed)
-    picks, _ = greedy(sketches, utility, 10, fresh_state(6, 2.0))
+    picks, _ = greedy(sketches, utility, any_of(14, 10), fresh_state(6, 2.0))
     assert picks.tolist() == brute_force(sketches, utility, 10, 2.0)
 
 
@@ -58,14 +64,14 @@ def test_the_worth_of_a_set_is_that_of_the_ridge_step():
 def test_orthogonal_rows_are_ranked_by_utility_over_their_length():
     sketches = np.diag([1.0, 2.0, 3.0, 4.0])
     utility = np.array([1.0, 4.0, 5.0, 6.0])
-    picks, _ = greedy(sketches, utility, 4, fresh_state(4, 1.0))
+    picks, _ = greedy(sketches, utility, any_of(4, 4), fresh_state(4, 1.0))
     assert picks.tolist() == np.argsort(-utility / (1 + np.array([1.0, 4.0, 9.0, 16.0]))).tolist()
 
 
 def test_a_second_block_knows_what_the_first_has_chosen():
     sketches, utility = gradients(12)
-    first, state = greedy(sketches[:6], utility[:6], 3, fresh_state(6, 2.0))
-    (second, *_), _ = greedy(sketches[6:], utility[6:], 1, state)
+    first, state = greedy(sketches[:6], utility[:6], any_of(6, 3), fresh_state(6, 2.0))
+    (second, *_), _ = greedy(sketches[6:], utility[6:], any_of(6, 1), state)
     chosen = first.tolist()
     before = set_utility(sketches[chosen], utility[chosen], 2.0)
     worth = [set_utility(sketches[[*chosen, row]], utility[[*chosen, row]], 2.0) - before for row in range(6, 12)]
@@ -75,7 +81,7 @@ def test_a_second_block_knows_what_the_first_has_chosen():
 def test_of_two_duplicates_one_is_chosen_at_most():
     sketches, utility = gradients(20, dimensions=40)
     both = np.concatenate([sketches, sketches + 1e-6]), np.concatenate([utility, utility + 1e-6])
-    picks, _ = greedy(*both, 40, fresh_state(40, 40.0))
+    picks, _ = greedy(*both, any_of(40, 40), fresh_state(40, 40.0))
     assert len({pick % 20 for pick in picks.tolist()}) == len(picks)
 
 
@@ -135,7 +141,7 @@ def test_any_beginning_of_a_cover_holds_each_cluster_in_proportion():
     centres = np.eye(3)
     names = np.repeat([0, 1, 2], [300, 90, 10])
     vectors = (centres[names] + generator.normal(0, 0.001, (400, 3))).astype(np.float32)
-    order = cover_order(vectors, generator.permutation(400).astype(np.uint64), seed=0)
+    order = cover_order(vectors, np.arange(400), generator.permutation(400).astype(np.uint64), seed=0)
     assert sorted(order.tolist()) == list(range(400))
     for count in (40, 80, 200):
         seen = np.bincount(names[order[:count]], minlength=3)

@@ -29,6 +29,7 @@ from onesteptrain.selection import (
     select_subset,
     top_rows,
 )
+from onesteptrain.selection import vectors as vectors_module
 from tests.pool_files import CONTAINERS, qa
 
 VALUES = [0.5, None, -2.0, 3.0, 0.5, None, -0.25, 0.5, 7.0, -1.0, 0.0, 2.0]
@@ -309,7 +310,7 @@ def table_with(folder: Path, rows: list) -> ScoreTable:
 @pytest.mark.parametrize("number", [np.float32, np.float64])
 @pytest.mark.parametrize("read", [4, 4096])
 def test_a_table_is_filtered_down_its_ranking_without_the_rows_that_have_no_score(tmp_path, monkeypatch, number, read):
-    monkeypatch.setattr(sys.modules[distinct_rows.__module__], "_READ_ROWS", read)
+    monkeypatch.setattr(vectors_module, "_READ_ROWS", read)
     vectors = clustered(50, 4, 3).astype(number)
     values = [None if row % 7 == 0 else float(row % 5) for row in range(50)]  # the first rows have no vector
     table = table_with(tmp_path, list(zip(values, vectors, strict=True)))
@@ -353,7 +354,9 @@ def test_a_threshold_that_filters_nothing_or_all_is_refused(tmp_path, threshold)
 
 
 def test_a_table_without_representations_cannot_be_filtered(table):
-    with pytest.raises(ScoreError, match=r"no column 'representation', which --distinct compares; .* such as deita"):
+    with pytest.raises(
+        ScoreError, match=r"no column 'representation', which --distinct and .* compare; .* such as deita"
+    ):
         select_rows(table, keep="3", options=SelectOptions(distinct=0.9))
 
 

@@ -38,6 +38,9 @@ MAIN = ("main", "cost")
 REJECTION = (">=0.5", "81%")
 """What the judge keeps: what it accepts; and as much as the paper's judge keeps, by rejecting less than it would."""
 
+RANKED: dict[str, Any] = {"prefer": "top", "gate": "none"}
+"""The paper's rule, which an arm named `ost` has by itself: keep the highest scores."""
+
 
 class Bench(NamedTuple):
     """What all experiments share."""
@@ -140,14 +143,16 @@ def target_size(bench: Bench) -> Iterator[Comparison]:
 def maturity(bench: Bench) -> Iterator[Comparison]:
     """(d) The proxy as it is, and warmed up on 5, 25 and 100 % of the pool, ten passes each."""
     shares = {"0": 0.0, "5": 0.05, "25": 0.25, "100": 1.0}
-    methods = {f"ost-warm-{name}": MethodArm("one_step", warmup_share=share, prefer="top") for name, share in shares.items()}
+    methods = {
+        f"ost-warm-{name}": MethodArm("one_step", warmup_share=share, **RANKED) for name, share in shares.items()
+    }
     yield bench.comparison(bench.main_world(), "compare", methods, truth=None)
 
 
 def architecture(bench: Bench) -> Iterator[Comparison]:
     """(e) A proxy of the target's own architecture against one of another."""
-    same = MethodArm("one_step", proxy=bench.pretrained("proxy_same"), prefer="top")
-    methods = {"ost-other": MethodArm("one_step", prefer="top"), "ost-same": same}
+    same = MethodArm("one_step", proxy=bench.pretrained("proxy_same"), **RANKED)
+    methods = {"ost-other": MethodArm("one_step", **RANKED), "ost-same": same}
     yield bench.comparison(bench.main_world(), "compare", methods, truth=None)
 
 

@@ -9,22 +9,24 @@ from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.advice import Advice, advise
 
 
-def advise_run(run: Path, *, json: bool = False) -> None:
+def advise_run(run: Path, *, train_seconds_per_row: float | None = None, json: bool = False) -> None:
     """Say which share of a scored pool to train on, what it keeps and what it saves, and how sure that is.
 
     Args:
         run: Run directory of `ost score`.
+        train_seconds_per_row: What training on a row takes, to say how long an epoch on each share is.
         json: Print the result as JSON.
     """
-    advice = advise(ScoreTable(run / "scores.parquet"))
+    advice = advise(ScoreTable(run / "scores.parquet"), seconds_per_row=train_seconds_per_row)
     say(describe(advice), advice.facts(), as_json=json)
 
 
 def describe(advice: Advice) -> str:
     """The advice, for people."""
-    lines = [f"{'share':>6} {'rows':>9} {'utility kept':>13} {'tokens':>8} {'clean, expected':>16}"]
+    lines = [f"{'share':>6} {'rows':>9} {'utility kept':>13} {'tokens':>8} {'clean, expected':>16} {'epoch':>9}"]
     lines += [
-        f"{one.share:>6.0%} {one.rows:>9} {one.utility:>13.1%} {_percent(one.tokens):>8} {_percent(one.clean):>16}"
+        f"{one.share:>6.0%} {one.rows:>9} {one.utility:>13.1%} {_percent(one.tokens):>8} {_percent(one.clean):>16} "
+        f"{_hours(one.train_seconds):>9}".rstrip()
         for one in advice.shares
     ]
     lines.append(f"utility has its knee at {advice.knee:.1%} of the rows")
@@ -44,3 +46,7 @@ def describe(advice: Advice) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
+
+
+def _hours(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"

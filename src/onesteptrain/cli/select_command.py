@@ -55,7 +55,8 @@ def describe(selection: Selection, out: Path) -> str:
     if selection.skipped_similar is not None:
         lines.append(f"{selection.skipped_similar} rows were passed over as too similar to a kept one")
     if selection.budget is not None and kept < selection.budget:
-        more = "; add --fill for the least suspicious of the others" if selection.gate == "trust" else ""
+        gated = selection.gate == "trust" and selection.scored_rows - selection.dropped < selection.budget
+        more = "; add --fill for the least suspicious of the others" if gated else ""
         lines.append(f"fewer than the {selection.budget} rows asked for: no other row can be kept{more}")
     if selection.groups is not None:
         lines.append("groups: " + ", ".join(f"{name} {count}" for name, count in selection.groups.items()))

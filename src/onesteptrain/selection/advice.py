@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.errors import ScoreError
+from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.certainty import (
     COLUMN,
@@ -37,6 +37,10 @@ class ShareAdvice(NamedTuple):
     """Expected share of clean rows where the default rule keeps so many (with --fill beyond the gate); None without
     trust."""
 
+    train_seconds: float | None
+    """An epoch on the same rows, in proportion to their tokens where they are counted; None if a row's time is not
+    known."""
+
 
 class Advice(NamedTuple):
     """What a score table says about how much to keep."""
@@ -64,15 +68,22 @@ class Advice(NamedTuple):
         return self._asdict() | lists
 
 
-def advise(table: ScoreTable) -> Advice:
+def advise(table: ScoreTable, *, seconds_per_row: float | None = None) -> Advice:
     """Weigh what a share keeps against what it costs.
 
     The knee is where the curve of utility over rows is farthest above the straight line between its ends (as in
     Satopaa et al., Finding a "Kneedle" in a Haystack, 2011, without its smoothing).
 
+    Args:
+        table: Scores of method one_step.
+        seconds_per_row: What training on a row takes, in the mean over the pool.
+
     Raises:
         ScoreError: the table has no utility.
+        ConfigError: the time of a row is no positive number.
     """
+    if seconds_per_row is not None and not 0 < seconds_per_row < np.inf:
+        raise ConfigError(f"train_seconds_per_row is {seconds_per_row}; it must be above 0")
     if "utility" not in table.names:
         raise ScoreError(f"{table.path} has no column 'utility'; advice rests on method one_step")
     utility = table.numbers("utility")
@@ -84,7 +95,7 @@ def advise(table: ScoreTable) -> Advice:
     tokens = _costs(table, order)
     trust = measure_trust(table) if can_trust(table) else None
     clean = _clean_curve(trust) if trust is not None else None
-    shares = [_share(share, table.rows, kept, tokens, clean) for share in SHARES]
+    shares = [_timed(_share(share, table.rows, kept, tokens, clean), table.rows, seconds_per_row) for share in SHARES]
     knee = find_knee(kept) / table.rows
     recommended, why = _recommended(trust, table.rows, knee)
     stable, curve = _certainty(table, recommended)
@@ -112,7 +123,14 @@ def _share(
         float(kept[at]),
         None if tokens is None else float(tokens[at]),
         None if clean is None else float(clean[min(count, len(clean)) - 1]),
+        None,
     )
+
+
+def _timed(one: ShareAdvice, rows: int, seconds_per_row: float | None) -> ShareAdvice:
+    if seconds_per_row is None:
+        return one
+    return one._replace(train_seconds=seconds_per_row * (one.rows if one.tokens is None else one.tokens * rows))
 
 
 def _costs(table: ScoreTable, order: NDArray[np.int64]) -> NDArray[np.float64] | None:

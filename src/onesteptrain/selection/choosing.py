@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.errors import PoolError, ScoreError
+from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.pool import Pool, write_subset
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.budget import Budget, parse_floor, read_budget
-from onesteptrain.selection.distinct import distinct_rows, read_representations
 from onesteptrain.selection.gating import Gated, Positions, pass_gate
+from onesteptrain.selection.keeping import keep_rows
 from onesteptrain.selection.options import SelectOptions
-from onesteptrain.selection.ordering import order_rows, preference
-from onesteptrain.selection.quotas import Groups, keep_quotas, read_groups, share_out
+from onesteptrain.selection.ordering import preference
+from onesteptrain.selection.quotas import Groups, read_groups
 
 
 class Selection(NamedTuple):
@@ -119,46 +119,16 @@ def select_rows(
     """
     options = options or SelectOptions()
     floor = parse_floor(keep)
+    if floor is not None and options.quota is not None:
+        raise ConfigError(f"keep is {keep!r}, which gives no number of rows to share out; leave quota out, or give 20%")
     budget = Budget(table.rows) if floor is not None else read_budget(keep, table.rows)
     gated = pass_gate(table, options, floor)
     groups = None if options.quota is None else read_groups(table, pool, options.quota)
-    ordered, skipped = _ordered(table, gated, options, budget, groups)
-    chosen = _within(table, ordered, budget)
-    described = _describe(table, options, gated, np.sort(chosen))
+    kept = keep_rows(table, gated, options, budget, groups)
+    described = _describe(table, options, gated, np.sort(kept.rows))
     asked = None if floor is not None or budget.tokens is not None else budget.rows
-    kept_groups = None if groups is None else _count(groups[chosen])
-    return described._replace(budget=asked, skipped_similar=skipped, groups=kept_groups)
-
-
-def _ordered(
-    table: ScoreTable, gated: Gated, options: SelectOptions, budget: Budget, groups: Groups | None
-) -> tuple[Positions, int | None]:
-    """The rows to keep, the first first, and how many were passed over as too similar."""
-    count = budget.rows
-    ordered = order_rows(table, gated, options, len(gated.passed) if groups is not None else count)
-    skipped = None
-    if options.distinct is not None:
-        vectors = read_representations(table, ordered)
-        most = len(ordered) if groups is not None else count
-        ordered, skipped = distinct_rows(vectors, ordered, count=most, threshold=options.distinct)
-    if groups is not None:
-        given = share_out(groups, np.sort(ordered), count, shares=options.quota_shares)
-        ordered = keep_quotas(ordered, groups, given)
-    if options.fill and len(ordered) < count:
-        ordered = np.concatenate([ordered, gated.others[: count - len(ordered)]])
-    return ordered[:count], skipped
-
-
-def _within(table: ScoreTable, ordered: Positions, budget: Budget) -> Positions:
-    """Stop before the tokens are spent: a row too long for what is left ends it, so that being short is no merit."""
-    if budget.tokens is None:
-        return ordered
-    tokens = table.numbers("tokens")[ordered]
-    spent = np.cumsum(np.nan_to_num(tokens, nan=0.0))
-    kept = ordered[: int(np.searchsorted(spent, budget.tokens, side="right"))]
-    if not len(kept):
-        raise ScoreError(f"the first row to keep of {table.path} has {tokens[0]:.0f} tokens, more than the budget")
-    return kept
+    kept_groups = None if groups is None else _count(groups, kept.rows)
+    return described._replace(budget=asked, skipped_similar=kept.skipped, groups=kept_groups)
 
 
 def _describe(table: ScoreTable, options: SelectOptions, gated: Gated, chosen: Positions) -> Selection:
@@ -187,9 +157,9 @@ def _describe(table: ScoreTable, options: SelectOptions, gated: Gated, chosen: P
     )
 
 
-def _count(groups: Groups) -> dict[str, int]:
-    names, counts = np.unique(groups, return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+def _count(groups: Groups, chosen: Positions) -> dict[str, int]:
+    sizes = groups.sizes(chosen).tolist()
+    return {name: count for name, count in zip(groups.names, sizes, strict=True) if count}
 
 
 def _share(values: NDArray[np.float64], chosen: NDArray[np.int64]) -> float:

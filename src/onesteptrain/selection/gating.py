@@ -48,10 +48,15 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None) ->
         raise ScoreError(
             f"{table.path} has no row with a value in column {options.by or 'score'!r}; nothing can be selected"
         )
+    gated = _by_gate(table, options, finite, floor)
+    return gated if floor is None else _from_floor(table, gated, values, floor, options.by or "score")
+
+
+def _by_gate(table: ScoreTable, options: SelectOptions, finite: Positions, floor: float | None) -> Gated:
     if _trusts(table, options, floor):
         return _by_trust(table, finite)
     if options.gate in ("auto", "none"):
-        return Gated("none", finite, np.empty(0, np.int64), None) if floor is None else _by_floor(table, options, floor)
+        return Gated("none", finite, np.empty(0, np.int64), None)
     column = "harm" if "harm" in table.names else options.by or "score"
     return _by_share(table.numbers(column), finite, options.gate)
 
@@ -77,16 +82,17 @@ def _by_trust(table: ScoreTable, finite: Positions) -> Gated:
     return Gated("trust", passed, dropped[order], trust)
 
 
-def _by_floor(table: ScoreTable, options: SelectOptions, floor: float) -> Gated:
-    values = table.numbers(options.by or "score")
-    finite = np.flatnonzero(np.isfinite(values))
-    passed = finite[values[finite] >= floor]
+def _from_floor(table: ScoreTable, gated: Gated, values: NDArray[np.float64], floor: float, column: str) -> Gated:
+    """A lowest value holds for what a gate lets pass, and for what may be filled up with."""
+    passed = gated.passed[values[gated.passed] >= floor]
     if not len(passed):
+        where = "" if gated.gate == "none" else f" that passes the gate {gated.gate}"
         raise ScoreError(
-            f"no row of {table.path} has at least {floor:g} in column {options.by or 'score'!r}, whose highest value "
-            f"is {values[finite].max():g}; lower the value after >="
+            f"no row of {table.path}{where} has at least {floor:g} in column {column!r}, whose highest value "
+            f"is {values[gated.passed].max():g}; lower the value after >="
         )
-    return Gated(f">={floor:g}", passed, np.empty(0, np.int64), None)
+    name = f">={floor:g}" if gated.gate == "none" else gated.gate
+    return Gated(name, passed, gated.others[values[gated.others] >= floor], gated.trust)
 
 
 def _by_share(values: NDArray[np.float64], finite: Positions, gate: str) -> Gated:

@@ -23,12 +23,12 @@ class SelectOptions:
     gate: str = "auto"
     """What is dropped first: trust drops what looks unlike the anchors, at a cut that it finds itself; a share such as
     50% drops the rows that are not among the best half by harm; none drops nothing. auto is trust where the scores
-    allow it."""
+    allow it and neither by, prefer top nor a lowest value asks for a ranking, and none elsewhere."""
 
     prefer: Preference = "auto"
     """Which of the other rows are kept: top keeps the highest scores; draw keeps some at random; cover draws from all
     parts of the proxy's representation; setwise counts what each row adds to those kept before; maxmin serves the group
-    of anchors that is worst off. auto is draw behind a gate, and top without one."""
+    of anchors that is worst off. auto is draw behind the trust gate unless by is named, and top elsewhere."""
 
     quota: str | None = None
     """Column of the pool, such as skill or source, each of whose values gets its share of the budget."""
@@ -41,7 +41,8 @@ class SelectOptions:
     column `representation`."""
 
     fill: bool = False
-    """Where fewer rows pass the gate than are asked for, keep the least suspicious of the others too."""
+    """Where fewer rows pass the gate than are asked for, keep the least suspicious of the others too, whatever their
+    group."""
 
     draw_seed: int = 0
     """Another seed, another draw."""
@@ -60,7 +61,8 @@ class SelectOptions:
     @property
     def draws(self) -> bool:
         """Whether another seed can give other rows."""
-        return self.prefer in ("draw", "cover") or (self.prefer == "auto" and self.by is None and self.gate != "none")
+        trusting = self.by is None and self.gate in ("auto", "trust")
+        return self.prefer in ("draw", "cover") or (self.prefer == "auto" and trusting)
 
 
 def gate_share(gate: str) -> float:

@@ -10,39 +10,40 @@ from numpy.typing import NDArray
 
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.covering import cover_order
-from onesteptrain.selection.distinct import read_representations
 from onesteptrain.selection.gating import Gated, Positions
 from onesteptrain.selection.maxmin import maxmin_order, read_group_utilities
 from onesteptrain.selection.options import Preference, SelectOptions
+from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.setwise import setwise_order
+from onesteptrain.selection.vectors import REPRESENTATION, read_vectors
 
 
 def preference(options: SelectOptions, gated: Gated) -> Preference:
-    """The preference that auto stands for: to draw behind a gate, and to rank without one."""
+    """What auto stands for: to draw behind the trust gate, and to rank elsewhere or where a column is named."""
     if options.prefer != "auto":
         return options.prefer
-    return "draw" if gated.gate == "trust" else "top"
+    return "draw" if gated.gate == "trust" and options.by is None else "top"
 
 
-def order_rows(table: ScoreTable, gated: Gated, options: SelectOptions, count: int) -> Positions:
+def order_rows(table: ScoreTable, gated: Gated, options: SelectOptions, wanted: Wanted) -> Positions:
     """The rows behind a gate, the first to keep first.
 
     Args:
         table: The scores.
         gated: What the gate lets pass.
         options: What is preferred.
-        count: How many will be kept; a preference may order no more than that.
+        wanted: How many rows of each group will be kept; setwise puts no more than these into order, others all.
     """
-    return _ORDERS[preference(options, gated)](table, gated.passed, options, count)
+    return _ORDERS[preference(options, gated)](table, gated.passed, options, wanted)
 
 
-def top(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+def top(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: Wanted) -> Positions:
     """Highest values first; ties go to the earlier row."""
     values = table.numbers(options.by or "score")[passed]
     return passed[np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
 
 
-def draw(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+def draw(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: Wanted) -> Positions:
     """At random; a row's place depends on the seed and its uid alone, so neither order nor shards matter."""
     return passed[np.argsort(random_keys(table, passed, options.draw_seed), kind="stable")]
 
@@ -71,23 +72,23 @@ def top_rows(values: NDArray[np.float64], count: int) -> Positions:
     return np.sort(np.concatenate([above, equal]))
 
 
-def cover(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+def cover(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: Wanted) -> Positions:
     """At random, from all clusters of the representations in proportion."""
-    vectors = read_representations(table, passed)[passed]
-    return passed[cover_order(vectors, random_keys(table, passed, options.draw_seed), seed=options.draw_seed)]
+    vectors, keys = read_vectors(table, REPRESENTATION, passed), random_keys(table, passed, options.draw_seed)
+    return cover_order(vectors, passed, keys, seed=options.draw_seed)
 
 
-def setwise(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+def setwise(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: Wanted) -> Positions:
     """By what each row adds to those before it."""
-    return setwise_order(table, passed, table.numbers("utility")[passed], count, options.draw_seed)
+    return setwise_order(table, passed, table.numbers("utility")[passed], wanted, options.draw_seed)
 
 
-def maxmin(table: ScoreTable, passed: Positions, options: SelectOptions, count: int) -> Positions:
+def maxmin(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: Wanted) -> Positions:
     """By what each row brings the group of anchors that is worst off."""
-    return passed[maxmin_order(read_group_utilities(table)[passed], count)]
+    return passed[maxmin_order(read_group_utilities(table)[passed], len(passed))]
 
 
-_ORDERS: Mapping[Preference, Callable[[ScoreTable, Positions, SelectOptions, int], Positions]] = {
+_ORDERS: Mapping[Preference, Callable[[ScoreTable, Positions, SelectOptions, Wanted], Positions]] = {
     "top": top,
     "draw": draw,
     "cover": cover,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,31 @@ from onesteptrain.pool import Pool, Sample
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.options import QuotaShares
 
-Groups = NDArray[np.str_]
-"""The group of each row of a score table."""
+Counts = NDArray[np.int64]
+"""A number for each group."""
+
+Positions = NDArray[np.int64]
+
+
+class Groups(NamedTuple):
+    """Which group each row of a score table is in."""
+
+    names: list[str]
+    codes: NDArray[np.int64]
+    """Place of the group's name, row by row."""
+
+    def sizes(self, rows: Positions) -> Counts:
+        """How many of some rows each group has."""
+        return np.bincount(self.codes[rows], minlength=len(self.names))
+
+
+class Wanted(NamedTuple):
+    """How many rows are wanted of each group."""
+
+    codes: NDArray[np.int64]
+    """Group of each row that may be chosen."""
+
+    counts: Counts
 
 
 def read_groups(table: ScoreTable, pool: Pool | None, column: str) -> Groups:
@@ -26,64 +49,86 @@ def read_groups(table: ScoreTable, pool: Pool | None, column: str) -> Groups:
         ScoreError: no row has such a column.
     """
     if column in table.names:
-        return np.array([_text(value) for value in table.read([column])[column].to_pylist()])
+        return to_groups([_text(value) for value in table.read([column])[column].to_pylist()])
     if pool is None:
         raise ConfigError(f"quota {column!r} is a column of the pool; give the pool too")
-    groups = np.array([_text(row.fields.get(column)) if isinstance(row, Sample) else "" for row in pool])
-    if not (groups != "").any():
+    groups = to_groups([_text(row.fields.get(column)) if isinstance(row, Sample) else "" for row in pool])
+    if groups.names == [""]:
         raise ScoreError(f"no row of {pool.path} has the column {column!r}; give one that its rows have as quota")
     return groups
 
 
-def share_out(groups: Groups, passed: NDArray[np.int64], count: int, *, shares: QuotaShares) -> Mapping[str, int]:
+def to_groups(names: list[str]) -> Groups:
+    """Groups by name, in the order of the names."""
+    found, codes = np.unique(np.array(names), return_inverse=True)
+    return Groups(found.tolist(), codes.astype(np.int64))
+
+
+def share_out(groups: Groups, passed: Positions, count: int, *, shares: QuotaShares) -> Counts:
     """How many rows each group is to have: exact shares by largest remainder.
 
     What a group has too few rows for goes to the others, in proportion to their shares, until all is given out.
 
     Args:
-        groups: The group of each row of the pool.
+        groups: The groups of the pool.
         passed: Rows that may be kept.
         count: Rows to give out; fewer if fewer may be kept.
         shares: In proportion to what.
     """
-    names = sorted(set(groups[passed].tolist()))
-    there = dict(zip(*np.unique(groups[passed], return_counts=True), strict=True))
-    weights = {name: _weight(name, groups, there, shares) for name in names}
-    given = dict.fromkeys(names, 0)
+    there = groups.sizes(passed)
+    whole = np.bincount(groups.codes, minlength=len(there))
+    weights = {"pool": whole, "equal": np.ones_like(there), "eligible": there}[shares]
+    given = np.zeros_like(there)
     left = min(count, len(passed))
     while left:
-        open_groups = [name for name in names if given[name] < there[name]]
-        parts = _largest_remainder([weights[name] for name in open_groups], left)
-        for name, part in zip(open_groups, parts, strict=True):
-            more = min(part, int(there[name]) - given[name])
-            given[name] += more
-            left -= more
+        unfilled = np.flatnonzero(given < there)
+        parts = _largest_remainder(weights[unfilled], left)
+        given[unfilled] = np.minimum(given[unfilled] + parts, there[unfilled])
+        left = min(count, len(passed)) - int(given.sum())
     return given
 
 
-def _weight(name: str, groups: Groups, there: Mapping[str, int], shares: QuotaShares) -> int:
-    if shares == "equal":
-        return 1
-    return int(there[name]) if shares == "eligible" else int((groups == name).sum())
+def share_tokens(
+    groups: Groups, ordered: Positions, tokens: NDArray[np.float64], limit: int, *, shares: QuotaShares
+) -> Counts:
+    """How many rows each group is to have so that, shared out, as many are kept as the tokens allow.
+
+    Args:
+        groups: The groups of the pool.
+        ordered: Rows that may be kept; those of a group are kept in this order.
+        tokens: Tokens of each of these rows.
+        limit: Tokens that may be spent.
+        shares: In proportion to what.
+    """
+    order = np.argsort(groups.codes[ordered], kind="stable")
+    spent = np.concatenate([[0.0], np.cumsum(tokens[order])])
+    sizes = groups.sizes(ordered)
+    starts = np.cumsum(sizes) - sizes
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high + 1) // 2
+        given = share_out(groups, ordered, middle, shares=shares)
+        fits = (spent[starts + given] - spent[starts]).sum() <= limit
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return share_out(groups, ordered, low, shares=shares)
 
 
-def _largest_remainder(weights: Sequence[int], count: int) -> list[int]:
-    """Whole shares in proportion; ties go to the group that stands first."""
-    total = sum(weights)
-    floors = [weight * count // total for weight in weights]
-    order = sorted(range(len(weights)), key=lambda place: (-(weights[place] * count % total), place))
-    for place in order[: count - sum(floors)]:
-        floors[place] += 1
-    return floors
-
-
-def keep_quotas(ordered: NDArray[np.int64], groups: Groups, given: Mapping[str, int]) -> NDArray[np.int64]:
+def keep_quotas(ordered: Positions, groups: Groups, given: Counts) -> Positions:
     """The first rows of each group, as many as it is given, in their order."""
-    kept = np.zeros(len(ordered), np.bool_)
-    mine = groups[ordered]
-    for name, count in given.items():
-        kept[np.flatnonzero(mine == name)[:count]] = True
-    return ordered[kept]
+    mine = groups.codes[ordered]
+    order = np.argsort(mine, kind="stable")
+    sizes = groups.sizes(ordered)
+    turn = np.empty_like(mine)
+    turn[order] = np.arange(len(mine)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return ordered[turn < given[mine]]
+
+
+def _largest_remainder(weights: Counts, count: int) -> Counts:
+    """Whole shares in proportion; ties go to the group that stands first."""
+    total = int(weights.sum())
+    parts, remainders = np.divmod(weights * count, total)
+    parts[np.argsort(-remainders, kind="stable")[: count - int(parts.sum())]] += 1
+    return parts
 
 
 def _text(value: object) -> str:

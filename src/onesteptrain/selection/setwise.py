@@ -15,59 +15,79 @@ a row alone moves half-way. Only inner products enter, which a count sketch of t
 needed: u^T B g_z starts as u_z / lambda, and each choice updates it.
 
 Rows whose gradients point the same way as a chosen one's (cosine 0.999) are duplicates and are passed over.
+
+F is not submodular, so what a row adds can grow again, and a lazy greedy that trusts old values would err: each choice
+looks at all rows of a block. More rows than a block holds are dealt out to blocks at random, and each block chooses its
+part of the budget, given what the blocks before have chosen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
 from onesteptrain.scores import ScoreTable
-
-COLUMN = "sketch"
+from onesteptrain.selection.distinct import resembling, unit_vectors
+from onesteptrain.selection.quotas import Wanted
+from onesteptrain.selection.vectors import SKETCH, read_vectors
 
 SAME = 0.999
 """Cosine of gradients from which a row is a duplicate."""
 
 _BLOCK = 20_000
-"""Rows that are compared with each other; more are worked through block by block, each given what was chosen before."""
 
 Values = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 
-def setwise_order(table: ScoreTable, passed: Positions, utility: Values, count: int, seed: int) -> Positions:
-    """Rows in the order in which they are chosen, until a number is reached or none adds anything.
+def setwise_order(table: ScoreTable, passed: Positions, utility: Values, wanted: Wanted, seed: int) -> Positions:
+    """Rows in the order in which they are chosen, until each group has its number or none adds anything.
 
-    Memory holds the sketches of the rows in 4 bytes a dimension, and those of one block in 8.
+    Where there are several blocks, any beginning of the order holds each in proportion. Memory holds the sketches of
+    one block and of the chosen rows, in 8 bytes a dimension; a file on disk holds the others.
 
     Args:
         table: A table with a column `sketch`.
         passed: Rows to choose from.
         utility: Their utilities.
-        count: Rows to choose.
+        wanted: How many rows to choose, of each group.
         seed: Of the split into blocks, where there are more rows than one holds.
 
     Raises:
-        ScoreError: there are no sketches.
+        ScoreError: there are no sketches, or no row adds anything.
     """
-    sketches = read_sketches(table, passed)
+    sketches = read_vectors(table, SKETCH, passed, zeros=True)
     order = np.random.default_rng(seed).permutation(len(passed)) if len(passed) > _BLOCK else np.arange(len(passed))
-    ridge = float(np.einsum("ij,ij->i", sketches, sketches, dtype=np.float64).mean())
+    blocks = [np.sort(order[start : start + _BLOCK]) for start in range(0, len(order), _BLOCK)]
+    ridge = sum(float(np.square(sketches[passed[one]], dtype=np.float64).sum()) for one in blocks) / len(passed)
     if not ridge > 0:
         raise ScoreError(f"all sketches of {table.path} are zero; score again with another --scope")
     state = fresh_state(sketches.shape[1], ridge)
-    chosen: list[Positions] = []
-    for start in range(0, len(order), _BLOCK):
-        block = np.sort(order[start : start + _BLOCK])
-        wanted = round(count * (start + len(block)) / len(order)) - sum(map(len, chosen))
-        picks, state = greedy(sketches[block].astype(np.float64), utility[block], wanted, state)
-        chosen.append(block[picks])
-    return passed[np.concatenate(chosen)]
+    picks: list[Positions] = []
+    turns: list[Values] = []
+    for one, more in _dealt(blocks, wanted, picks):
+        mine = sketches[passed[one]].astype(np.float64)
+        found, state = greedy(mine, utility[one], more, state)
+        picks.append(one[found])
+        turns.append((np.arange(len(found)) + 0.5) / len(one))
+    if not any(map(len, picks)):
+        raise ScoreError(f"no row of {table.path} that passes the gate adds any utility; prefer draw, or another gate")
+    return passed[np.concatenate(picks)[np.argsort(np.concatenate(turns), kind="stable")]]
+
+
+def _dealt(blocks: list[Positions], wanted: Wanted, picks: list[Positions]) -> Iterator[tuple[Positions, Wanted]]:
+    """Each block with what it is to choose: its part, and what the blocks before were too poor to choose."""
+    sizes = np.bincount(wanted.codes, minlength=len(wanted.counts))
+    seen = np.zeros_like(sizes)
+    for one in blocks:
+        seen += np.bincount(wanted.codes[one], minlength=len(sizes))
+        taken = sum((np.bincount(wanted.codes[done], minlength=len(sizes)) for done in picks), np.zeros_like(sizes))
+        due = np.rint(wanted.counts * seen / np.maximum(sizes, 1)).astype(np.int64)
+        yield one, Wanted(wanted.codes[one], due - taken)
 
 
 class State(NamedTuple):
@@ -83,20 +103,24 @@ class State(NamedTuple):
     """The part of u that the chosen rows account for: u^T B g = (u - explained)^T g / ridge."""
 
     ridge: float
+    chosen: NDArray[np.float64]
+    """Gradients of the chosen rows, of length one."""
 
 
 def fresh_state(dimensions: int, ridge: float) -> State:
     """Nothing is chosen."""
-    return State(np.eye(dimensions) / ridge, np.zeros(dimensions), np.zeros(dimensions), ridge)
+    return State(
+        np.eye(dimensions) / ridge, np.zeros(dimensions), np.zeros(dimensions), ridge, np.empty((0, dimensions))
+    )
 
 
-def greedy(sketches: NDArray[np.float64], utility: Values, count: int, state: State) -> tuple[Positions, State]:
+def greedy(sketches: NDArray[np.float64], utility: Values, wanted: Wanted, state: State) -> tuple[Positions, State]:
     """Choose rows one by one, each time the one that adds most, while it adds anything.
 
     Args:
         sketches: Gradients of the rows, "row dim".
         utility: Utilities of the rows.
-        count: Most rows to choose.
+        wanted: Most rows to choose, of each group.
         state: What is chosen already.
 
     Returns:
@@ -106,45 +130,32 @@ def greedy(sketches: NDArray[np.float64], utility: Values, count: int, state: St
     left_utility = (utility - sketches @ explained) / state.ridge
     fitted = sketches @ (inverse @ total)
     reach = np.einsum("ij,ij->i", sketches @ inverse, sketches)
-    lengths = np.maximum(np.linalg.norm(sketches, axis=1), np.finfo(float).tiny)
-    open_rows = np.ones(len(sketches), np.bool_)
+    units, missing = unit_vectors(sketches), wanted.counts.copy()
+    open_rows = ~resembling(units, state.chosen, SAME) & (missing > 0)[wanted.codes]
     picks: list[int] = []
-    while len(picks) < count:
+    while open_rows.any():
         added = np.where(open_rows, left_utility * (1 - fitted) / (1 + reach), -np.inf)
         best = int(added.argmax())
         if not added[best] > 0:
             break
         picks.append(best)
-        mine = sketches[best]
-        moved, size = inverse @ mine, 1 + reach[best]
+        moved, size = inverse @ sketches[best], 1 + reach[best]
         shared = sketches @ moved
         explained += state.ridge * moved * left_utility[best] / size
         left_utility = left_utility - shared * left_utility[best] / size
         fitted = fitted + shared * (1 - fitted[best]) / size
         reach = reach - shared**2 / size
         inverse -= np.outer(moved, moved) / size
-        total += mine
-        open_rows &= sketches @ mine < SAME * lengths * lengths[best]
+        total += sketches[best]
+        open_rows &= units @ units[best] < SAME
         open_rows[best] = False
-    return np.array(picks, np.int64), State(inverse, total, explained, state.ridge)
+        missing[wanted.codes[best]] -= 1
+        open_rows &= (missing > 0)[wanted.codes]
+    chosen = np.concatenate([state.chosen, units[picks]])
+    return np.array(picks, np.int64), State(inverse, total, explained, state.ridge, chosen)
 
 
 def set_utility(sketches: NDArray[np.float64], utility: Values, ridge: float) -> float:
     """F of a set, from its definition in the space of its rows."""
     kernel = sketches @ sketches.T + ridge * np.eye(len(sketches))
     return float(utility @ np.linalg.solve(kernel, np.ones(len(sketches))))
-
-
-def read_sketches(table: ScoreTable, passed: Positions) -> NDArray[np.float32]:
-    """The sketches of some rows, "row dim".
-
-    Raises:
-        ScoreError: the table has none, or a row has none.
-    """
-    if COLUMN not in table.names:
-        raise ScoreError(f"{table.path} has no column {COLUMN!r}; score with --sketch 512 to choose set-wise")
-    column = table.read([COLUMN])[COLUMN].take(pa.array(passed)).combine_chunks()
-    if column.null_count:
-        raise ScoreError(f"{column.null_count} rows of {table.path} have no sketch; score again with --sketch 512")
-    flat: NDArray[np.float32] = column.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
-    return flat.reshape(len(column), -1)
