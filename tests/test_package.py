@@ -25,7 +25,19 @@ BUILT_INS = {
     "MissingExtraError": ImportError,
 }
 MODULES = sorted(found.name for found in pkgutil.walk_packages(onesteptrain.__path__, "onesteptrain."))
-LIGHT = ["", ".errors", ".pool", ".anchors", ".images", ".scores", ".runs", ".selection", ".reporting", ".cli"]
+LIGHT = [
+    "",
+    ".errors",
+    ".pool",
+    ".anchors",
+    ".images",
+    ".guarding",
+    ".scores",
+    ".runs",
+    ".selection",
+    ".reporting",
+    ".cli",
+]
 
 LOADED = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
 

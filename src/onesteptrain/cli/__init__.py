@@ -19,6 +19,7 @@ from onesteptrain.errors import ConfigError, OneStepError
 
 COMMANDS = {
     "anchors": "Draw anchors from held-out data; refuse those that stand in the pool.",
+    "guard": "Find near-duplicates, contradictions and leaks in a pool.",
     "warmup": "Fine-tune the proxy on a few per cent of the pool.",
     "score": "Score every sample of a pool.",
     "audit": "Compare the first-order score with the exact step on your own pool.",
@@ -27,6 +28,7 @@ COMMANDS = {
     "train": "Fine-tune a target model on a subset.",
     "evaluate": "Answer a benchmark and check the answers.",
     "compare": "Train and measure the subsets of many methods side by side.",
+    "explain": "Say of harmful rows where the harm sits and what is likely wrong.",
     "report": "Write an HTML page about a scored pool.",
     "run": "Do all steps from one YAML file.",
     "methods": "List the installed scoring methods.",
