@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 import json
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from onesteptrain.answers import is_correct
-from onesteptrain.demo import charts_comparison
+from onesteptrain.demo import TARGET, charts_comparison
 from onesteptrain.errors import ConfigError, MissingExtraError, RunError
 from onesteptrain.pool import Sample, open_pool
 from onesteptrain.worlds import chart_drawing, charts, checkpoint
@@ -429,11 +430,11 @@ def test_the_packaged_models_are_small_and_of_their_families(name, kind):
 def test_a_comparison_in_the_charts_world_takes_its_models_and_leaves_room_for_its_answers(folder, tmp_path):
     world = World(*(folder / name for name in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")))
     drawn = problems(500, "heldout", np.random.default_rng(0))
-    comparison = charts_comparison(world, tmp_path / "out", seeds=2)
+    comparison = charts_comparison(world, tmp_path / "out", train=dataclasses.replace(TARGET, steps=5))
     assert (comparison.target, comparison.proxy) == tuple(
         str(checkpoint(name)) for name in ("charts_target", "charts_proxy")
     )
-    assert comparison.seeds == 2
+    assert comparison.train.steps == 5
     assert comparison.pool == world.pool
     # words, digits, marks and the spaces before digits are tokens of their own
     longest = max(len(re.findall(r"[A-Za-z]+|\d|[^\w\s]| (?=\d)", problem.answer)) for problem in drawn)

@@ -51,7 +51,7 @@ def test_a_lowest_value_holds_behind_every_gate(tmp_path, gate):
         selection = select_rows(table, keep=f">={floor}", options=SelectOptions(gate=gate, fill=fill))
         expected = np.arange(ROWS) if fill else passing
         assert selection.rows.tolist() == expected[score[expected] >= floor].tolist()
-        assert selection.gate == gate
+        assert (selection.gate, selection.dropped) == (gate, ROWS - len(passing))
     with pytest.raises(ScoreError, match=f"that passes the gate {gate} has at least 1e\\+09"):
         select_rows(table, keep=">=1e9", options=SelectOptions(gate=gate))
 

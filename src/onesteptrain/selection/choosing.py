@@ -150,7 +150,7 @@ def _describe(table: ScoreTable, options: SelectOptions, gated: Gated, chosen: P
         skipped_similar=None,
         gate=gated.gate,
         prefer=preference(options, gated),
-        dropped=int(np.isfinite(values).sum()) - len(gated.passed),
+        dropped=gated.dropped,
         clean_share=None if trust is None else trust.clean_share,
         expected_clean=None if trust is None else float(np.nanmean(trust.chance[chosen])),
         groups=None,

@@ -26,7 +26,10 @@ class Gated(NamedTuple):
     """Ascending."""
 
     others: Positions
-    """Scored rows that it dropped, the least bad first."""
+    """Scored rows that may be filled up with, the least bad first."""
+
+    dropped: int
+    """Scored rows that it dropped; those below a lowest value are not counted where another gate stands before it."""
 
     trust: Trust | None
 
@@ -56,7 +59,7 @@ def _by_gate(table: ScoreTable, options: SelectOptions, finite: Positions, floor
     if _trusts(table, options, floor):
         return _by_trust(table, finite)
     if options.gate in ("auto", "none"):
-        return Gated("none", finite, np.empty(0, np.int64), None)
+        return Gated("none", finite, np.empty(0, np.int64), 0, None)
     column = "harm" if "harm" in table.names else options.by or "score"
     return _by_share(table.numbers(column), finite, options.gate)
 
@@ -79,7 +82,7 @@ def _by_trust(table: ScoreTable, finite: Positions) -> Gated:
             "give anchors that answer as the pool does, or select with --gate none"
         )
     order = np.argsort(np.nan_to_num(trust.suspicion[dropped], nan=np.inf), kind="stable")
-    return Gated("trust", passed, dropped[order], trust)
+    return Gated("trust", passed, dropped[order], len(dropped), trust)
 
 
 def _from_floor(table: ScoreTable, gated: Gated, values: NDArray[np.float64], floor: float, column: str) -> Gated:
@@ -91,12 +94,14 @@ def _from_floor(table: ScoreTable, gated: Gated, values: NDArray[np.float64], fl
             f"no row of {table.path}{where} has at least {floor:g} in column {column!r}, whose highest value "
             f"is {values[gated.passed].max():g}; lower the value after >="
         )
-    name = f">={floor:g}" if gated.gate == "none" else gated.gate
-    return Gated(name, passed, gated.others[values[gated.others] >= floor], gated.trust)
+    others = gated.others[values[gated.others] >= floor]
+    if gated.gate == "none":
+        return Gated(f">={floor:g}", passed, others, len(gated.passed) - len(passed), None)
+    return gated._replace(passed=passed, others=others)
 
 
 def _by_share(values: NDArray[np.float64], finite: Positions, gate: str) -> Gated:
     """The best share of the scored rows."""
     ranking = finite[np.argsort(-np.nan_to_num(values[finite], nan=-np.inf), kind="stable")]
     count = max(1, round(gate_share(gate) * len(ranking)))
-    return Gated(gate, np.sort(ranking[:count]), ranking[count:], None)
+    return Gated(gate, np.sort(ranking[:count]), ranking[count:], len(ranking) - count, None)
