@@ -17,9 +17,10 @@ from scipy.stats import rankdata
 from onesteptrain.pool import Sample, open_pool
 from onesteptrain.runs import write_text
 from onesteptrain.scores import ScoreTable
-from onesteptrain.selection import select_rows
+from onesteptrain.selection import SelectOptions, select_rows
 
 TABLES = Path(__file__).parent / "tables"
+PAPER = SelectOptions(prefer="top", gate="none")
 ARMS = {"oracle 20%": ("oracle", "20%"), "random 20%": ("random", "20%")}
 ARMS |= {f"{name} {share}": (name, share) for share in ("20%", "50%") for name in ("ost", "ost-harm", "less", "loss")}
 ARMS |= {"judge >=0.5": ("judge", ">=0.5"), "deita 20%": ("deita", "20%"), "ifd 20%": ("ifd", "20%")}
@@ -71,7 +72,7 @@ def separation(out: Path, kinds: np.ndarray) -> str:
     mine = kept(out, records, "ost", "20%").tolist()
     folders = {path.name.rpartition("-")[0]: path for path in sorted((out / "compare" / "scores").iterdir())}
     for path in (out / "compare" / "scores").glob("one_step-*"):  # other parts score with other proxies
-        if select_rows(ScoreTable(path / "scores.parquet"), keep="20%").rows.tolist() == mine:
+        if select_rows(ScoreTable(path / "scores.parquet"), keep="20%", options=PAPER).rows.tolist() == mine:
             folders["one_step"] = path
     for folder in folders.values():
         table = ScoreTable(folder / "scores.parquet")

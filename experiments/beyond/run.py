@@ -1,0 +1,216 @@
+"""Better than the paper: the default selection beside every other method, in two worlds, at six shares.
+
+run.py [--out runs/beyond] [--only digits charts ...] makes the models, the worlds and the scores, trains and measures
+every arm, and writes the records and tables beside this file, or into --publish. What is in --out is not made again, so
+a run that was cut off goes on. Both worlds run with the same defaults; nothing is chosen on their benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from onesteptrain.comparing import Comparison, MethodArm, compare
+from onesteptrain.demo import TARGET, charts_comparison, digits_comparison
+from onesteptrain.reporting.comparison import comparison_table, write_comparison
+from onesteptrain.runs import write_json
+from onesteptrain.worlds.charts import ChartOptions, make_charts
+from onesteptrain.worlds.digits import World, WorldOptions, make_world
+
+HERE = Path(__file__).parent
+EXPERIMENTS = HERE.parent
+sys.path[:0] = [str(EXPERIMENTS / "deita_scorers"), str(EXPERIMENTS / "paper")]
+from make import make_scorers  # noqa: E402
+from serving import served  # noqa: E402
+
+PARTS = ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")
+
+MAIN = ("20%", "50%")
+"""Shares with all seeds."""
+
+OTHERS = ("5%", "10%", "35%", "70%")
+"""Shares with fewer."""
+
+REJECTION = (">=0.5", "81%")
+"""What the judge keeps: what it accepts; and as much as the paper's judge keeps."""
+
+NOISES = (0.0, 0.1, 0.3, 0.5, 0.7)
+
+
+class Place(NamedTuple):
+    """A built-in world, and what is special about it."""
+
+    make: Callable[..., World]
+    options: type[Any]
+    comparison: Callable[..., Comparison]
+    judge: tuple[str, ...]
+    """Command that makes its judge, but for the folder."""
+
+    judge_tokens: int
+    """Most tokens of the judge's own answer."""
+
+
+DIGITS = Place(
+    make_world,
+    WorldOptions,
+    digits_comparison,
+    ("digits_world/pretrain.py", "judge", "--most-steps", "2500", "--rows", "12000"),
+    48,
+)
+CHARTS = Place(make_charts, ChartOptions, charts_comparison, ("charts_world/pretrain.py", "charts_judge"), 96)
+PLACES = {"digits": DIGITS, "charts": CHARTS}
+
+
+class Bench(NamedTuple):
+    """What all experiments share."""
+
+    out: Path
+    options: argparse.Namespace
+    stack: ExitStack
+
+    def world(self, name: str, **changes: Any) -> World:
+        """A world, the same for the same name."""
+        place, rows, questions = PLACES[name.partition("-")[0]], self.options.pool_rows, self.options.benchmark_rows
+        folder = self.out / "worlds" / f"{name}-{rows}-{questions}"
+        if folder.exists():
+            return World(*(folder / part for part in PARTS))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return place.make(place.options(pool_rows=rows, benchmark_rows=questions, **changes), folder)
+
+    def comparison(self, name: str, world: World, methods: Mapping[str, MethodArm], **changes: Any) -> Comparison:
+        """A comparison with the settings that all experiments share."""
+        known = [one for one in ("judge", "random", "ost", "ost-set") if one in methods]
+        settings = {
+            "methods": methods,
+            "seeds": self.options.seeds,
+            "warmup_checkpoints": 4,
+            "train": dataclasses.replace(TARGET, steps=self.options.steps),
+            "references": ("full", "untuned", "oracle", *known),
+        }
+        return PLACES[name.partition("-")[0]].comparison(world, self.out / name, **settings | changes)
+
+    def judge(self, name: str, keep: tuple[str, ...]) -> MethodArm:
+        """A large model of the world answers each question itself; a row is accepted where the two answers agree."""
+        place, model = PLACES[name], self.out / "models" / f"{name}-judge"
+        if not model.exists():
+            script, *arguments = place.judge
+            command = [sys.executable, str(EXPERIMENTS / script), *arguments, "--out", str(model)]
+            subprocess.run(command, check=True)
+        judging = self.out / name
+        address = "http://127.0.0.1:1/v1"  # nobody's: what is scored is not asked again
+        if not list(judging.glob("scores/judge-*/scores.parquet")):
+            address = self.stack.enter_context(served(model, judging.with_suffix(".server.log")))
+        endpoint = {"endpoint": address, "model": str(model), "replies": str(judging.with_suffix(".sqlite"))}
+        asked = endpoint | {"mode": "agreement", "answer_request": "", "max_new_tokens": place.judge_tokens}
+        return MethodArm("judge", asked, keep=keep)
+
+    def scorers(self) -> dict[str, str]:
+        """DEITA's scorers in miniature."""
+        folder = self.out / "models" / "deita"
+        if not folder.exists():
+            make_scorers(folder)
+        return {"complexity_scorer": str(folder / "complexity"), "quality_scorer": str(folder / "quality")}
+
+
+def every_method(bench: Bench, name: str, shares: tuple[str, ...]) -> dict[str, MethodArm]:
+    """The default rule and all that it is measured against; nothing is tuned to the world."""
+    rejection = REJECTION if shares == MAIN else ()
+    arms: dict[str, Callable[[], MethodArm]] = {
+        "ost-set": MethodArm,
+        "ost": MethodArm,
+        "ost-harm": lambda: MethodArm("one_step", by="harm"),
+        "judge": lambda: bench.judge(name, (*rejection, *shares)),
+        "deita": lambda: MethodArm(options=bench.scorers(), distinct=0.999),
+        "less": lambda: MethodArm(options={"group_by": "skill"}),
+        "ifd": MethodArm,
+        "loss": MethodArm,
+        "random": MethodArm,
+    }
+    return {one: make() for one, make in arms.items() if one in (bench.options.methods or arms)}
+
+
+def main_table(bench: Bench, name: str) -> Iterator[tuple[str, Comparison]]:
+    """All methods at 20 % and 50 % with all seeds, and at the other shares with fewer; 60 % noise, Protocol B."""
+    world = bench.world(name, noise_share=0.6)
+    yield name, bench.comparison(name, world, every_method(bench, name, MAIN), shares=MAIN)
+    if not bench.options.few_seeds:
+        return
+    fewer = {"shares": OTHERS, "seeds": bench.options.few_seeds}
+    yield f"{name}-shares", bench.comparison(name, world, every_method(bench, name, OTHERS), **fewer)
+
+
+def noise_rates(bench: Bench, name: str) -> Iterator[tuple[str, Comparison]]:
+    """The default rule, which is not told how much noise there is, on pools with 0 to 70 % of it."""
+    for noise in NOISES:
+        part = f"{name}-noise{100 * noise:.0f}"
+        methods = {"ost-set": MethodArm(), "random": MethodArm(keep=("20%",))}
+        few = {"shares": ("20%", "100%"), "seeds": bench.options.few_seeds}
+        yield part, bench.comparison(part, bench.world(part, noise_share=noise, seed=1), methods, **few)
+
+
+JOBS: dict[str, Callable[[Bench], Iterator[tuple[str, Comparison]]]] = {
+    "digits": lambda bench: main_table(bench, "digits"),
+    "charts": lambda bench: main_table(bench, "charts"),
+    "digits-noise": lambda bench: noise_rates(bench, "digits"),
+    "charts-noise": lambda bench: noise_rates(bench, "charts"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/beyond"))
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--few-seeds", type=int, default=3, help="of the other shares and noises; 0 leaves them out")
+    parser.add_argument("--methods", nargs="+", help="of the main tables; all by default")
+    parser.add_argument("--pool-rows", type=int, default=8000)
+    parser.add_argument("--benchmark-rows", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--publish", type=Path, default=HERE, help="where results.json and tables/ go")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # as the judge's server and every training have one
+    options.out.mkdir(parents=True, exist_ok=True)
+    for job in options.only:
+        with ExitStack() as stack:
+            for name, comparison in JOBS[job](Bench(options.out.resolve(), options, stack)):
+                run(name, comparison, options)
+                collect(options.publish)
+
+
+def run(name: str, job: Comparison, options: argparse.Namespace) -> None:
+    """One comparison; its records and tables go beside this file."""
+    print(f"== {name}", flush=True)
+    done = compare(job, workers=options.workers, tell=lambda text: print(text, flush=True))
+    records = [{"experiment": name, "world": name.partition("-")[0], **record} for record in done.records]
+    folder = options.publish / "tables" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_comparison(done.records, done.differences, folder)
+    write_json(folder / "differences.json", done.differences)
+    write_json(folder / "records.json", records)
+    print(comparison_table(done.records, done.differences), flush=True)
+
+
+def collect(publish: Path) -> None:
+    """The records of all comparisons, together; arms that two of them share stand once."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for file in sorted((publish / "tables").glob("*/records.json")):
+        for record in json.loads(file.read_text(encoding="utf-8")):
+            noise = record["experiment"].partition("-noise")[2]
+            kept.setdefault(
+                (noise, *(record[key] for key in ("world", "method", "budget", "protocol", "seed"))), record
+            )
+    write_json(publish / "results.json", list(kept.values()))
+
+
+if __name__ == "__main__":
+    main()
