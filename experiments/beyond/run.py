@@ -19,17 +19,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from onesteptrain.comparing import Comparison, MethodArm, compare
+from onesteptrain.comparing import Comparison, MethodArm
 from onesteptrain.demo import TARGET, charts_comparison, digits_comparison
-from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.runs import write_json
 from onesteptrain.worlds.charts import ChartOptions, make_charts
 from onesteptrain.worlds.digits import World, WorldOptions, make_world
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent
-sys.path[:0] = [str(EXPERIMENTS / "deita_scorers"), str(EXPERIMENTS / "paper")]
+sys.path[:0] = [str(EXPERIMENTS / name) for name in ("deita_scorers", "paper", "worlds_common")]
 from make import make_scorers  # noqa: E402
+from publishing import run  # noqa: E402
 from serving import served  # noqa: E402
 
 PARTS = ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")
@@ -183,21 +183,9 @@ def main() -> None:
     for job in options.only:
         with ExitStack() as stack:
             for name, comparison in JOBS[job](Bench(options.out.resolve(), options, stack)):
-                run(name, comparison, options)
+                world = name.partition("-")[0]
+                run(name, comparison, world=world, workers=options.workers, publish=options.publish)
                 collect(options.publish)
-
-
-def run(name: str, job: Comparison, options: argparse.Namespace) -> None:
-    """One comparison; its records and tables go beside this file."""
-    print(f"== {name}", flush=True)
-    done = compare(job, workers=options.workers, tell=lambda text: print(text, flush=True))
-    records = [{"experiment": name, "world": name.partition("-")[0], **record} for record in done.records]
-    folder = options.publish / "tables" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_comparison(done.records, done.differences, folder)
-    write_json(folder / "differences.json", done.differences)
-    write_json(folder / "records.json", records)
-    print(comparison_table(done.records, done.differences), flush=True)
 
 
 def collect(publish: Path) -> None:

@@ -7,15 +7,18 @@ told.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy.stats import rankdata
 
 from onesteptrain.runs import write_text
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.trust import can_trust, measure_trust
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
+from separating import auroc
 
 HERE = Path(__file__).parent
 SIGNALS = ("utility", "relative", "worst_utility", "harm", "loss", "worst_loss")
@@ -74,12 +77,6 @@ def gates(out: Path) -> str:
             shares = [clean.mean(), trust.clean_share, passed.mean(), clean[passed].mean(), passed[clean].mean()]
             lines.append(f"| {folder.name} | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
     return "\n".join(lines)
-
-
-def auroc(good: np.ndarray, bad: np.ndarray) -> float:
-    """Chance that a good row has the higher value, ties counted half."""
-    ranks = rankdata(np.concatenate([good, bad]))[: len(good)]
-    return float((ranks.sum() - len(good) * (len(good) + 1) / 2) / (len(good) * len(bad)))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy.stats import rankdata
 
 from onesteptrain.pool import Sample, open_pool
 from onesteptrain.runs import write_text
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import SelectOptions, select_rows
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
+from separating import auroc
 
 TABLES = Path(__file__).parent / "tables"
 PAPER = SelectOptions(prefer="top", gate="none")
@@ -83,12 +86,6 @@ def separation(out: Path, kinds: np.ndarray) -> str:
             name = folder.name.rpartition("-")[0] + (" harm" if column == "harm" else "")
             lines.append(f"| {name} | {total:.2f} | " + " | ".join(f"{one:.2f}" for one in each) + " |")
     return "\n".join(lines)
-
-
-def auroc(good: np.ndarray, bad: np.ndarray) -> float:
-    """Chance that a good row scores higher than a bad one, ties counted half."""
-    ranks = rankdata(np.concatenate([good, bad]))[: len(good)]
-    return float((ranks.sum() - len(good) * (len(good) + 1) / 2) / (len(good) * len(bad)))
 
 
 if __name__ == "__main__":

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from onesteptrain.comparing import Comparison, MethodArm, compare
+from onesteptrain.comparing import Comparison, MethodArm
 from onesteptrain.demo import TARGET, digits_comparison
-from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.runs import write_json
 from onesteptrain.worlds import checkpoint
 from onesteptrain.worlds.digits import World, WorldOptions, make_world
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "deita_scorers")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("deita_scorers", "worlds_common"))]
 from make import make_scorers  # noqa: E402
+from publishing import run  # noqa: E402
 from serving import served  # noqa: E402
 
 MAIN = ("main", "cost")
@@ -197,21 +197,8 @@ def main() -> None:
     for name in options.only:
         with ExitStack() as stack:
             for job in EXPERIMENTS[name](Bench(options.out.resolve(), options, stack)):
-                run(name, job, options)
+                run(name, job, world="digits", workers=options.workers, publish=options.publish)
     collect(options.publish)
-
-
-def run(name: str, job: Comparison, options: argparse.Namespace) -> None:
-    """One comparison; its records and tables go beside this file."""
-    print(f"== {name}", flush=True)
-    done = compare(job, workers=options.workers, tell=lambda text: print(text, flush=True))
-    records = [{"experiment": name, "world": "digits", **record} for record in done.records]
-    folder = options.publish / "tables" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_comparison(done.records, done.differences, folder)
-    write_json(folder / "differences.json", done.differences)
-    write_json(folder / "records.json", records)
-    print(comparison_table(done.records, done.differences), flush=True)
 
 
 def collect(publish: Path) -> None:

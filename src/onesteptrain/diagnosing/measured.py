@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
 from onesteptrain.scores import ScoreTable
-from onesteptrain.selection.trust import SIGNALS
+from onesteptrain.selection.trust import FEWEST_ANCHORS, SIGNALS
 
 Values = NDArray[np.float64]
 
 _TOKENS = ("token_utility", "token_loss")
-_FEWEST_ANCHORS = 20
 
 
 class Tokens(NamedTuple):
@@ -58,10 +57,8 @@ def check_tables(table: ScoreTable) -> ScoreTable:
     if missing or reference is None or any(name not in reference.names for name in needed):
         what = f"has no {', '.join(missing)}" if missing else "says nothing of its anchors"
         raise ScoreError(f"{table.path} {what}; score again with --store-tokens (method one_step, estimator fd or jvp)")
-    if (count := int(np.isfinite(reference.numbers("score")).sum())) < _FEWEST_ANCHORS:
-        raise ScoreError(
-            f"{table.path} rests on {count} anchors; score with at least {_FEWEST_ANCHORS} to explain rows"
-        )
+    if (count := int(np.isfinite(reference.numbers("score")).sum())) < FEWEST_ANCHORS:
+        raise ScoreError(f"{table.path} rests on {count} anchors; score with at least {FEWEST_ANCHORS} to explain rows")
     return reference
 
 

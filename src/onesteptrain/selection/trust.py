@@ -34,7 +34,9 @@ SIGNALS = ("harm", "loss", "worst_loss")
 
 PASSING_CHANCE = 0.5
 
-_FEWEST_ANCHORS = 20
+FEWEST_ANCHORS = 20
+"""With fewer, what clean rows look like is not known."""
+
 _FLOOR = 1e-3
 """Of the anchors' median: what a signal of exactly zero counts as on the log scale."""
 
@@ -71,7 +73,7 @@ class Trust(NamedTuple):
 def can_trust(table: ScoreTable) -> bool:
     """Whether a table has what the gate needs: the signals, for rows and for enough anchors."""
     reference = table.reference
-    return reference is not None and reference.rows >= _FEWEST_ANCHORS and _has_signals(table, reference)
+    return reference is not None and reference.rows >= FEWEST_ANCHORS and _has_signals(table, reference)
 
 
 def measure_trust(table: ScoreTable) -> Trust:
@@ -88,9 +90,9 @@ def measure_trust(table: ScoreTable) -> Trust:
         )
     rows, anchors = (np.stack([one.numbers(name) for name in SIGNALS], axis=1) for one in (table, reference))
     anchors = anchors[np.isfinite(anchors).all(1)]
-    if len(anchors) < _FEWEST_ANCHORS:
+    if len(anchors) < FEWEST_ANCHORS:
         raise ScoreError(
-            f"the trust gate of {table.path} rests on {len(anchors)} anchors and needs {_FEWEST_ANCHORS}; "
+            f"the trust gate of {table.path} rests on {len(anchors)} anchors and needs {FEWEST_ANCHORS}; "
             "score with more, or select with gate none"
         )
     scored = np.isfinite(rows).all(1)

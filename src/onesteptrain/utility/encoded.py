@@ -14,8 +14,18 @@ def records_of(
     encoder: Encoder, samples: Sequence[Sample], measure: Callable[[Sequence[Encoded]], Sequence[Record]]
 ) -> list[Record]:
     """Measure the samples that can be encoded, in one call; each other one gets its reason."""
+    return records_with(encoder, samples, lambda encoded, _: measure(encoded))
+
+
+def records_with(
+    encoder: Encoder,
+    samples: Sequence[Sample],
+    measure: Callable[[Sequence[Encoded], Sequence[Sample]], Sequence[Record]],
+) -> list[Record]:
+    """The same, where the samples themselves are measured too: both are given, in the same order."""
     encoded = [encode(encoder, sample) for sample in samples]
-    measured = iter(measure([one for one in encoded if isinstance(one, Encoded)]))
+    usable = [(one, sample) for one, sample in zip(encoded, samples, strict=True) if isinstance(one, Encoded)]
+    measured = iter(measure([one for one, _ in usable], [sample for _, sample in usable]))
     return [next(measured) if isinstance(one, Encoded) else Record(reason=one) for one in encoded]
 
 

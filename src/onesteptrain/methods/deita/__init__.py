@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from onesteptrain.errors import ConfigError, SampleError
+from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.methods.deita.reading import COMPLEXITY_PROMPT, QUALITY_PROMPT, TextScorer, load_text_scorer
 from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record
+from onesteptrain.utility.encoded import records_with
 from onesteptrain.utility.representing import represent
 
 __all__ = ["COMPLEXITY_PROMPT", "QUALITY_PROMPT", "Deita", "TextScorer", "exchanges", "load_text_scorer", "represent"]
@@ -85,12 +86,10 @@ class _Deita:
     batch_size: int
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
-        encoded = [_encode(self.proxy, sample) for sample in samples]
-        usable = [(sample, one) for sample, one in zip(samples, encoded, strict=True) if isinstance(one, Encoded)]
-        records = iter(self._records([exchanges(sample) for sample, _ in usable], [one for _, one in usable]))
-        return [next(records) if isinstance(one, Encoded) else Record(reason=one) for one in encoded]
+        return records_with(self.proxy.encoder, samples, self._records)
 
-    def _records(self, spoken: Sequence[list[tuple[str, str]]], encoded: Sequence[Encoded]) -> list[Record]:
+    def _records(self, encoded: Sequence[Encoded], samples: Sequence[Sample]) -> list[Record]:
+        spoken = [exchanges(sample) for sample in samples]
         asked = [[COMPLEXITY_PROMPT.format(question=question) for question, _ in pairs] for pairs in spoken]
         answered = [[QUALITY_PROMPT.format(question=one, answer=two) for one, two in pairs] for pairs in spoken]
         complexity = self.complexity.expected_scores(itertools.chain(*asked), batch_size=self.batch_size)
@@ -129,11 +128,3 @@ def _look_up(prompts: Sequence[str], scores: Mapping[str, float | str]) -> list[
             return score
         found.append(score)
     return found
-
-
-def _encode(proxy: Proxy, sample: Sample) -> Encoded | str:
-    """The encoded sample, or the reason why there is none."""
-    try:
-        return proxy.encoder.encode(sample)
-    except SampleError as error:
-        return str(error)

@@ -15,7 +15,7 @@ from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record, Value
 from onesteptrain.utility import AnchorGroup, token_derivatives
-from onesteptrain.utility.encoded import encode
+from onesteptrain.utility.encoded import records_with
 
 
 class Yardsticks(NamedTuple):
@@ -46,10 +46,7 @@ class FirstOrder:
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
         """One record a sample."""
-        encoded = [encode(self.proxy.encoder, sample) for sample in samples]
-        usable = [(one, sample) for one, sample in zip(encoded, samples, strict=True) if isinstance(one, Encoded)]
-        measured = iter(self._measure([one for one, _ in usable], [sample for _, sample in usable]))
-        return [next(measured) if isinstance(one, Encoded) else Record(reason=one) for one in encoded]
+        return records_with(self.proxy.encoder, samples, self._measure)
 
     def along(self, group: AnchorGroup, epsilon: float) -> FirstOrder:
         """The same scorer with one other yardstick."""
