@@ -58,6 +58,13 @@ def test_chances_are_those_of_refits():
     assert truth.shape == mean.shape
 
 
+def test_two_parts_are_spread_as_wide_as_two_draws_are():
+    # resampling two parts gives the mean twice as often as either end; widened by the root of 2, an end at 1 beats 1.2
+    wavering = np.array([[-1.0, 1.0], [1.2, 1.2]])
+    assert top_chances(wavering, 0.5)[0] == pytest.approx(0.25, abs=0.1)  # 200 resamples: three standard errors
+    assert top_chances(np.array([[-1.0, 1.0], [1.5, 1.5]]), 0.5)[0] == 0
+
+
 def test_parts_that_agree_make_a_stable_top():
     truth, _ = drawn(1)
     chances = top_chances(np.repeat(truth[:, None], PARTS, 1), 0.2)

@@ -15,8 +15,7 @@ from PIL import Image
 
 from onesteptrain.answers import is_correct
 from onesteptrain.demo import TARGET, charts_comparison
-from onesteptrain.errors import ConfigError, MissingExtraError, RunError
-from onesteptrain.pool import Sample, open_pool
+from onesteptrain.errors import ConfigError, MissingExtraError
 from onesteptrain.worlds import chart_drawing, charts, checkpoint
 from onesteptrain.worlds.chart_drawing import Chart, Style, draw_chart, draw_style, owner, paint
 from onesteptrain.worlds.chart_questions import QUESTIONS
@@ -198,26 +197,9 @@ def test_both_axes_come_about_equally_often(made):
     assert abs(ends.count(9) / len(ends) - 0.5) < 5 * 0.5 / np.sqrt(len(ends))  # five standard deviations
 
 
-def test_the_benchmark_holds_no_answer_in_its_messages(made):
-    assert all([turn["role"] for turn in row["messages"]] == ["user"] for row in made.benchmark)
-
-
 def test_the_same_question_has_many_answers_so_that_the_picture_is_needed(made):
     for skill in QUESTIONS:
         assert len({row["answer"] for row in made.heldout + made.benchmark if row["skill"] == skill}) > 3
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_as_many_rows_are_noisy_as_asked(tmp_path, share):
-    options = ChartOptions(pool_rows=90, heldout_rows=1, benchmark_rows=1, noise_share=share)
-    truth = pq.read_table(make_charts(options, tmp_path / "world").truth).to_pylist()
-    assert sum(not fact["clean"] for fact in truth) == round(90 * share)
-
-
-def test_all_kinds_of_noise_come_equally_often(made):
-    counts = [sum(fact["kind"] == kind for fact in made.truth) for kind in NOISE_KINDS]
-    assert max(counts) - min(counts) <= 1
-    assert sum(counts) == 700
 
 
 def test_more_noise_of_a_kind_than_there_are_rows_for_it_is_refused(tmp_path):
@@ -225,12 +207,6 @@ def test_more_noise_of_a_kind_than_there_are_rows_for_it_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="reversed"):  # only three of five skills have an opposite
         make_charts(options, tmp_path / "world")
     assert not (tmp_path / "world").exists()
-
-
-def test_only_the_kinds_that_are_asked_for_come(tmp_path):
-    options = ChartOptions(pool_rows=60, heldout_rows=1, benchmark_rows=1, noise_kinds=("invented", "looping"))
-    truth = pq.read_table(make_charts(options, tmp_path / "world").truth).to_pylist()
-    assert {fact["kind"] for fact in truth} == {"clean", "invented", "looping"}
 
 
 def test_a_stale_image_shows_the_colours_of_the_answer_with_another_result(made):
@@ -346,21 +322,6 @@ def test_near_duplicates_show_the_same_chart_and_give_the_same_answer(made):
         assert made.pixels[uid] != made.pixels[source]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
-    small = {"pool_rows": 60, "heldout_rows": 10, "benchmark_rows": 10}
-    folders = [tmp_path / name for name in ("first", "again", "other")]
-    for folder, seed in zip(folders, (7, 7, 8), strict=True):
-        make_charts(ChartOptions(**small, seed=seed), folder)
-    first, again, other = (contents(folder) for folder in folders)
-    assert first == again
-    assert len(first) == 80 + 4
-    assert not {name for name in first if name.endswith(".png")} & set(other)
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_picture_does_not_depend_on_those_drawn_before_or_on_the_users_settings():
     import matplotlib
 
@@ -376,43 +337,6 @@ def test_the_label_of_the_axis_tells_the_scales_apart():
     one, ten = (paint(Chart(("red",), (4 * scale,), scale), Style(0.8, True, 1.0)) for scale in (1, 10))
     assert look(one) == Seen({"red": 4}, 9)
     assert look(ten) == Seen({"red": 40}, 90)
-
-
-def test_neither_ids_nor_order_nor_columns_tell_which_rows_are_noisy(made):
-    assert all(re.fullmatch(r"[0-9a-f]{12}", row["id"]) for row in made.pool)
-    assert {tuple(row) for row in made.pool} == {("id", "messages", "images", "skill", "level")}
-    assert all(row["images"] == [f"images/{row['id']}.png"] for row in made.pool)
-    clean = np.array([fact["clean"] for fact in made.truth])
-    first_byte = np.array([int(row["id"][:8], 16) for row in made.pool])
-    for clue in (np.arange(len(clean)), first_byte, first_byte % 97):
-        # without a leak the correlation has a standard deviation of 1 / sqrt(rows)
-        assert abs(np.corrcoef(clue, clean)[0, 1]) < 5 / np.sqrt(len(clean))
-
-
-def test_the_truth_names_the_rows_of_the_pool_in_its_order(made):
-    assert [fact["uid"] for fact in made.truth] == [row["id"] for row in made.pool]
-    assert [fact["row"] for fact in made.truth] == list(range(OPTIONS.pool_rows))
-
-
-@pytest.mark.parametrize("name", ["pool", "heldout"])
-def test_the_package_reads_its_own_world(folder, name):
-    samples = list(open_pool(folder / f"{name}.jsonl"))
-    assert all(isinstance(sample, Sample) and len(sample.images) == 1 for sample in samples)
-    assert {"skill", "level"} <= set(samples[0].fields)
-
-
-def test_an_existing_folder_is_refused(folder):
-    with pytest.raises(RunError, match="exists"):
-        make_charts(OPTIONS, folder)
-
-
-def test_a_larger_pool_leaves_heldout_rows_and_benchmark_as_they_are(tmp_path):
-    small, large = (
-        make_charts(ChartOptions(pool_rows=rows, heldout_rows=5, benchmark_rows=5), tmp_path / str(rows))
-        for rows in (10, 40)
-    )
-    assert small.benchmark.read_bytes() == large.benchmark.read_bytes()
-    assert small.heldout.read_bytes() == large.heldout.read_bytes()
 
 
 def test_all_skills_are_drawn_equally_often():
