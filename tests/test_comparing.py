@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -35,6 +37,7 @@ from onesteptrain.training import TrainOptions, train
 from onesteptrain.worlds.digits import World, WorldOptions, make_world
 from tests.building import write_pool
 from tests.commands import ost, refusal
+from tests.test_trust import ANCHORS, mixture, signals, table_of
 
 SEEDS = 2
 ROWS = 48
@@ -211,6 +214,19 @@ def test_a_second_run_trains_and_scores_nothing_and_a_larger_one_only_what_is_ne
     compare(job, workers=1)  # put results.json back as the other tests know it
 
 
+def test_arm_ost_keeps_the_highest_scores_and_arm_ost_set_goes_by_the_default_rule(tmp_path):
+    rows, _ = mixture(0.5)
+    table = table_of(tmp_path, rows, signals(ANCHORS, 7))  # the trust gate could be used
+
+    def kept(name: str, seed: int = 0) -> list[int]:
+        return select_rows(table, keep="20%", options=MethodArm("one_step").choosing(name, seed)).rows.tolist()
+
+    score = table.numbers("score")
+    assert kept("ost") == sorted(np.argsort(-score, kind="stable")[: len(score) // 5].tolist()) == kept("ost", 1)
+    assert kept("ost-set") == kept("other") == select_rows(table, keep="20%").rows.tolist()
+    assert kept("ost-set", 1) != kept("ost-set")
+
+
 def start(job: Comparison, file: Path) -> subprocess.Popen[bytes]:
     """`ost compare` in a process of its own."""
     file.write_text(yaml.safe_dump(plain(dataclasses.asdict(job))))
@@ -227,13 +243,32 @@ def test_ctrl_c_waits_for_no_training_and_says_so_in_one_line(tmp_path):
     endless = dataclasses.replace(TUNING, steps=100_000)
     long = changed(job, methods={}, protocols=("B",), out=tmp_path / "out", truth=None, train=endless, seeds=1)
     process = start(long, tmp_path / "job.yaml")
-    while process.poll() is None and not list((tmp_path / "out" / "trials").glob("*/trial.json")):
-        time.sleep(0.05)  # the untuned target is measured first
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=120) == 130  # the training itself would take hours
+    try:
+        while process.poll() is None and not list((tmp_path / "out" / "trials").glob("*/trial.json")):
+            time.sleep(0.05)  # the untuned target is measured first
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 130  # the training itself would take hours
+    finally:
+        process.kill()  # its trainings end with it
     lines = (tmp_path / "job.err").read_text().splitlines()
     assert lines[-1] == "ost: interrupted; the same command continues"
     assert not [line for line in lines if "Traceback" in line]
+
+
+def test_ctrl_c_between_two_outcomes_ends_the_trainings_too(tmp_path):
+    job, _, _ = compared()
+    slow = dataclasses.replace(TUNING, steps=3000)  # a minute or more
+    long = changed(job, methods={}, protocols=("B",), out=tmp_path / "out", truth=None, train=slow, seeds=1)
+
+    def interrupt(text: str) -> None:
+        if "accuracy" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(long, workers=1, tell=interrupt)
+    gc.collect()  # lets go of the generator that the error's frames held
+    assert not multiprocessing.active_children()
+    assert len(list((tmp_path / "out" / "trials").glob("*/trial.json"))) == 1  # the untuned target's
 
 
 def test_a_comparison_that_was_killed_ends_as_if_it_had_not_been(tmp_path):

@@ -142,11 +142,12 @@ def _in_processes(
     count = _workers(workers, len(trials), places)
     with ProcessPoolExecutor(count, mp_context=context, initializer=_settle, initargs=(places, count)) as executor:
         work = functools.partial(_work, folder, keep_checkpoints)
-        futures = {executor.submit(work, trial): trial for trial in trials}
         try:
+            futures = {executor.submit(work, trial): trial for trial in trials}
             for future in as_completed(futures):
                 yield futures[future], _result(future, futures[future])
-        except KeyboardInterrupt:  # a training may have hours to go; what it has reached is kept
+        # Ctrl-C here, or in whoever takes the outcomes: a training may have hours to go; what it has reached is kept
+        except (KeyboardInterrupt, GeneratorExit):
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
