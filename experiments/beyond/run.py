@@ -66,7 +66,13 @@ DIGITS = Place(
     ("digits_world/pretrain.py", "judge", "--most-steps", "2500", "--rows", "12000"),
     48,
 )
-CHARTS = Place(make_charts, ChartOptions, charts_comparison, ("charts_world/pretrain.py", "charts_judge"), 96)
+CHARTS = Place(
+    make_charts,
+    ChartOptions,
+    charts_comparison,
+    ("charts_world/pretrain.py", "charts_judge", "--most-steps", "2500", "--rows", "12000"),
+    96,
+)
 PLACES = {"digits": DIGITS, "charts": CHARTS}
 
 
@@ -126,6 +132,7 @@ def every_method(bench: Bench, name: str, shares: tuple[str, ...]) -> dict[str, 
     rejection = REJECTION if shares == MAIN else ()
     arms: dict[str, Callable[[], MethodArm]] = {
         "ost-set": MethodArm,
+        "ost-first-look": lambda: MethodArm("one_step"),
         "ost": MethodArm,
         "ost-harm": lambda: MethodArm("one_step", by="harm"),
         "judge": lambda: bench.judge(name, (*rejection, *shares)),
@@ -152,7 +159,7 @@ def noise_rates(bench: Bench, name: str) -> Iterator[tuple[str, Comparison]]:
     """The default rule, which is not told how much noise there is, on pools with 0 to 70 % of it."""
     for noise in NOISES:
         part = f"{name}-noise{100 * noise:.0f}"
-        methods = {"ost-set": MethodArm(), "random": MethodArm(keep=("20%",))}
+        methods = {"ost-set": MethodArm(), "ost-first-look": MethodArm("one_step"), "random": MethodArm(keep=("20%",))}
         few = {"shares": ("20%", "100%"), "seeds": bench.options.few_seeds}
         yield part, bench.comparison(part, bench.world(part, noise_share=noise, seed=1), methods, **few)
 

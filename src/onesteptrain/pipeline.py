@@ -18,6 +18,7 @@ from onesteptrain.finetuning import FinetuneOptions
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.pool import Pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions
+from onesteptrain.relooking import FirstLook, look_again
 from onesteptrain.reporting import write_report
 from onesteptrain.runs import begin_run, fingerprint
 from onesteptrain.scoring import ScoringOptions
@@ -70,6 +71,10 @@ class Pipeline(SelectOptions):
 
     score: OneStep = field(default_factory=OneStep)
     """How samples are scored."""
+
+    second_look: bool = True
+    """Measure the losses again with a proxy that has learned from rows that pass the trust gate, for a better gate;
+    where the selection goes by that gate and the proxy is warmed up."""
 
     keep: tuple[str, ...] = ("20%",)
     """Budgets: one subset file for each."""
@@ -144,14 +149,15 @@ def run_pipeline(job: Pipeline, *, overwrite: bool = False, tell: Tell = lambda 
             loading=(job.scope, job.loading),
         )
         tell(f"scored {scored.rows - scored.failed} of {scored.rows} rows: {scored.table.path}")
-        subsets = {keep: _subset(job, pool, keep, tell) for keep in job.keep}
+        chosen_by = _look_again(job, pool, (anchors, checking), tell)
+        subsets = {keep: _subset(job, pool, chosen_by, keep, tell) for keep in job.keep}
         models = {keep: _trained(job, keep, path, tell) for keep, path in subsets.items()} if job.target else {}
-        report = write_report(job.out / "score", job.out / "report.html", overwrite=True)
+        report = write_report(chosen_by, job.out / "report.html", overwrite=True)
         tell(f"report: {report}")
         facts = {
             "rows": scored.rows,
             "failed": scored.failed,
-            "scores": str(scored.table.path),
+            "scores": str(chosen_by / "scores.parquet"),
             "subsets": {keep: str(path) for keep, path in subsets.items()},
             "targets": models,
             "report": str(report),
@@ -170,8 +176,24 @@ def _anchors(job: Pipeline, pool: Pool, tell: Tell) -> tuple[Path, AnchorOptions
 def _warm_proxy(job: Pipeline, pool: Pool, tell: Tell) -> str:
     if not job.warmup_share:
         return job.proxy
-    options = WarmupOptions(share=job.warmup_share, finetune=job.warmup)
-    return provide_proxy(job.out / "warmup", job.proxy, pool, options, (job.scope, job.loading), tell)[0]
+    return provide_proxy(job.out / "warmup", job.proxy, pool, _warmup(job), (job.scope, job.loading), tell)[0]
+
+
+def _warmup(job: Pipeline) -> WarmupOptions:
+    return WarmupOptions(share=job.warmup_share, finetune=job.warmup)
+
+
+def _look_again(job: Pipeline, pool: Pool, anchors: tuple[Path, AnchorOptions], tell: Tell) -> Path:
+    """The run directory whose scores decide: that of a second look, if there is one."""
+    first = job.out / "score"
+    if not (job.second_look and job.warmup_share and job.rule().trusting):
+        return first
+    look = FirstLook(first, pool, anchors[0], job.proxy, job.out / "warmup", _warmup(job))
+    loading = (job.scope, job.loading)
+    second = look_again(
+        look, job.out / "second", loading=loading, working=job.working, checking=anchors[1], seed=job.seed, tell=tell
+    )
+    return first if second is None else second.run
 
 
 def _named(keep: str) -> str:
@@ -183,9 +205,9 @@ def _named(keep: str) -> str:
     return keep.replace(" ", "") if keep.strip()[-1:].isalpha() or "of" in keep else keep + "rows"
 
 
-def _subset(job: Pipeline, pool: Pool, keep: str, tell: Tell) -> Path:
+def _subset(job: Pipeline, pool: Pool, chosen_by: Path, keep: str, tell: Tell) -> Path:
     out = job.out / f"subset-{_named(keep)}{pool.path.suffix}"
-    selection = select_into(job.out / "score", out, keep=keep, options=job.rule(), overwrite=True)
+    selection = select_into(chosen_by, out, keep=keep, options=job.rule(), overwrite=True)
     tell(f"kept {len(selection.rows)} of {selection.pool_rows} rows: {out}")
     return out
 

@@ -20,6 +20,7 @@ from onesteptrain.identity import as_place, content_id
 from onesteptrain.methods import essential_options, method_class
 from onesteptrain.methods.uniform import uniform
 from onesteptrain.pool import Pool
+from onesteptrain.relooking import FirstLook, look_again
 from onesteptrain.runs import Run
 from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import parse_budget, parse_floor, select_rows
@@ -75,7 +76,8 @@ def make_arms(job: Comparison, pool: Pool, tell: Tell) -> Iterator[Arm]:
 def _method_arms(job: Comparison, pool: Pool, name: str, arm: MethodArm, tell: Tell) -> Iterator[Arm]:
     rescored = arm.installed(name) == "random"  # chance alone: each seed draws anew
     redrawn = rescored or arm.choosing(name, 0).draws
-    scored = [_score(job, pool, name, arm, seed, tell) for seed in (range(job.seeds) if rescored else [job.seed])]
+    look = _look_again if arm.looks_again(name) else _score
+    scored = [look(job, pool, name, arm, seed, tell) for seed in (range(job.seeds) if rescored else [job.seed])]
     tables = [one.table for one in scored]
 
     @functools.cache
@@ -128,6 +130,24 @@ def _score(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: int, te
     return Scored(result.table, seconds + warming)
 
 
+def _look_again(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: int, tell: Tell) -> Scored:
+    """Score the pool, and look again where the scores have a trust gate and the proxy a warm-up."""
+    first = _score(job, pool, name, arm, seed, tell)
+    options = _warmup_options(job, arm)
+    anchors, checking = _anchors(job, pool, tell)
+    if options is None or anchors is None:
+        return first
+    checkpoint, loading = str(arm.proxy or job.proxy), (job.scope, job.loading)
+    warm, _ = provide_proxy(_warmed(job, checkpoint, options), checkpoint, pool, options, loading, tell)
+    run = first.table.path.parent
+    look = FirstLook(run, pool, anchors, checkpoint, Path(warm), options)
+    out = job.out / "looks" / content_id([run.name, seed])
+    second = look_again(look, out, loading=loading, working=job.working, checking=checking, seed=seed, tell=tell)
+    if second is None:
+        return first
+    return Scored(ScoreTable(second.run / "scores.parquet"), first.seconds + second.seconds)
+
+
 def uses_proxy(entry: str) -> bool:
     """Whether an installed method works with a proxy and anchors."""
     return bool(getattr(method_class(entry), "uses_proxy", True))
@@ -145,13 +165,23 @@ def _anchors(job: Comparison, pool: Pool, tell: Tell) -> tuple[Path | None, Anch
 def _proxy(job: Comparison, pool: Pool, arm: MethodArm, checkpoints: int, tell: Tell) -> tuple[str, float]:
     """The proxy to score with, and the seconds of its warm-up."""
     checkpoint = str(arm.proxy or job.proxy)
-    share = job.warmup_share if arm.warmup_share is None else arm.warmup_share
-    if not share:
+    options = _warmup_options(job, arm, checkpoints)
+    if options is None:
         return checkpoint, 0.0
-    tuning = dataclasses.replace(job.warmup, seed=job.seed)
-    options = WarmupOptions(share=share, finetune=tuning, checkpoints=checkpoints)
-    out = job.out / "proxies" / content_id([as_place(checkpoint), options, job.scope, job.loading])
+    out = _warmed(job, checkpoint, options)
     return provide_proxy(out, checkpoint, pool, options, (job.scope, job.loading), tell)
+
+
+def _warmup_options(job: Comparison, arm: MethodArm, checkpoints: int = 0) -> WarmupOptions | None:
+    """How the proxy of an arm is warmed up; None if it is not."""
+    share = job.warmup_share if arm.warmup_share is None else arm.warmup_share
+    tuning = dataclasses.replace(job.warmup, seed=job.seed)
+    return WarmupOptions(share=share, finetune=tuning, checkpoints=checkpoints) if share else None
+
+
+def _warmed(job: Comparison, checkpoint: str, options: WarmupOptions) -> Path:
+    """Where a warmed proxy is, or will be."""
+    return job.out / "proxies" / content_id([as_place(checkpoint), options, job.scope, job.loading])
 
 
 def _oracle(job: Comparison, truth: Path, count: int) -> Iterator[Arm]:

@@ -36,7 +36,7 @@ class MethodArm(SelectOptions):
 
     method: str | None = None
     """Installed method; by default the one with the arm's name, where ost means one_step by the paper's rule (keep the
-    highest scores), and ost-set one_step by the default rule of `ost select`."""
+    highest scores), and ost-set one_step as `ost run` does it: a second look, and the default rule of `ost select`."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method."""
@@ -49,6 +49,20 @@ class MethodArm(SelectOptions):
 
     warmup_share: float | None = None
     """Share of the pool that its proxy is warmed up on, in place of the comparison's."""
+
+    second_look: bool | None = None
+    """Whether the losses are measured again by a proxy that has learned from rows that pass the trust gate, as
+    `ost run` does; by default only for ost-set."""
+
+    def looks_again(self, name: str) -> bool:
+        """Whether an arm of this name takes a second look.
+
+        Raises:
+            ConfigError: its method has no trust gate to begin with.
+        """
+        if self.second_look and self.installed(name) != "one_step":
+            raise ConfigError(f"methods.{name}: a second look needs method one_step, not {self.installed(name)}")
+        return name == "ost-set" if self.second_look is None else self.second_look
 
     def installed(self, name: str) -> str:
         """The method that an arm of this name means."""

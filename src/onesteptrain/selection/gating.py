@@ -65,10 +65,7 @@ def _by_gate(table: ScoreTable, options: SelectOptions, finite: Positions, floor
 
 
 def _trusts(table: ScoreTable, options: SelectOptions, floor: float | None) -> bool:
-    if options.gate == "trust":
-        return True
-    plain = options.by is None and floor is None and options.prefer != "top"
-    return options.gate == "auto" and plain and can_trust(table)
+    return options.gate == "trust" or (options.trusting and floor is None and can_trust(table))
 
 
 def _by_trust(table: ScoreTable, finite: Positions) -> Gated:

@@ -59,10 +59,14 @@ class SelectOptions:
         return SelectOptions(**given | changes)
 
     @property
+    def trusting(self) -> bool:
+        """Whether the trust gate is used on scores that allow it."""
+        return self.gate == "trust" or (self.gate == "auto" and self.by is None and self.prefer != "top")
+
+    @property
     def draws(self) -> bool:
         """Whether another seed can give other rows."""
-        trusting = self.by is None and self.gate in ("auto", "trust")
-        return self.prefer in ("draw", "cover") or (self.prefer == "auto" and trusting)
+        return self.prefer in ("draw", "cover") or (self.prefer == "auto" and self.by is None and self.trusting)
 
 
 def gate_share(gate: str) -> float:

@@ -1,8 +1,8 @@
 """The trust gate: which rows look like the anchors, and which do not, without knowing how much noise there is.
 
 A score is a good reason to drop a row and a poor reason to prefer one. The gate drops by three signals of the scoring
-passes: harm, mean loss and the loss of the worst answer token. What clean rows look like is told by the anchors, each
-measured as if it were none (RUN/reference.parquet):
+passes: harm, mean loss and the loss of the worst answer token; the losses are those of the second look, if there was
+one. What clean rows look like is told by the anchors, each measured as if it were none (RUN/reference.parquet):
 
 1. Each signal is put on a log scale and measured in the anchors' standard deviations from their median. A row is as
    suspicious as its signals together, log(mean(exp(z))): about its most suspicious one, since a row that is wrong in
@@ -31,6 +31,9 @@ from onesteptrain.errors import ScoreError
 from onesteptrain.scores import ScoreTable
 
 SIGNALS = ("harm", "loss", "worst_loss")
+
+SECOND_SIGNALS = ("harm", "second_loss", "second_worst_loss")
+"""In their place where the pool was looked at a second time (method second_look)."""
 
 PASSING_CHANCE = 0.5
 
@@ -88,7 +91,8 @@ def measure_trust(table: ScoreTable) -> Trust:
             f"{table.path} has not all of {', '.join(SIGNALS)}, for rows and for anchors (reference.parquet); "
             "score again with method one_step and estimator fd or jvp, or select with gate none"
         )
-    rows, anchors = (np.stack([one.numbers(name) for name in SIGNALS], axis=1) for one in (table, reference))
+    signals = signals_of(table)
+    rows, anchors = (np.stack([one.numbers(name) for name in signals], axis=1) for one in (table, reference))
     anchors = anchors[np.isfinite(anchors).all(1)]
     if len(anchors) < FEWEST_ANCHORS:
         raise ScoreError(
@@ -105,8 +109,13 @@ def measure_trust(table: ScoreTable) -> Trust:
     return Trust(_spread(suspicion, scored), _spread(p_value, scored), _spread(chance, scored), share, len(anchors))
 
 
+def signals_of(table: ScoreTable) -> tuple[str, ...]:
+    """The signals that the gate goes by."""
+    return SECOND_SIGNALS if set(SECOND_SIGNALS) <= set(table.names) else SIGNALS
+
+
 def _has_signals(table: ScoreTable, reference: ScoreTable) -> bool:
-    return all(name in table.names and name in reference.names for name in SIGNALS)
+    return all(name in table.names and name in reference.names for name in signals_of(table))
 
 
 def suspicions(rows: Values, anchors: Values) -> tuple[Values, Values]:

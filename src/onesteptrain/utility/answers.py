@@ -16,6 +16,19 @@ TokenMeasure = Callable[[AnswerLogits], Float[Tensor, " answer_token"]]
 
 
 @torch.no_grad()
+def answer_losses(
+    proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int
+) -> list[Float64[Tensor, " answer_token"]]:
+    """Loss of every answer token of each sample, in nats, in one pass."""
+    losses: dict[int, Tensor] = {}
+    for indices in in_batches(samples, batch_size):
+        found = proxy.token_losses(proxy.batch([samples[index] for index in indices]))
+        lengths = torch.bincount(found.sample, minlength=found.samples).tolist()
+        losses |= dict(zip(indices, torch.split(found.loss.cpu().double(), lengths), strict=True))
+    return [losses[index] for index in range(len(samples))]
+
+
+@torch.no_grad()
 def answer_means(
     proxy: Proxy, samples: Sequence[Encoded], measures: Sequence[TokenMeasure], *, batch_size: int
 ) -> Float64[Tensor, "sample measure"]:

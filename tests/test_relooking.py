@@ -1,0 +1,200 @@
+"""The second look, from the first scores to the rows that are kept, against other routes to the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from onesteptrain.comparing import MethodArm
+from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.methods import Setting
+from onesteptrain.methods.loss import Loss
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.methods.second_look import Earlier, SecondLook
+from onesteptrain.pipeline import Pipeline, run_pipeline
+from onesteptrain.pool import open_pool
+from onesteptrain.proxy import load_proxy
+from onesteptrain.scores import BASE_COLUMNS, ScoreTable, write_table
+from onesteptrain.selection import select_rows
+from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
+from tests.building import checkpoint, write_pool
+from tests.test_trust import ANCHORS, ROWS, mixture, signals, table_of
+
+POOL, ANCHOR_ROWS = 40, 24
+
+
+@functools.cache
+def looked() -> tuple[Pipeline, list[str]]:
+    """A main job with a second look, and what it told; made once."""
+    folder = Path(tempfile.mkdtemp(prefix="ost-look-"))
+    job = Pipeline(
+        pool=write_pool(folder / "pool", POOL),
+        anchors=write_pool(folder / "anchors", ANCHOR_ROWS, start=100),
+        proxy=str(checkpoint("qwen3_vl")),
+        out=folder / "out",
+        warmup_share=0.1,
+        warmup=FinetuneOptions(steps=3, batch_size=2, learning_rate=1e-3),
+        score=OneStep(store_tokens=True),
+        keep=("25%",),
+    )
+    told: list[str] = []
+    run_pipeline(job, tell=told.append)
+    return job, told
+
+
+def first() -> ScoreTable:
+    return ScoreTable(looked()[0].out / "score" / "scores.parquet")
+
+
+def second() -> ScoreTable:
+    return ScoreTable(looked()[0].out / "second" / "score" / "scores.parquet")
+
+
+def second_proxy():
+    return load_proxy(str(looked()[0].out / "second" / "warmup" / "model"))
+
+
+def test_the_columns_of_the_first_look_stand_unchanged():
+    for now, before in ((second(), first()), (second().reference, first().reference)):
+        assert now.names == [*before.names, "second_loss", "second_worst_loss"]
+        assert now.read(before.names).equals(before.read())
+
+
+def test_the_losses_are_those_of_the_second_proxy_by_another_route():
+    job, _ = looked()
+    for path, table in ((job.pool, second()), (job.anchors, second().reference)):
+        by_method = Loss().prepare(Setting(second_proxy()))(list(open_pool(path)))
+        by_uid = dict(zip((one.uid for one in open_pool(path)), by_method, strict=True))
+        uids = table.read(["uid"])["uid"].to_pylist()
+        # the same forward pass in batches put together otherwise: float32 sums in another order
+        np.testing.assert_allclose(table.numbers("second_loss"), [by_uid[uid].columns["loss"] for uid in uids], 1e-5)
+
+
+def test_the_worst_loss_is_the_highest_of_the_tokens():
+    job, _ = looked()
+    anchors = list(open_pool(job.anchors))[:2]
+    scorer = OneStep(store_tokens=True, reference_folds=0).prepare(Setting(second_proxy(), anchors))
+    highest = [float(max(record.columns["token_loss"])) for record in scorer(list(open_pool(job.pool)))]
+    # a central difference takes the loss as the mean of two shifted passes, off by the square of the shift
+    np.testing.assert_allclose(second().numbers("second_worst_loss"), highest, rtol=1e-3)
+
+
+def test_the_second_proxy_learns_as_long_from_more_rows_that_pass():
+    job, told = looked()
+    facts = [json.loads((job.out / name / "warmup.json").read_text()) for name in ("warmup", "second/warmup")]
+    passing = measure_trust(first()).passing()
+    trusted = [one.uid for one in open_pool(job.out / "second" / "trusted.jsonl", image_root=job.pool.parent)]
+    uids = first().read(["uid"])["uid"].to_pylist()
+    assert facts[0]["steps"] == facts[1]["steps"] == job.warmup.steps
+    assert len(trusted) == facts[1]["used"] == min(round(4 * job.warmup_share * POOL), passing.sum())
+    assert set(trusted) <= {uid for uid, passed in zip(uids, passing, strict=True) if passed}
+    assert any("looked again at 40 of 40 rows" in line for line in told)
+
+
+def test_the_subset_goes_by_the_second_look():
+    job, _ = looked()
+    kept = [one.uid for one in open_pool(job.out / "subset-25percent.jsonl", image_root=job.pool.parent)]
+    uids = second().read(["uid"])["uid"].to_pylist()
+    assert kept == [uids[row] for row in select_rows(second(), keep="25%").rows]
+
+
+def test_without_a_second_look_the_first_decides_and_nothing_is_made_again(tmp_path):
+    job, _ = looked()
+    told: list[str] = []
+    run_pipeline(job, tell=told.append)
+    assert not [line for line in told if "warmed" in line or "drew" in line]
+    plain = dataclasses.replace(job, second_look=False, out=tmp_path / "out")
+    run_pipeline(plain)
+    assert not (plain.out / "second").exists()
+    rows = select_rows(ScoreTable(plain.out / "score" / "scores.parquet"), keep="25%").rows
+    assert len((plain.out / "subset-25percent.jsonl").read_text().splitlines()) == len(rows)
+
+
+def test_too_few_anchors_for_the_gate_means_no_second_look(tmp_path):
+    job, _ = looked()
+    few = dataclasses.replace(job, anchors=write_pool(tmp_path / "few", 5, start=200), out=tmp_path / "out")
+    told: list[str] = []
+    run_pipeline(few, tell=told.append)
+    assert any("no second look" in line for line in told)
+    assert (few.out / "subset-25percent.jsonl").is_file()
+
+
+def test_the_trust_gate_goes_by_the_second_losses_where_they_are(tmp_path):
+    rows, clean = mixture(0.5)
+    blurred, theirs = signals(ROWS, 5), signals(ANCHORS, 6)  # the first look tells nothing
+    sharp = dict(zip(SECOND_SIGNALS[1:], rows[:, 1:].T, strict=True))
+    table = table_of(tmp_path / "both", blurred, theirs, **sharp)
+    reference = signals(ANCHORS, 7)
+    anchors = dict(zip(SECOND_SIGNALS[1:], reference[:, 1:].T, strict=True))
+    table_of(tmp_path / "anchors", theirs, None, **anchors).path.rename(tmp_path / "both" / "reference.parquet")
+    found = measure_trust(table)
+    alike = table_of(tmp_path / "plain", np.c_[blurred[:, :1], rows[:, 1:]], np.c_[theirs[:, :1], reference[:, 1:]])
+    np.testing.assert_array_equal(found.suspicion, measure_trust(alike).suspicion)
+    first_alone = measure_trust(table_of(tmp_path / "first", blurred, theirs))
+    assert clean[found.passing()].mean() > 0.7 > clean[first_alone.passing()].mean()
+
+
+def test_only_one_step_is_looked_at_again():
+    assert MethodArm().looks_again("ost-set")
+    assert not MethodArm().looks_again("ost")
+    assert not MethodArm(second_look=False).looks_again("ost-set")
+    assert MethodArm("one_step", second_look=True).looks_again("mine")
+    with pytest.raises(ConfigError, match="needs method one_step, not loss"):
+        MethodArm("loss", second_look=True).looks_again("loss")
+
+
+def test_what_cannot_be_joined_is_refused(tmp_path):
+    job, _ = looked()
+    setting = Setting(second_proxy(), list(open_pool(job.anchors)))
+    with pytest.raises(ConfigError, match=r"give --first RUN/scores\.parquet"):
+        SecondLook().prepare(setting)
+    with pytest.raises(ScoreError, match="does not exist"):
+        SecondLook(str(tmp_path / "scores.parquet")).prepare(setting)
+    alone = tmp_path / "scores.parquet"
+    alone.write_bytes(first().path.read_bytes())
+    with pytest.raises(ScoreError, match=r"no reference\.parquet beside it"):
+        SecondLook(str(alone)).prepare(setting)
+    scorer = SecondLook(str(first().path)).prepare(setting)
+    other = dataclasses.replace(next(iter(open_pool(job.pool))), uid="another")
+    with pytest.raises(ScoreError, match="has 's0' in row 0, where now 'another' is"):
+        scorer([other])
+    with pytest.raises(ScoreError, match="has None in row 40"):
+        scorer([dataclasses.replace(other, row=POOL)])
+    few = dataclasses.replace(setting, anchors=setting.anchors[:5])
+    with pytest.raises(ScoreError, match="24 anchors that are not the 5 given"):
+        SecondLook(str(first().path)).prepare(few).reference()
+
+
+def test_earlier_records_are_found_in_any_order_across_row_groups(tmp_path):
+    job, _ = looked()
+    pq.write_table(first().read(), tmp_path / "scores.parquet", row_group_size=7)
+    samples = list(open_pool(job.pool))
+    wanted = first().read(["uid", "harm", "token_loss"]).to_pylist()
+    for order in (range(POOL), range(POOL)[::-1], [39, 0, 7, 6, 13, 14]):
+        records = Earlier(tmp_path / "scores.parquet").records([samples[row] for row in order])
+        for row, record in zip(order, records, strict=True):
+            assert samples[row].uid == wanted[row]["uid"]
+            assert record.columns["harm"] == wanted[row]["harm"]
+            assert record.columns["token_loss"].tolist() == wanted[row]["token_loss"]
+
+
+def test_a_row_without_a_score_keeps_its_reason(tmp_path):
+    job, _ = looked()
+    for name in ("scores.parquet", "reference.parquet"):
+        (tmp_path / name).write_bytes((first().path.parent / name).read_bytes())
+    rows = first().read().to_pylist()
+    rows[1] |= {"score": None, "reason": "its picture is gone"} | dict.fromkeys(set(rows[1]) - set(BASE_COLUMNS))
+    write_table(pa.Table.from_pylist(rows, schema=first().read().schema), tmp_path / "scores.parquet")
+    samples = list(open_pool(job.pool))[:3]
+    records = SecondLook(str(tmp_path / "scores.parquet")).prepare(Setting(second_proxy(), samples))(samples)
+    assert [record.reason for record in records] == [None, "its picture is gone", None]
+    assert set(SIGNALS) <= set(records[0].columns)
