@@ -21,6 +21,7 @@ from torch import Tensor
 from onesteptrain.errors import SampleError
 from onesteptrain.images import load_image
 from onesteptrain.pool import ImageRef, Sample, Turn
+from onesteptrain.proxy.upstream import Kept
 
 
 class Encoded(NamedTuple):
@@ -43,6 +44,8 @@ class Batch(NamedTuple):
 
     inputs: dict[str, Tensor]
     answer: Bool[Tensor, "sample token"]
+    kept: Kept | None = None
+    """What the scope does not change, from the first pass on; None if nothing is to be kept. See `upstream`."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """The same batch on a device; pixels take the model's floating-point type."""
@@ -50,7 +53,7 @@ class Batch(NamedTuple):
             name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in self.inputs.items()
         }
-        return Batch(moved, self.answer.to(device, non_blocking=True))
+        return Batch(moved, self.answer.to(device, non_blocking=True), self.kept)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate
+from onesteptrain.proxy.upstream import NOTHING, Replay, Upstream, agrees, find_upstream
+
+_MOVE = 1e-2
+"""Share of its own length that the weights in scope are moved by, to see whether what is upstream is truly so."""
 
 Direction = Mapping[str, Tensor]
 """A direction in weight space: one tensor for each parameter in scope that it moves."""
@@ -71,10 +76,48 @@ class Proxy:
         """Type of the parameters in scope."""
         return next(iter(self.parameters.values())).dtype
 
-    def batch(self, samples: Sequence[Encoded]) -> Batch:
-        """Pad samples to one batch on the model's device."""
+    def batch(self, samples: Sequence[Encoded], *, keep: bool = False) -> Batch:
+        """Pad samples to one batch on the model's device.
+
+        Args:
+            samples: The samples.
+            keep: Keep what the scope does not change from the first pass on, for a batch that several passes go over.
+        """
         pixel_type = next(iter(self.model.parameters())).dtype
-        return collate(samples, pad_token_id=self.encoder.processor.tokenizer.pad_token_id).to(self.device, pixel_type)
+        padding = self.encoder.processor.tokenizer.pad_token_id
+        batch = collate(samples, pad_token_id=padding).to(self.device, pixel_type)
+        if not (keep and self._may_keep):
+            return batch
+        inputs = tuple(sorted(batch.inputs))
+        if inputs not in self._replay.known:
+            fullest = max(samples, key=lambda sample: len(sample.inputs))
+            one = collate([fullest], pad_token_id=padding).to(self.device, pixel_type)
+            self._replay.known[inputs] = self._find_upstream(one)
+        return batch._replace(kept={})
+
+    @functools.cached_property
+    def _may_keep(self) -> bool:
+        """Whether anything lies outside the scope."""
+        return len(self.parameters) < sum(1 for _ in self.model.parameters())
+
+    @functools.cached_property
+    def _replay(self) -> Replay:
+        return Replay(self.model)
+
+    def _find_upstream(self, batch: Batch) -> Upstream:
+        """What lies upstream of the scope; nothing where relying on it would change a logit."""
+        inputs = tuple(sorted(batch.inputs))
+        upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
+        if not upstream:
+            return upstream
+        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        remembering = batch._replace(kept={})
+        self._replay.known[inputs] = upstream
+        with torch.no_grad():
+            before = self.answer_logits(remembering).logits
+            with self.shifted({name: value.clone() for name, value in weights.items()}, _MOVE):
+                plain, replayed = (self.answer_logits(one).logits for one in (batch, remembering))
+        return upstream if agrees(plain, replayed, before) else NOTHING
 
     def token_losses(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> TokenLosses:
         """Loss of each answer token; arguments and errors are those of `answer_logits`."""
@@ -97,10 +140,11 @@ class Proxy:
         arguments = {**batch.inputs, "use_cache": False}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             arguments["logits_to_keep"] = predicts
-        if weights is None:
-            logits = self.model(**arguments).logits
-        else:
-            logits = torch.func.functional_call(self.model, dict(weights), args=(), kwargs=arguments).logits
+        with self._replay.of(batch.inputs, batch.kept):
+            if weights is None:
+                logits = self.model(**arguments).logits
+            else:
+                logits = torch.func.functional_call(self.model, dict(weights), args=(), kwargs=arguments).logits
         logits = _at(predicts, logits)
         wide = torch.promote_types(logits.dtype, torch.float32)
         targets = batch.inputs["input_ids"][:, 1:][predicts[:, :-1]]

@@ -42,12 +42,23 @@ def measure_anchors(
     *,
     preconditioner: Preconditioner,
     batch_size: int,
+    keep: bool = False,
 ) -> list[AnchorGroup]:
-    """Loss and step direction of each group of anchors, at the proxy's present weights."""
+    """Loss and step direction of each group of anchors, at the proxy's present weights.
+
+    Args:
+        proxy: The model.
+        groups: Anchors by group.
+        preconditioner: Adam's diagonal, or nothing for SGD.
+        batch_size: Anchors in one pass.
+        keep: Keep what the scope does not change, for anchors that will be measured again and again.
+    """
     total = sum(len(members) for members in groups.values())
     measured = []
     for name, members in groups.items():
-        batches = [proxy.batch([members[index] for index in indices]) for indices in in_batches(members, batch_size)]
+        batches = [
+            proxy.batch([members[index] for index in indices], keep=keep) for indices in in_batches(members, batch_size)
+        ]
         _, gradient = proxy.gradient(batches)
         direction = precondition(gradient, preconditioner)
         # measured as it is after a step, so that no step at all is worth exactly nothing

@@ -57,7 +57,8 @@ def token_derivatives(
         One record a sample, in the order given.
     """
     groups = in_batches(samples, batch_size)
-    batches = [proxy.batch([samples[index] for index in indices]) for indices in groups]
+    keep = estimator == "fd" or len(directions) > 1  # more than one pass over each batch
+    batches = [proxy.batch([samples[index] for index in indices], keep=keep) for indices in groups]
     if estimator == "jvp":
         passes = [[_forward_mode(proxy, batch, direction) for batch in batches] for direction in directions]
     else:

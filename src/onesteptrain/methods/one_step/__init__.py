@@ -101,7 +101,8 @@ class OneStep:
         estimator = self._estimator(proxy)
         groups = anchor_groups(proxy.encoder, setting.need_anchors("one_step"), self.group_by)
         preconditioner = self._preconditioner(setting, proxy)
-        anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size)
+        again = estimator == "exact"  # the others measure the anchors once
+        anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size, keep=again)
         if estimator == "exact":
             return Exact(proxy, anchors, preconditioner, self.step_size)
         everyone = [one for members in groups.values() for one in members]

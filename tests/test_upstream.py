@@ -1,0 +1,164 @@
+"""What is kept from pass to pass changes no number, saves work, and is not relied on where it would mislead."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from onesteptrain.methods import Setting
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
+from onesteptrain.proxy.upstream import NOTHING
+from onesteptrain.utility import token_derivatives
+from tests.building import ARCHITECTURES, checkpoint, sample
+
+SCOPES = ("language", "last", "lora")
+SAMPLES = [sample(row, images=row % 2) for row in range(6)]
+
+
+@functools.cache
+def proxy(architecture: str, scope: str) -> Proxy:
+    options = ScopeOptions(scope=scope, last_layers=1)
+    return load_proxy(checkpoint(architecture), options, LoadOptions(max_tokens=4096))
+
+
+def direction(one: Proxy) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: 0.05 * torch.randn(value.shape, generator=generator) for name, value in one.parameters.items()}
+
+
+def calls(one: Proxy, work) -> dict[str, int]:
+    """How often each module's own code runs."""
+    counts: dict[str, int] = {}
+
+    def counting(name, forward):
+        def run(*args, **kwargs):
+            counts[name] = counts.get(name, 0) + 1
+            return forward(*args, **kwargs)
+
+        return run
+
+    modules = dict(one.model.named_modules())
+    for name, module in modules.items():
+        module.forward = counting(name, module.forward)
+    try:
+        work()
+    finally:
+        for module in modules.values():
+            del module.forward
+    return counts
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_replay_at_other_weights_gives_the_same_bits(architecture, scope):
+    one = proxy(architecture, scope)
+    encoded = [one.encoder.encode(each) for each in SAMPLES]
+    keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
+    with torch.no_grad():
+        start = one.answer_logits(keeping).logits
+        assert keeping.kept
+        for size in (1.0, -1.0):
+            with one.shifted(direction(one), size):
+                wanted = one.answer_logits(plain).logits
+                assert torch.equal(one.answer_logits(keeping).logits, wanted)
+                assert not torch.equal(start, wanted)
+        assert torch.equal(one.answer_logits(keeping).logits, start)
+
+
+@pytest.mark.parametrize(
+    ("scope", "kept"),
+    [("language", {"vision"}), ("last", {"vision", "lower layer"}), ("lora", {"vision"}), ("all", set())],
+)
+def test_only_what_the_scope_changes_runs_twice(scope, kept):
+    one = proxy("internvl", scope)
+    batch = one.batch([one.encoder.encode(SAMPLES[1])], keep=True)
+    names = {"vision": "model.vision_tower", "lower layer": "model.language_model.layers.0", "head": "lm_head"}
+
+    @torch.no_grad()
+    def twice():
+        for _ in range(2):
+            one.answer_logits(batch)
+
+    counts = calls(one, twice)
+    assert {what for what, name in names.items() if counts[name] == 1} == kept
+
+
+@pytest.mark.parametrize("estimator", ["fd", "jvp"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_derivatives_are_those_of_the_plain_path(scope, estimator, monkeypatch):
+    one = proxy("qwen3_vl", scope)
+    encoded = [one.encoder.encode(each) for each in SAMPLES]
+    steps = [direction(one), {name: -2 * value for name, value in direction(one).items()}]
+
+    def measured():
+        return token_derivatives(one, encoded, steps, estimator=estimator, epsilons=[1e-3, 1e-3], batch_size=4)
+
+    kept = measured()
+    monkeypatch.setitem(one.__dict__, "_may_keep", False)
+    for with_memory, plain in zip(kept, measured(), strict=True):
+        assert torch.equal(with_memory.loss, plain.loss)
+        assert torch.equal(with_memory.derivative, plain.derivative)
+
+
+def test_exact_steps_are_those_of_the_plain_path(monkeypatch):
+    one = proxy("qwen3_vl", "last")
+    setting = Setting(one, [sample(row) for row in range(30, 34)])
+
+    def scores():
+        return [record.score for record in OneStep(estimator="exact").prepare(setting)(SAMPLES)]
+
+    kept = scores()
+    monkeypatch.setitem(one.__dict__, "_may_keep", False)
+    assert kept == scores()
+
+
+def test_gradients_do_not_depend_on_what_is_kept():
+    one = proxy("qwen3_vl", "last")
+    encoded = [one.encoder.encode(each) for each in SAMPLES]
+    keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
+    loss, wanted = one.gradient([plain])
+    for _ in range(2):  # the pass that keeps, and one that replays
+        again, found = one.gradient([keeping])
+        assert again == loss
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(monkeypatch):
+    one = load_proxy(checkpoint("llava"), ScopeOptions(scope="last", last_layers=1), LoadOptions(max_tokens=4096))
+    projector, scoped = one.model.model.multi_modal_projector, next(iter(one.parameters.values()))
+    forward = projector.forward
+    monkeypatch.setattr(projector, "forward", lambda *args: forward(*args) * (1 + 50 * scoped.detach().square().mean()))
+    encoded = [one.encoder.encode(SAMPLES[1])]
+    keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
+    assert one._replay.known == {tuple(sorted(keeping.inputs)): NOTHING}
+    with torch.no_grad(), one.shifted(direction(one), 1.0):
+        assert torch.equal(one.answer_logits(keeping).logits, one.answer_logits(plain).logits)
+
+
+def test_a_pass_that_breaks_off_leaves_nothing_half_kept(monkeypatch):
+    one = proxy("qwen3_vl", "last")
+    batch = one.batch([one.encoder.encode(SAMPLES[1])], keep=True)
+    with torch.no_grad():
+        wanted = one.answer_logits(batch).logits
+        broken = one.batch([one.encoder.encode(SAMPLES[1])], keep=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(one.model.lm_head, "forward", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                one.answer_logits(broken)
+        assert broken.kept == {}
+        assert torch.equal(one.answer_logits(broken).logits, wanted)
+
+
+def test_texts_without_pictures_and_with_them_are_told_apart():
+    one = proxy("internvl", "last")
+    for rows in ([SAMPLES[0]], [SAMPLES[1]], SAMPLES):
+        encoded = [one.encoder.encode(each) for each in rows]
+        keeping = one.batch(encoded, keep=True)
+        with torch.no_grad():
+            first = one.answer_logits(keeping).logits
+            np.testing.assert_array_equal(one.answer_logits(keeping).logits.numpy(), first.numpy())
+    assert len(one._replay.known) == 2
