@@ -73,6 +73,7 @@ def rules() -> dict[str, MethodArm]:
     adam, groups = {"optimizer": "adam"}, {"group_by": "skill"}
     return {
         "set": MethodArm("one_step"),
+        "set, second look": MethodArm("one_step", second_look=True),
         "set, all that passes": MethodArm("one_step", keep=("100%",)),
         "top by utility": MethodArm("one_step", prefer="top"),
         "top by harm": MethodArm("one_step", by="harm"),

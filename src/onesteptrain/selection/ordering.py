@@ -17,6 +17,8 @@ from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.setwise import setwise_order
 from onesteptrain.selection.vectors import REPRESENTATION, read_vectors
 
+_HASHED_AT_A_TIME = 65_536
+
 
 def preference(options: SelectOptions, gated: Gated) -> Preference:
     """What auto stands for: to draw behind the trust gate, and to rank elsewhere or where a column is named."""
@@ -51,13 +53,16 @@ def draw(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: W
 def random_keys(table: ScoreTable, positions: Positions, seed: int) -> NDArray[np.uint64]:
     """A number for each row that is a function of the seed and its uid."""
     uids = table.read(["uid"])["uid"].take(positions)
-    start = hashlib.blake2b(f"draw:{seed}:".encode(), digest_size=8)
-    keys = np.empty(len(positions), np.uint64)
-    for place, uid in enumerate(uids):
-        digest = start.copy()
-        digest.update(uid.as_py().encode())
-        keys[place] = int.from_bytes(digest.digest(), "big")
-    return keys
+    seeded = hashlib.blake2b(f"draw:{seed}:".encode(), digest_size=8)
+
+    def digest(uid: str) -> bytes:
+        one = seeded.copy()
+        one.update(uid.encode())
+        return one.digest()
+
+    starts = range(0, len(uids), _HASHED_AT_A_TIME)
+    digests = [b"".join(map(digest, uids.slice(start, _HASHED_AT_A_TIME).to_pylist())) for start in starts]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 def top_rows(values: NDArray[np.float64], count: int) -> Positions:
