@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import pyarrow.parquet as pq
 
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.methods import Referenced, Scorer
-from onesteptrain.pool import Pool, Sample, Unreadable
+from onesteptrain.pool import Sample, Unreadable
 from onesteptrain.runs import Run
 from onesteptrain.scores import REFERENCE, Record, ScoreTable, merge, to_table, write_table
 
@@ -45,6 +45,24 @@ class ScoringOptions:
             raise ConfigError(f"max_failed_share is {self.max_failed_share}; it is a share between 0 and 1")
 
 
+class Rows(Protocol):
+    """What can be scored: a pool, or a part of one whose rows are numbered from 0."""
+
+    @property
+    def path(self) -> Path:
+        """Where it comes from."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its content."""
+
+    def count(self) -> int:
+        """Number of rows."""
+
+    def rows(self, start: int = 0) -> Iterator[Sample | Unreadable]:
+        """The rows from `start` on."""
+
+
 class ScoringResult(NamedTuple):
     """What came out of scoring a pool."""
 
@@ -64,7 +82,7 @@ class ScoringResult(NamedTuple):
 
 
 def score_pool(
-    pool: Pool,
+    pool: Rows,
     prepare: Callable[[], Scorer],
     run: Run,
     options: ScoringOptions | None = None,
@@ -107,12 +125,12 @@ def score_pool(
         merge(_shards(folder, total, options), final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
     shutil.rmtree(folder, ignore_errors=True)
     table = ScoreTable(final)
-    failed, reasons = _failures(table)
+    failed, reasons = failures(table)
     return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started)
 
 
 def _score_shards(  # noqa: PLR0913  the parts of one request
-    pool: Pool,
+    pool: Rows,
     prepare: Callable[[], Scorer],
     folder: Path,
     total: int,
@@ -182,7 +200,8 @@ def _refuse_too_many(seen: int, failed: int, options: ScoringOptions, shards: Se
         )
 
 
-def _failures(table: ScoreTable) -> tuple[int, list[tuple[str, int]]]:
+def failures(table: ScoreTable) -> tuple[int, list[tuple[str, int]]]:
+    """Rows with a reason in place of a score, and the commonest reasons."""
     reasons: Counter[str] = Counter()
     with pq.ParquetFile(table.path) as file:
         for group in file.iter_batches(columns=["reason"]):

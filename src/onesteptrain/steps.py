@@ -6,6 +6,7 @@ A step checks its inputs, owns its output, and calls one function of the library
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onesteptrain.anchors import draw_anchors, refuse_leaks
+from onesteptrain.cascading import score_cascade
 from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
 from onesteptrain.identity import names_file
-from onesteptrain.methods import Method, Scorer, Setting, essential_options, incidental_options
+from onesteptrain.methods import Method, Scorer, Setting, Staged, essential_options, incidental_options
 from onesteptrain.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.runs import Run, begin_run, fingerprint, write_json
 from onesteptrain.scores import ScoreTable
@@ -166,12 +168,20 @@ def score_into(  # noqa: PLR0913  the parts of one request
     inputs |= {"proxy": fingerprint(proxy)} if proxy is not None else {}
     inputs |= {key: fingerprint(value) for key, value in essential_options(method).items() if names_file(value)}
 
-    def prepare() -> Scorer:
-        return method.prepare(make_setting(proxy, loading, checked, seed, run))
+    @functools.cache
+    def setting() -> Setting:  # the proxy is loaded once for all stages
+        return make_setting(proxy, loading, checked, seed, run)
 
+    def prepare(method: Method) -> Scorer:
+        return method.prepare(setting())
+
+    stages = method.stages() if isinstance(method, Staged) else None
     incidental = incidental_options(method) | {"chunk_rows", "max_failed_share"}
     with begin_run(run_path, {"score": plain(request)}, inputs, overwrite=overwrite, incidental=incidental) as run:
-        result = score_pool(pool, prepare, run, options, progress)
+        if stages is None:
+            result = score_pool(pool, lambda: prepare(method), run, options, progress)
+        else:
+            result = score_cascade(pool, stages, prepare, run, seed, options, progress)
         run.record(rows=result.rows, failed=result.failed)
     return result
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from onesteptrain.errors import ConfigError
 from onesteptrain.pool import Sample
@@ -98,6 +98,30 @@ class Method(Protocol):
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Do the work that all samples share, such as the anchor gradient."""
+
+
+class Stages(NamedTuple):
+    """Two ways to score, for a cascade."""
+
+    cheap: Method
+    """For all rows: the first-order columns of one_step."""
+
+    dear: Method
+    """For rows whose place in the top share is in doubt."""
+
+    share: float
+    """The top share that is to be right."""
+
+    agreement: float
+    """How much of it is to be what scoring all rows dearly would choose, as it is expected."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A method that may score in stages; `onesteptrain.cascading` puts them together."""
+
+    def stages(self) -> Stages | None:
+        """The two stages; None if there is one stage only."""
 
 
 INCIDENTAL: Mapping[str, bool] = {"incidental": True}

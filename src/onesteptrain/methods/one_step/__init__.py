@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from onesteptrain.errors import AnchorError, ConfigError
-from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods import Scorer, Setting, Stages
 from onesteptrain.methods.one_step.exact import Exact
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
 from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
@@ -30,9 +30,10 @@ _TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "r
 class OneStep:
     """One-step utility (arXiv:2605.07488): the fall of the anchor loss after one step on the sample."""
 
-    estimator: Literal["auto", "exact", "fd", "jvp"] = "auto"
+    estimator: Literal["auto", "exact", "fd", "jvp", "cascade"] = "auto"
     """exact takes the step and measures the anchors; fd and jvp are first-order and need forward passes only:
-    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision."""
+    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision. cascade scores all rows by
+    auto and takes the exact step for those whose place in the top share is in doubt."""
 
     step_size: float = 1e-3
     """Learning rate of the simulated step."""
@@ -48,6 +49,12 @@ class OneStep:
 
     batch_size: int = 16
     """Samples in one pass."""
+
+    cascade_share: float = 0.2
+    """The top share that a cascade gets right."""
+
+    cascade_agreement: float = 0.99
+    """How much of that share is to be what exact would choose, as it is expected."""
 
     store_tokens: bool = False
     """Keep utility and loss of every answer token, in the columns token_utility and token_loss."""
@@ -85,9 +92,19 @@ class OneStep:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or at least 2")
         if self.sketch < 0:
             raise ConfigError(f"sketch is {self.sketch}; it is a number of dimensions, such as 512, or 0 for none")
+        for name in ("cascade_share", "cascade_agreement"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and below 1")
         given = [name for name in _TOKENS_ONLY if getattr(self, name)]
         if self.estimator == "exact" and given:
             raise ConfigError(f"estimator exact has no utility per token; use fd or jvp with {given[0]}")
+
+    def stages(self) -> Stages | None:
+        """First order for all rows and exact steps for some, if estimator is cascade."""
+        if self.estimator != "cascade":
+            return None
+        dear = OneStep("exact", self.step_size, self.optimizer, self.group_by, batch_size=self.batch_size)
+        return Stages(replace(self, estimator="auto"), dear, self.cascade_share, self.cascade_agreement)
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Measure the anchors once, for all samples.
@@ -121,6 +138,10 @@ class OneStep:
 
     def _estimator(self, proxy: Proxy) -> Literal["exact", "fd", "jvp"]:
         half = proxy.dtype in (torch.bfloat16, torch.float16)
+        if self.estimator == "cascade":
+            raise ConfigError(
+                "estimator cascade compares the rows of a whole pool; use `ost score`, or fd or exact here"
+            )
         if self.estimator == "auto":
             return "jvp" if half else "fd"
         if half and self.estimator != "jvp":

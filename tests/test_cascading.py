@@ -1,0 +1,168 @@
+"""The cascade against exact steps for all rows, and its stated agreement against what is seen."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onesteptrain.cascading import Part
+from onesteptrain.cascading.doubt import learn_doubt
+from onesteptrain.cli import main
+from onesteptrain.errors import ConfigError
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.pool import Unreadable, open_pool
+from onesteptrain.runs import Run
+from onesteptrain.scores import ScoreTable
+from onesteptrain.scoring import ScoringOptions, ScoringResult
+from onesteptrain.steps import score_into
+from onesteptrain.worlds import checkpoint
+from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from tests.building import checkpoint as tiny
+from tests.building import write_pool
+from tests.methods.setups import default_setting
+
+FOLDER = Path(tempfile.mkdtemp(prefix="ost-cascade-"))
+ROWS, ANCHORS, STEP = 160, 8, 2e-3
+"""A step so long that the first order is visibly off."""
+
+
+@functools.cache
+def world() -> World:
+    return make_world(WorldOptions(pool_rows=ROWS, heldout_rows=ANCHORS, benchmark_rows=8), FOLDER / "world")
+
+
+def run(name: str, method: OneStep) -> ScoringResult:
+    """Score the world's pool with its proxy; the held-out rows are the anchors."""
+    options = ScoringOptions(shard_rows=64)
+    proxy = str(checkpoint("proxy"))
+    return score_into(
+        FOLDER / name, open_pool(world().pool), method, anchors=world().heldout, proxy=proxy, options=options
+    )
+
+
+@functools.cache
+def scored(name: str) -> ScoreTable:
+    """One pool by exact steps and by cascades, each made once."""
+    methods = {
+        "exact": OneStep("exact", STEP),
+        "cascade": OneStep("cascade", STEP, cascade_agreement=0.95),
+        "lengths": OneStep("cascade", STEP, cascade_agreement=0.95, agreement=True),
+        "sure": OneStep("cascade", STEP, cascade_agreement=1 - 1e-9),
+    }
+    return run(name, methods[name]).table
+
+
+def top(values: np.ndarray) -> set[int]:
+    return set(np.argsort(-values, kind="stable")[: len(values) // 5].tolist())
+
+
+def facts(name: str) -> dict[str, float]:
+    scored(name)
+    return Run(FOLDER / name).provenance["cascade"]
+
+
+def test_dear_rows_have_the_exact_utility_and_the_others_the_cheap_one_beside_it():
+    exact, cascade = scored("exact").numbers("score"), scored("cascade")
+    known = np.isfinite(cascade.numbers("exact"))
+    assert facts("cascade")["drawn"] <= known.sum() < ROWS
+    # the step is the same; only the place in the list differs
+    np.testing.assert_array_equal(cascade.numbers("score")[known], exact[known])
+    np.testing.assert_array_equal(cascade.numbers("utility"), cascade.numbers("score"))
+    cheap = ScoreTable(FOLDER / "cascade" / "cheap" / "scores.parquet")
+    np.testing.assert_array_equal(cascade.numbers("first_order"), cheap.numbers("utility"))
+    np.testing.assert_array_equal(cascade.numbers("harm"), cheap.numbers("harm"))
+    assert cascade.reference is not None
+
+
+def test_what_is_expected_of_the_others_is_nearer_to_exact_than_first_order():
+    exact, cascade = scored("exact").numbers("score"), scored("cascade")
+    others = ~np.isfinite(cascade.numbers("exact"))
+    missed = [np.abs(cascade.numbers(name) - exact)[others].mean() for name in ("score", "first_order")]
+    assert missed[0] < missed[1]
+
+
+def test_the_top_share_agrees_as_much_as_is_said():
+    exact = scored("exact").numbers("score")
+    for name in ("cascade", "lengths"):
+        seen = len(top(exact) & top(scored(name).numbers("score"))) / len(top(exact))
+        assert facts(name)["expected_agreement"] >= 0.95
+        assert seen >= 0.95 - 3 / len(top(exact))  # three of 32 places: an expectation is no bound
+    assert top(scored("sure").numbers("score")) == top(exact)
+
+
+def test_more_agreement_costs_more_exact_steps():
+    assert facts("cascade")["doubtful"] < facts("sure")["doubtful"]
+
+
+def test_what_is_done_is_not_done_again():
+    before = scored("cascade").read()
+    final = scored("cascade").path
+    stages = {path: path.stat().st_mtime_ns for path in (FOLDER / "cascade").glob("*/*.parquet")}
+    method = OneStep("cascade", STEP, cascade_agreement=0.95)
+    assert run("cascade", method).scored_now == 0
+    final.unlink()  # as after a kill before the end
+    again = run("cascade", method)
+    assert again.scored_now == 0
+    assert again.table.read().equals(before)
+    assert {path: path.stat().st_mtime_ns for path in stages} == stages
+
+
+def test_the_stated_agreement_holds_on_average():
+    """On pools whose errors are known: heavy-tailed, larger for larger utilities, off by a factor."""
+    generator = np.random.default_rng(0)
+    seen, told = [], []
+    for _ in range(30):
+        first = generator.normal(size=3000)
+        size = 0.05 + 0.1 * np.abs(first)
+        exact = 0.8 * first + size * generator.standard_t(4, 3000)
+        features = np.stack([first, np.maximum(first, 0), np.minimum(first, 0)], axis=1)
+        drawn = generator.choice(3000, 100, replace=False)
+        doubt = learn_doubt(features, first, drawn, exact[drawn])
+        cut = doubt.cut(np.full(3000, np.nan), np.arange(3000), 600)
+        seen.append(1 - len(top(exact) & top(doubt.expected)) / 600)
+        told.append(doubt.crossing(cut).sum() / 2 / 600)
+    # 100 rows tell the size of errors to a tenth, and their tails less well
+    assert np.mean(told) == pytest.approx(np.mean(seen), rel=0.25)
+
+
+def test_a_small_pool_is_scored_dearly_as_a_whole(tmp_path):
+    pool = open_pool(write_pool(tmp_path / "pool", 12))
+    anchors = write_pool(tmp_path / "anchors", 3, start=500)
+    options = {"anchors": anchors, "proxy": str(tiny("qwen3_vl"))}
+    table = score_into(tmp_path / "run", pool, OneStep("cascade"), **options).table
+    exact = score_into(tmp_path / "exact", pool, OneStep("exact"), **options).table
+    np.testing.assert_array_equal(table.numbers("score"), exact.numbers("score"))
+
+
+def test_a_row_that_cannot_be_scored_keeps_its_reason(tmp_path):
+    path = write_pool(tmp_path / "pool", 40)
+    (tmp_path / "pool" / "images" / "7.png").write_bytes(b"no picture")
+    anchors = write_pool(tmp_path / "anchors", 3, start=500)
+    proxy = str(tiny("qwen3_vl"))
+    table = score_into(tmp_path / "run", open_pool(path), OneStep("cascade"), anchors=anchors, proxy=proxy).table
+    reasons = table.read(["reason"])["reason"].to_pylist()
+    assert [row for row, reason in enumerate(reasons) if reason is not None] == [7]
+    assert np.isnan(table.numbers("score")[7])
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4])
+def test_a_part_of_a_pool_is_numbered_anew(tmp_path, start):
+    pool = open_pool(write_pool(tmp_path / "pool", 9))
+    part = Part(pool, (1, 2, 5, 8))
+    found = list(part.rows(start))
+    assert [(one.uid, one.row) for one in found] == [("s1", 0), ("s2", 1), ("s5", 2), ("s8", 3)][start:]
+    assert not [one for one in found if isinstance(one, Unreadable)]
+    assert part.count() == 4
+
+
+def test_what_cannot_be_asked_for_is_refused(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="cascade_share is 20"):
+        OneStep("cascade", cascade_share=20)
+    with pytest.raises(ConfigError, match="compares the rows of a whole pool"):
+        OneStep("cascade").prepare(default_setting())
+    assert main(["score", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "o"), "--estimator", "casacde"]) == 2
+    assert "cascade" in capsys.readouterr().err
