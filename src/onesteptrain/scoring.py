@@ -32,8 +32,9 @@ class ScoringOptions:
     shard_rows: int = 256
     """Rows that are written together: what a kill can lose."""
 
-    chunk_rows: int = 64
-    """Rows that are held encoded in memory at a time."""
+    chunk_rows: int = 128
+    """Rows that are held encoded in memory at a time; batches are put together from them by length, so that more rows
+    mean less padding."""
 
     max_failed_share: float = 0.5
     """Stop when, of at least 256 rows, more than this share cannot be scored."""

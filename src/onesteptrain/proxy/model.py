@@ -57,6 +57,14 @@ class AnswerLogits(NamedTuple):
     samples: int
 
 
+@dataclass
+class Room:
+    """What is known of the memory that a proxy works in."""
+
+    samples: int | None = None
+    """Samples that fit into one pass; None as long as nothing has failed to."""
+
+
 @dataclass(frozen=True)
 class Proxy:
     """A model, its encoder and the parameters that take the step."""
@@ -65,6 +73,11 @@ class Proxy:
     encoder: Encoder
     parameters: Mapping[str, nn.Parameter]
     """The parameters in scope by name; all others are frozen."""
+
+    @functools.cached_property
+    def room(self) -> Room:
+        """How much fits; learned while working."""
+        return Room()
 
     @property
     def device(self) -> torch.device:

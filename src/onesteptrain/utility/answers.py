@@ -9,7 +9,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from onesteptrain.proxy import AnswerLogits, Encoded, Proxy, in_batches
+from onesteptrain.proxy import AnswerLogits, Encoded, Proxy
+from onesteptrain.utility.batching import Batches, in_memory
 
 TokenMeasure = Callable[[AnswerLogits], Float[Tensor, " answer_token"]]
 """A number for each answer token."""
@@ -20,12 +21,18 @@ def answer_losses(
     proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int
 ) -> list[Float64[Tensor, " answer_token"]]:
     """Loss of every answer token of each sample, in nats, in one pass."""
-    losses: dict[int, Tensor] = {}
-    for indices in in_batches(samples, batch_size):
-        found = proxy.token_losses(proxy.batch([samples[index] for index in indices]))
-        lengths = torch.bincount(found.sample, minlength=found.samples).tolist()
-        losses |= dict(zip(indices, torch.split(found.loss.cpu().double(), lengths), strict=True))
-    return [losses[index] for index in range(len(samples))]
+
+    def work(batches: Batches) -> dict[int, Tensor]:
+        losses: dict[int, Tensor] = {}
+        for indices in batches:
+            found = proxy.token_losses(proxy.batch([samples[index] for index in indices]))
+            lengths = torch.bincount(found.sample, minlength=found.samples).tolist()
+            losses |= dict(zip(indices, torch.split(found.loss.cpu().double(), lengths), strict=True))
+        return losses
+
+    losses = in_memory(proxy, samples, work, batch_size=batch_size)
+    nothing = torch.full((1,), float("nan"), dtype=torch.float64)  # of a sample that does not fit into memory
+    return [losses.get(index, nothing) for index in range(len(samples))]
 
 
 @torch.no_grad()
@@ -33,14 +40,21 @@ def answer_means(
     proxy: Proxy, samples: Sequence[Encoded], measures: Sequence[TokenMeasure], *, batch_size: int
 ) -> Float64[Tensor, "sample measure"]:
     """Mean of some measures over the answer tokens of each sample, in one pass; summed in float64."""
-    means = torch.empty(len(samples), len(measures), dtype=torch.float64)
-    for indices in in_batches(samples, batch_size):
-        found = proxy.answer_logits(proxy.batch([samples[index] for index in indices]))
-        tokens = torch.stack([measure(found).cpu().double() for measure in measures], dim=1)
-        owner = found.sample.cpu()
-        totals = tokens.new_zeros(found.samples, len(measures)).index_add(0, owner, tokens)
-        means[indices] = totals / torch.bincount(owner, minlength=found.samples)[:, None]
-    return means
+
+    def work(batches: Batches) -> dict[int, Tensor]:
+        means: dict[int, Tensor] = {}
+        for indices in batches:
+            found = proxy.answer_logits(proxy.batch([samples[index] for index in indices]))
+            tokens = torch.stack([measure(found).cpu().double() for measure in measures], dim=1)
+            owner = found.sample.cpu()
+            totals = tokens.new_zeros(found.samples, len(measures)).index_add(0, owner, tokens)
+            means |= dict(zip(indices, totals / torch.bincount(owner, minlength=found.samples)[:, None], strict=True))
+        return means
+
+    means = in_memory(proxy, samples, work, batch_size=batch_size)
+    nothing = torch.full((len(measures),), float("nan"), dtype=torch.float64)  # of one that does not fit into memory
+    rows = [means.get(index, nothing) for index in range(len(samples))]
+    return torch.stack(rows) if rows else torch.empty(0, len(measures), dtype=torch.float64)
 
 
 def token_loss(found: AnswerLogits) -> Float[Tensor, " answer_token"]:

@@ -14,13 +14,18 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.proxy import Batch, Encoded, Proxy, TokenLosses, in_batches
+from onesteptrain.proxy import Batch, Encoded, Proxy, TokenLosses
 from onesteptrain.proxy.model import Direction
+from onesteptrain.utility.batching import Batches, in_memory, too_large
 
 FirstOrder = Literal["fd", "jvp"]
 
 RELATIVE_SHIFTS = tuple(10.0**exponent for exponent in (-2, -2.5, -3, -3.5, -4, -4.5, -5, -5.5, -6))
 """Candidate sizes of the central difference's shift, as a share of the norm of the weights it moves."""
+
+
+_SHIFTED_TOGETHER = 4
+"""Batches that the weights are moved for at a time: moving them costs, and so does keeping batches on the device."""
 
 
 class TokenDerivatives(NamedTuple):
@@ -31,6 +36,9 @@ class TokenDerivatives(NamedTuple):
 
     derivative: Float64[Tensor, "direction token"]
     """d/de of each token's loss at w + e direction; positive where a step on the token lowers the anchor loss."""
+
+    problem: str | None = None
+    """Why there are no numbers, where there are none."""
 
 
 def token_derivatives(
@@ -56,23 +64,27 @@ def token_derivatives(
     Returns:
         One record a sample, in the order given.
     """
-    groups = in_batches(samples, batch_size)
     keep = estimator == "fd" or len(directions) > 1  # more than one pass over each batch
-    batches = [proxy.batch([samples[index] for index in indices], keep=keep) for indices in groups]
-    if estimator == "jvp":
-        passes = [[_forward_mode(proxy, batch, direction) for batch in batches] for direction in directions]
-    else:
-        passes = [
-            _central_difference(proxy, batches, direction, epsilon)
-            for direction, epsilon in zip(directions, epsilons, strict=True)
-        ]
-    records: dict[int, TokenDerivatives] = {}
-    for number, indices in enumerate(groups):
-        for place, index in enumerate(indices):
-            found = [one[number].of(place) for one in passes]
-            loss = torch.stack([loss for loss, _ in found]).mean(0)
-            records[index] = TokenDerivatives(loss, torch.stack([derivative for _, derivative in found]))
-    return [records[index] for index in range(len(samples))]
+
+    def work(groups: Batches) -> dict[int, TokenDerivatives]:
+        batches = [proxy.batch([samples[index] for index in indices], keep=keep) for indices in groups]
+        if estimator == "jvp":
+            passes = [[_forward_mode(proxy, batch, direction) for batch in batches] for direction in directions]
+        else:
+            passes = [
+                _central_difference(proxy, batches, direction, epsilon)
+                for direction, epsilon in zip(directions, epsilons, strict=True)
+            ]
+        records = {}
+        for number, indices in enumerate(groups):
+            for place, index in enumerate(indices):
+                found = [one[number].of(place) for one in passes]
+                loss = torch.stack([loss for loss, _ in found]).mean(0)
+                records[index] = TokenDerivatives(loss, torch.stack([derivative for _, derivative in found]))
+        return records
+
+    records = in_memory(proxy, samples, work, batch_size=batch_size, at_once=_SHIFTED_TOGETHER)
+    return [records.get(index) or _without_room(one, len(directions)) for index, one in enumerate(samples)]
 
 
 def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction, *, batch_size: int) -> float:
@@ -103,6 +115,11 @@ def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction
         float((smaller - larger).norm().nan_to_num(float("inf"))) for larger, smaller in itertools.pairwise(measured)
     ]
     return epsilons[1 + min(range(len(changes)), key=changes.__getitem__)]
+
+
+def _without_room(sample: Encoded, directions: int) -> TokenDerivatives:
+    nothing = torch.full((directions, int(sample.answer.sum())), float("nan"), dtype=torch.float64)
+    return TokenDerivatives(nothing.new_full(nothing.shape[1:], float("nan")), nothing, too_large(sample))
 
 
 class _Pass(NamedTuple):

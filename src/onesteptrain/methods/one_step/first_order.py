@@ -16,6 +16,7 @@ from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record, Value
 from onesteptrain.utility import AnchorGroup, token_derivatives
 from onesteptrain.utility.encoded import records_with
+from onesteptrain.utility.first_order import TokenDerivatives
 
 
 class Yardsticks(NamedTuple):
@@ -56,19 +57,20 @@ class FirstOrder:
         """What the tokens of some samples say along all anchors, without more; the utility stands among it."""
         return [
             {"utility": float((total := self._total(derivative)).mean()), **token_signals(loss, total)}
-            for loss, derivative in self._derivatives(encoded)
+            for loss, derivative, _ in self._derivatives(encoded)
         ]
 
     def _measure(self, encoded: Sequence[Encoded], samples: Sequence[Sample]) -> list[Record]:
-        records = [self._record(one, *found) for one, found in zip(encoded, self._derivatives(encoded), strict=True)]
+        records = [
+            self._record(one, found.loss, found.derivative) if found.problem is None else Record(reason=found.problem)
+            for one, found in zip(encoded, self._derivatives(encoded), strict=True)
+        ]
         for extra in self.extras:
             more = extra(self, samples, encoded, records)
             records = [_joined(record, columns) for record, columns in zip(records, more, strict=True)]
         return records
 
-    def _derivatives(
-        self, encoded: Sequence[Encoded]
-    ) -> Sequence[tuple[Float64[Tensor, " token"], Float64[Tensor, "yardstick token"]]]:
+    def _derivatives(self, encoded: Sequence[Encoded]) -> Sequence[TokenDerivatives]:
         yardsticks = self.yardsticks
         return token_derivatives(
             self.proxy,

@@ -1,0 +1,69 @@
+"""Work through samples in batches that fit into memory, whatever the batch size that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from onesteptrain.proxy import Encoded, Proxy, in_batches
+
+T = TypeVar("T")
+
+Batches = list[list[int]]
+"""Positions of the samples of each batch."""
+
+
+def in_memory(
+    proxy: Proxy,
+    samples: Sequence[Encoded],
+    work: Callable[[Batches], dict[int, T]],
+    *,
+    batch_size: int,
+    at_once: int = 1,
+) -> dict[int, T]:
+    """Measure samples in batches of similar length; a batch for which there is no memory is split and tried again.
+
+    Args:
+        proxy: It remembers how many samples fit, so that later batches begin there.
+        samples: What is measured.
+        work: Measures some batches; what it raised for want of memory it must have left no trace of.
+        batch_size: Most samples in one pass.
+        at_once: Batches that are given to one call.
+
+    Returns:
+        What came out, by the position of the sample; one that does not fit even alone is not in it.
+    """
+    found: dict[int, T] = {}
+    batches = in_batches(samples, min(batch_size, proxy.room.samples or batch_size))
+    waiting = [batches[start : start + at_once] for start in range(0, len(batches), at_once)][::-1]
+    while waiting:
+        group = waiting.pop()
+        try:
+            found |= work(group)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            waiting += _split(group, proxy)[::-1]
+        else:
+            continue
+        clear_device_cache()  # after the error has let go of its tensors
+    return found
+
+
+def _split(group: Batches, proxy: Proxy) -> list[Batches]:
+    """Smaller work: each batch alone, then each in halves; nothing for a single sample."""
+    if len(group) > 1:
+        return [[batch] for batch in group]
+    (batch,) = group
+    half = len(batch) // 2
+    if not half:
+        return []
+    proxy.room.samples = half
+    return [[batch[:half]], [batch[half:]]]
+
+
+def too_large(sample: Encoded) -> str:
+    """The reason of a sample for which there is no memory."""
+    return f"its {sample.tokens} tokens do not fit into memory, even alone; lower --max-tokens, or take a larger device"

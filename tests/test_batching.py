@@ -1,0 +1,112 @@
+"""Batches that do not fit into memory: nothing is lost, nothing measured twice, and no number changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from onesteptrain.methods import Setting
+from onesteptrain.methods.loss import Loss
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
+from onesteptrain.utility.batching import in_memory
+from tests.building import checkpoint, sample
+
+SAMPLES = [sample(row, images=row % 2) for row in range(11)]
+ANCHORS = [sample(row) for row in range(30, 34)]
+
+
+@pytest.fixture
+def proxy() -> Proxy:
+    return load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(max_tokens=4096))
+
+
+def small_memory(monkeypatch, proxy: Proxy, tokens: int) -> list[tuple[int, int]]:
+    """Let passes over more padded tokens fail as CUDA does; gives the shapes of all that were tried."""
+    tried: list[tuple[int, int]] = []
+    forward = proxy.model.forward
+
+    def limited(*args, **kwargs):
+        shape = tuple(kwargs["input_ids"].shape)
+        tried.append(shape)
+        if shape[0] * shape[1] > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(*args, **kwargs)
+
+    limited.__signature__ = inspect.signature(forward)  # logits_to_keep is asked for by name
+    monkeypatch.setattr(proxy.model, "forward", limited)
+    return tried
+
+
+@pytest.mark.parametrize("method", [OneStep(reference_folds=0), OneStep("jvp", reference_folds=0), Loss()])
+def test_a_split_batch_gives_the_same_scores_and_the_weights_stay(method, monkeypatch, proxy):
+    scorer = method.prepare(Setting(proxy, ANCHORS))
+    wanted = [record.score for record in scorer(SAMPLES)]
+    before = {name: value.clone() for name, value in proxy.model.state_dict().items()}
+    longest = max(proxy.encoder.encode(one).tokens for one in SAMPLES)
+    tried = small_memory(monkeypatch, proxy, 2 * longest)
+    found = [record.score for record in scorer(SAMPLES)]
+    # padded otherwise: float32 sums in another order, and central differences keep 3 to 4 digits
+    np.testing.assert_allclose(found, wanted, rtol=2e-2)
+    assert all(torch.equal(before[name], value) for name, value in proxy.model.state_dict().items())
+    assert any(rows * length > 2 * longest for rows, length in tried)
+
+
+def test_what_fits_is_remembered(monkeypatch, proxy):
+    scorer = Loss().prepare(Setting(proxy, ANCHORS))
+    longest = max(proxy.encoder.encode(one).tokens for one in SAMPLES)
+    tried = small_memory(monkeypatch, proxy, 2 * longest)
+    scorer(SAMPLES)
+    assert proxy.room.samples in (1, 2)
+    tried.clear()
+    scorer(SAMPLES)
+    assert max(rows for rows, _ in tried) == proxy.room.samples
+    assert all(rows * length <= 2 * longest for rows, length in tried)
+
+
+@pytest.mark.parametrize("method", [OneStep(reference_folds=0), Loss()])
+def test_a_sample_that_does_not_fit_alone_has_a_reason_and_the_others_their_score(method, monkeypatch, proxy):
+    scorer = method.prepare(Setting(proxy, ANCHORS))
+    wanted = [record.score for record in scorer(SAMPLES)]
+    lengths = [proxy.encoder.encode(one).tokens for one in SAMPLES]
+    small_memory(monkeypatch, proxy, max(lengths) - 1)
+    records = scorer(SAMPLES)
+    for record, score, length in zip(records, wanted, lengths, strict=True):
+        if length == max(lengths):
+            assert record.reason is not None
+        else:
+            assert record.score == pytest.approx(score, rel=2e-2)
+    assert any(record.reason is not None for record in records)
+
+
+def test_every_sample_is_measured_once_although_batches_break(proxy):
+    encoded = [proxy.encoder.encode(one) for one in SAMPLES]
+    counts: Counter[int] = Counter()
+
+    def work(batches):
+        if sum(map(len, batches)) > 3:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)")
+        counts.update(index for batch in batches for index in batch)
+        return {index: index for batch in batches for index in batch}
+
+    found = in_memory(proxy, encoded, work, batch_size=8, at_once=2)
+    assert found == {index: index for index in range(len(SAMPLES))}
+    assert counts == Counter(dict.fromkeys(range(len(SAMPLES)), 1))
+
+
+def test_other_errors_are_not_swallowed(proxy):
+    def work(batches):
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        in_memory(proxy, [proxy.encoder.encode(SAMPLES[0])], work, batch_size=2)
+
+
+def test_a_copy_of_a_proxy_learns_for_itself(proxy):
+    proxy.room.samples = 3
+    assert dataclasses.replace(proxy).room.samples is None
