@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -24,6 +25,17 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with the rows that are done and the rows in all."""
 
+Expect = Callable[[Sequence[Sample]], None]
+"""Says which samples will be scored next."""
+
+Ahead = Callable[[int | None], AbstractContextManager[Expect]]
+"""Reads samples ahead, by as many processes as `readers` says."""
+
+
+def nothing_ahead(asked: int | None) -> AbstractContextManager[Expect]:
+    """Every sample is read where it is scored."""
+    return nullcontext(lambda samples: None)
+
 
 @dataclass(frozen=True)
 class ScoringOptions:
@@ -36,12 +48,18 @@ class ScoringOptions:
     """Rows that are held encoded in memory at a time; batches are put together from them by length, so that more rows
     mean less padding."""
 
+    readers: int | None = None
+    """Processes that read images and texts ahead of the model; by default none where it runs on the CPU, and up to 8
+    beside a GPU."""
+
     max_failed_share: float = 0.5
     """Stop when, of at least 256 rows, more than this share cannot be scored."""
 
     def __post_init__(self) -> None:
         if self.shard_rows < 1 or self.chunk_rows < 1:
             raise ConfigError("shard_rows and chunk_rows must be at least 1")
+        if self.readers is not None and self.readers < 0:
+            raise ConfigError(f"readers is {self.readers}; it must be at least 0")
         if not 0 <= self.max_failed_share <= 1:
             raise ConfigError(f"max_failed_share is {self.max_failed_share}; it is a share between 0 and 1")
 
@@ -88,6 +106,7 @@ def score_pool(
     run: Run,
     options: ScoringOptions | None = None,
     progress: Progress | None = None,
+    ahead: Ahead = nothing_ahead,
 ) -> ScoringResult:
     """Score every row of a pool into RUN/scores.parquet; rows that are on disk are not scored again.
 
@@ -100,6 +119,7 @@ def score_pool(
         run: Where the table goes.
         options: Sizes and limits.
         progress: Told after each chunk how far the work is.
+        ahead: Entered once the scorer is prepared; told of each chunk while the one before is scored.
 
     Raises:
         PoolError: the pool holds no rows.
@@ -122,7 +142,7 @@ def score_pool(
         def prepared() -> Scorer:
             return _with_reference(prepare(), run.path)
 
-        scored_now = _score_shards(pool, prepared, folder, total, options, progress, shard_done)
+        scored_now = _score_shards(pool, prepared, folder, total, options, progress, shard_done, ahead)
         merge(_shards(folder, total, options), final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
     shutil.rmtree(folder, ignore_errors=True)
     table = ScoreTable(final)
@@ -138,6 +158,7 @@ def _score_shards(  # noqa: PLR0913  the parts of one request
     options: ScoringOptions,
     progress: Progress | None,
     shard_done: Callable[[], None],
+    ahead: Ahead,
 ) -> int:
     shards = _shards(folder, total, options)
     missing = [path for path in shards if not path.exists()]
@@ -149,22 +170,44 @@ def _score_shards(  # noqa: PLR0913  the parts of one request
     scorer = prepare()
     folder.mkdir(exist_ok=True)
     scored = 0
-    for shard in _in_groups(pool.rows(first), options.shard_rows):
-        path = _shard(folder, shard[0].row)
-        if path.exists():
-            continue
-        records: list[Record] = []
-        for chunk in _in_groups(shard, options.chunk_rows):
+    records: list[Record] = []
+    shards_left = (shard for shard in _in_groups(pool.rows(first), options.shard_rows) if _is_missing(folder, shard))
+    chunks = ((shard, chunk) for shard in shards_left for chunk in _in_groups(shard, options.chunk_rows))
+    with ahead(options.readers) as expect:
+        for shard, chunk in _expected(chunks, expect):
             records += score_rows(scorer, chunk)
             if progress is not None:
                 progress(shard[0].row + len(records), total)
-        write_table(to_table((one.uid, one.row, record) for one, record in zip(shard, records, strict=True)), path)
-        shard_done()
-        scored += len(shard)
-        seen += len(shard)
-        failed += sum(record.reason is not None for record in records)
-        _refuse_too_many(seen, failed, options, shards)
+            if len(records) < len(shard):
+                continue
+            placed = ((one.uid, one.row, record) for one, record in zip(shard, records, strict=True))
+            write_table(to_table(placed), _shard(folder, shard[0].row))
+            shard_done()
+            scored += len(shard)
+            seen += len(shard)
+            failed += sum(record.reason is not None for record in records)
+            _refuse_too_many(seen, failed, options, shards)
+            records = []
     return scored
+
+
+Chunk = tuple[list[Sample | Unreadable], list[Sample | Unreadable]]
+"""A shard, and a part of it."""
+
+
+def _expected(chunks: Iterable[Chunk], expect: Expect) -> Iterator[Chunk]:
+    """The chunks, each expected while the one before it is scored."""
+    waiting: list[Chunk] = []
+    for chunk in chunks:
+        expect([row for row in chunk[1] if isinstance(row, Sample)])
+        yield from waiting
+        waiting = [chunk]
+    yield from waiting
+
+
+def _is_missing(folder: Path, shard: Sequence[Sample | Unreadable]) -> bool:
+    """Whether a shard is still to be scored."""
+    return not _shard(folder, shard[0].row).exists()
 
 
 def _with_reference(scorer: Scorer, folder: Path) -> Scorer:

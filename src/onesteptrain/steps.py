@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from onesteptrain.methods import Method, Scorer, Setting, Staged, essential_opti
 from onesteptrain.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.runs import Run, begin_run, fingerprint, write_json
 from onesteptrain.scores import ScoreTable
-from onesteptrain.scoring import Progress, ScoringOptions, ScoringResult, score_pool
+from onesteptrain.scoring import Expect, Progress, ScoringOptions, ScoringResult, nothing_ahead, score_pool
 from onesteptrain.selection import Selection, SelectOptions, select_subset
 
 if TYPE_CHECKING:  # these load torch, which drawing anchors and selecting do without
@@ -175,13 +176,21 @@ def score_into(  # noqa: PLR0913  the parts of one request
     def prepare(method: Method) -> Scorer:
         return method.prepare(setting())
 
+    def ahead(asked: int | None) -> AbstractContextManager[Expect]:
+        loaded = setting().proxy
+        if loaded is None:
+            return nothing_ahead(asked)
+        from onesteptrain.proxy import encoded_ahead, readers
+
+        return encoded_ahead(loaded.encoder, readers(asked, loaded.device))
+
     stages = method.stages() if isinstance(method, Staged) else None
-    incidental = incidental_options(method) | {"chunk_rows", "max_failed_share"}
+    incidental = incidental_options(method) | {"chunk_rows", "readers", "max_failed_share"}
     with begin_run(run_path, {"score": plain(request)}, inputs, overwrite=overwrite, incidental=incidental) as run:
         if stages is None:
-            result = score_pool(pool, lambda: prepare(method), run, options, progress)
+            result = score_pool(pool, lambda: prepare(method), run, options, progress, ahead)
         else:
-            result = score_cascade(pool, stages, prepare, run, seed, options, progress)
+            result = score_cascade(pool, stages, prepare, run, seed, options, progress, ahead)
         run.record(rows=result.rows, failed=result.failed)
     return result
 

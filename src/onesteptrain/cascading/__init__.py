@@ -27,7 +27,7 @@ from onesteptrain.methods.uniform import uniform
 from onesteptrain.pool import Pool, Sample, Unreadable
 from onesteptrain.runs import Run
 from onesteptrain.scores import REFERENCE, ScoreTable, write_table
-from onesteptrain.scoring import Progress, ScoringOptions, ScoringResult, failures, score_pool
+from onesteptrain.scoring import Ahead, Progress, ScoringOptions, ScoringResult, failures, nothing_ahead, score_pool
 
 FEATURES = ("utility", "harm", "gain", "worst_utility", "loss", "worst_loss")
 """First-order columns that the doubt is learned from; with --agreement, the squared length of the gradient too: what
@@ -92,6 +92,7 @@ def score_cascade(  # noqa: PLR0913  the parts of one request
     seed: int,
     options: ScoringOptions | None = None,
     progress: Progress | None = None,
+    ahead: Ahead = nothing_ahead,
 ) -> ScoringResult:
     """Score a pool in stages into RUN/scores.parquet; what is on disk is not scored again.
 
@@ -107,13 +108,14 @@ def score_cascade(  # noqa: PLR0913  the parts of one request
         seed: Draws the rows that are scored both ways.
         options: Sizes and limits.
         progress: Told how far each stage is.
+        ahead: As for `score_pool`.
 
     Raises:
         PoolError: the pool holds no rows.
         ScoreError: too many rows cannot be scored, or the cheap columns are missing.
     """
     started = time.monotonic()
-    work = _Work(pool, stages, prepare, run, options or ScoringOptions(), progress)
+    work = _Work(pool, stages, prepare, run, options or ScoringOptions(), progress, ahead)
     final = run.path / "scores.parquet"
     if not final.exists():
         _cascade(work, seed, final)
@@ -164,7 +166,11 @@ def _settle(
     aim: tuple[int, float],
     measure: Callable[[str, Positions], None],
 ) -> float:
-    """Score the most doubtful rows dearly, round by round; how many places are then expected to be wrong."""
+    """Score the most doubtful rows dearly, round by round; how many places are then expected to be wrong.
+
+    The doubt stays what the drawn rows have taught: learned anew after each round, it would end the rounds whenever it
+    happened to be too sure.
+    """
     (top, agreement), number = aim, 0
     while True:
         chances = np.zeros(len(exact))
@@ -187,6 +193,7 @@ class _Work:
     run: Run
     options: ScoringOptions
     progress: Progress | None
+    ahead: Ahead
     seconds: float = 0.0
     scored_now: int = 0
     scorers: dict[str, Scorer] = field(default_factory=dict)
@@ -202,7 +209,7 @@ class _Work:
                 self.scorers[kind] = self.prepare(method)
             return self.scorers[kind]
 
-        done = score_pool(rows, scorer, part, self.options, self.progress)
+        done = score_pool(rows, scorer, part, self.options, self.progress, self.ahead)
         self.seconds += part.provenance.get("seconds", 0.0)
         self.scored_now += done.scored_now
         return done.table

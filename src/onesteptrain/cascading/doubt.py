@@ -70,7 +70,7 @@ def learn_doubt(features: Features, first_order: Values, drawn: NDArray[np.int64
     Args:
         features: First-order columns of all rows, "row column".
         first_order: First-order utility of all rows.
-        drawn: Positions of rows whose exact utility is known, drawn at random; at least 30.
+        drawn: Positions of rows whose exact utility is known, chosen without looking at it; at least 30.
         exact: Their exact utilities.
 
     Returns:
@@ -91,7 +91,7 @@ def learn_doubt(features: Features, first_order: Values, drawn: NDArray[np.int64
 
 def _held_out(known: Features, values: Values) -> Values:
     """Each value as the others make one expect it: rows that a line was fitted to flatter it."""
-    folds = np.arange(len(known)) % _FOLDS  # the rows were drawn at random, so that any split is
+    folds = np.arange(len(known)) % _FOLDS  # every tenth row: neighbours are often alike
     told = np.empty(len(known))
     for fold in range(_FOLDS):
         told[folds == fold] = _line(known[folds != fold], values[folds != fold], known[folds == fold])

@@ -10,8 +10,8 @@ answers is refused instead of being scored wrongly.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -66,12 +66,22 @@ class Encoder:
     max_tokens: int
     """A longer sample is refused with a reason: cutting it would change what is scored."""
 
+    expected: dict[int, tuple[Sample, Callable[[], Encoded]]] = field(default_factory=dict, compare=False, repr=False)
+    """Samples that are encoded elsewhere, by identity, and how to get at what came out: see `ahead`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"processor": self.processor, "max_tokens": self.max_tokens, "expected": {}}
+
     def encode(self, sample: Sample) -> Encoded:
-        """Tokenise a sample, prepare its images and mark its answers.
+        """Tokenise a sample, prepare its images and mark its answers; or take what was made ahead.
 
         Raises:
             SampleError: an image cannot be read, the sample is too long, or its answers cannot be found in the tokens.
         """
+        known = self.expected.pop(id(sample), None)
+        return known[1]() if known is not None and known[0] is sample else self._encode(sample)
+
+    def _encode(self, sample: Sample) -> Encoded:
         images = [load_image(image) for image in sample.images]
         try:
             text, spans = answer_spans(self._render, sample.turns)

@@ -1,0 +1,129 @@
+"""How near the estimators are to the limit: what they cost in plain loss passes over the same rows.
+
+limit.py [--hidden 256] [--layers 8] [--rows 64] builds a model of the InternVL architecture with random weights (speed
+does not depend on them) and takes rows of the digits world. A plain pass is one batched forward pass that gives the
+mean answer loss of every row. Everything is encoded before; batch sizes and scope are the same; each figure is the
+median over the turns of the ratio within a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from recording import by_turns, ratio, record
+
+from onesteptrain.methods import Setting
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.pool import Sample, open_pool
+from onesteptrain.proxy import Encoded, Proxy, ScopeOptions, in_batches, load_proxy
+from onesteptrain.scoring import ScoringOptions
+from onesteptrain.utility import AnchorGroup, exact_utility, measure_anchors, token_derivatives
+from onesteptrain.worlds import checkpoint
+from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
+from onesteptrain.worlds.charts import ChartOptions, make_charts
+from onesteptrain.worlds.digits import WorldOptions, make_world
+
+BATCH, ANCHORS = 16, 100
+EPSILON = 1e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--exact-rows", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = make_world(WorldOptions(pool_rows=max(options.rows, 256), heldout_rows=ANCHORS), Path(scratch) / "world")
+        pool, anchors = readable(made.pool), readable(made.heldout)
+        size = ModelSize(hidden=options.hidden, layers=options.layers, mlp=3 * options.hidden, vocabulary=512)
+        texts = [turn.text for one in pool for turn in one.turns]
+        model = build_checkpoint("internvl", Path(scratch) / "model", size=size, texts=texts)
+        scopes = {
+            "all": ScopeOptions("all"),
+            "language": ScopeOptions("language"),
+            "last quarter of the layers": ScopeOptions("last", last_layers=options.layers // 4),
+        }
+        for name, scope in scopes.items():
+            measure(name, load_proxy(model, scope), pool[: options.rows], anchors, options)
+        whole(load_proxy(model), pool[: options.rows], anchors, options.repeats)
+        charts = make_charts(ChartOptions(pool_rows=256), Path(scratch) / "charts")
+        for name, rows, proxy in (("digits", pool[:256], "proxy"), ("charts", readable(charts.pool), "charts_proxy")):
+            padding(name, load_proxy(checkpoint(proxy)), rows)
+
+
+def measure(name: str, proxy: Proxy, rows: list[Sample], anchors: list[Sample], options: argparse.Namespace) -> None:
+    """Estimators over plain passes, and exact steps over estimators, for one scope."""
+    encoded = [proxy.encoder.encode(one) for one in rows]
+    trusted = [proxy.encoder.encode(one) for one in anchors]
+    groups = {keep: measured(proxy, trusted, keep) for keep in (False, True)}
+    few = encoded[:: len(encoded) // options.exact_rows][: options.exact_rows]
+
+    def first_order(estimator: str) -> None:
+        token_derivatives(
+            proxy, encoded, [groups[False].direction], estimator=estimator, epsilons=[EPSILON], batch_size=BATCH
+        )
+
+    def exact() -> None:
+        for one in few:
+            exact_utility(proxy, one, [groups[True]], step_size=1e-3, preconditioner={})
+
+    work = {"plain": lambda: plain(proxy, encoded), "exact": exact}
+    work |= {one: lambda one=one: first_order(one) for one in ("fd", "jvp")}
+    seconds = by_turns(work, options.repeats)
+    seconds["exact"] = [value * len(encoded) / len(few) for value in seconds["exact"]]
+    for one in ("fd", "jvp"):
+        figure = round(ratio(seconds, one, "plain"), 3)
+        record("limit", f"{one} over a plain pass, scope {name}", ratio=figure, unit="x")
+    figure = round(ratio(seconds, "exact", "fd"), 1)
+    record("limit", f"exact with {ANCHORS} anchors over fd, scope {name}", ratio=figure, unit="x")
+
+
+def whole(proxy: Proxy, rows: list[Sample], anchors: list[Sample], repeats: int) -> None:
+    """The same with reading images and texts, as a user sees it."""
+    scorer = OneStep(estimator="fd", reference_folds=0).prepare(Setting(proxy, anchors))
+
+    def plain_whole() -> None:
+        plain(proxy, [proxy.encoder.encode(one) for one in rows])
+
+    seconds = by_turns({"plain": plain_whole, "fd": lambda: scorer(rows)}, repeats)
+    figure = round(ratio(seconds, "fd", "plain"), 3)
+    record("limit", "fd over a plain pass, scope all, encoding in both", ratio=figure, unit="x")
+
+
+def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:
+    """Share of the tokens of a scoring's batches that is padding."""
+    lengths = [proxy.encoder.encode(one) for one in rows]
+    chunk = ScoringOptions().chunk_rows
+    real = padded = 0
+    for start in range(0, len(lengths), chunk):
+        part = lengths[start : start + chunk]
+        for indices in in_batches(part, BATCH):
+            tokens = [part[index].tokens for index in indices]
+            real, padded = real + sum(tokens), padded + len(tokens) * max(tokens)
+    record("limit", f"padding of scoring batches, {name} world", value=round(100 * (padded / real - 1), 2), unit="%")
+
+
+@torch.no_grad()
+def plain(proxy: Proxy, encoded: list[Encoded]) -> None:
+    for indices in in_batches(encoded, BATCH):
+        proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
+
+
+def measured(proxy: Proxy, anchors: list[Encoded], keep: bool) -> AnchorGroup:
+    (group,) = measure_anchors(proxy, {"": anchors}, preconditioner={}, batch_size=BATCH, keep=keep)
+    return group
+
+
+def readable(path: Path) -> list[Sample]:
+    return [row for row in open_pool(path) if isinstance(row, Sample)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Samples that other processes encode ahead: the same tensors, reasons and tables, and nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import threading
+
+import pytest
+import torch
+
+from onesteptrain.errors import ConfigError, SampleError
+from onesteptrain.methods.loss import Loss
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.pool import ImageRef, Sample, Turn, open_pool
+from onesteptrain.proxy import LoadOptions, encoded_ahead, load_proxy, readers
+from onesteptrain.scoring import ScoringOptions
+from onesteptrain.steps import score_into
+from tests.building import checkpoint, sample, write_pool
+
+SAMPLES = [sample(row, images=row % 2) for row in range(11)]
+BROKEN = Sample("bad", 11, (Turn("user", (ImageRef(b"\x89PNG\r\n", "broken.png"), "?")), Turn("assistant", ("7",))))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(max_tokens=4096)).encoder
+
+
+def test_what_others_encode_is_the_same_and_is_taken_once(encoder, monkeypatch):
+    wanted = [encoder.encode(one) for one in SAMPLES]
+    own: list[str] = []
+    encode = type(encoder)._encode
+    monkeypatch.setattr(type(encoder), "_encode", lambda self, one: own.append(one.uid) or encode(self, one))
+    with encoded_ahead(encoder, 1) as expect:
+        expect(SAMPLES)
+        found = [encoder.encode(one) for one in SAMPLES]
+        assert own == []
+        encoder.encode(SAMPLES[3])  # a second time, and one that is equal but not the same
+        encoder.encode(dataclasses.replace(SAMPLES[4]))
+        assert own == ["s3", "s4"]
+        expect([BROKEN])
+        with pytest.raises(SampleError, match=r"broken\.png"):
+            encoder.encode(BROKEN)
+        assert own == ["s3", "s4"]
+        expect(SAMPLES)
+    assert encoder.expected == {}
+    for one, two in zip(wanted, found, strict=True):
+        assert one.inputs.keys() == two.inputs.keys()
+        assert all(torch.equal(one.inputs[name], two.inputs[name]) for name in one.inputs)
+        assert all(one.inputs[name].dtype == two.inputs[name].dtype for name in one.inputs)
+        assert torch.equal(one.answer, two.answer)
+
+
+@pytest.mark.parametrize("method", [OneStep(), Loss()])
+def test_a_pool_gets_the_same_table_with_readers_and_without(method, tmp_path):
+    pool_path = write_pool(tmp_path / "pool", 21)
+    (tmp_path / "pool" / "images" / "7.png").write_bytes(b"no picture")
+    anchors = write_pool(tmp_path / "anchors", 4, start=100)
+    tables = []
+    for name, count in (("none", 0), ("one", 1)):
+        options = ScoringOptions(shard_rows=8, chunk_rows=3, readers=count)
+        done = score_into(
+            tmp_path / name,
+            open_pool(pool_path),
+            method,
+            anchors=anchors,
+            proxy=str(checkpoint("qwen3_vl")),
+            options=options,
+            name=type(method).__name__,
+        )
+        tables.append(done.table.read())
+    assert tables[0].equals(tables[1])
+    assert tables[0]["reason"].is_valid().to_pylist() == [row == 7 for row in range(21)]
+
+
+def test_nothing_stays_behind(encoder):
+    before = threading.active_count()
+    with encoded_ahead(encoder, 1) as expect:
+        expect(SAMPLES)
+        encoder.encode(SAMPLES[0])  # and none of the others
+    for child in multiprocessing.active_children():
+        child.join(20)
+    assert not multiprocessing.active_children()
+    assert threading.active_count() <= before + 1
+
+
+def test_readers_by_default_stand_beside_a_gpu_only():
+    assert readers(None, torch.device("cpu")) == 0
+    assert 1 <= readers(None, torch.device("cuda")) <= 8
+    assert readers(3, torch.device("cpu")) == 3
+    with pytest.raises(ConfigError, match="readers is -1"):
+        ScoringOptions(readers=-1)
+
+
+def test_a_processor_that_cannot_be_handed_over_is_refused(encoder):
+    stuck = dataclasses.replace(encoder, processor=lambda: None)
+    with pytest.raises(ConfigError, match="give --readers 0"), encoded_ahead(stuck, 1):
+        pass
