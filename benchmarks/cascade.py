@@ -1,7 +1,7 @@
 """What a cascade saves against exact steps for all rows, and how well the two agree on the top share.
 
-cascade.py [--rows 1500] [--world digits] makes a built-in world with 60 % noise and 100 anchors, warms the packaged proxy
-up, and scores the pool by exact steps and by cascades. Times are those of scoring, the anchors' and the images'
+cascade.py [--rows 1500] [--world digits] makes a built-in world with 60 % noise and 100 anchors, warms up the packaged
+proxy, and scores the pool by exact steps and by cascades. Times are those of scoring, the anchors' and the images'
 included.
 """
 
@@ -61,26 +61,18 @@ def main() -> None:
             for name, method in methods.items()
         }
         seconds = {name: Run(out / name).provenance["seconds"] for name in methods}
+        where = f"{options.world}, {options.rows} rows"
         for name in list(methods)[1:]:
             figure = round(seconds["exact"] / seconds[name], 1)
-            record("cascade", f"{options.world}: exact over {name}, {options.rows} rows", ratio=figure, unit="x")
-            seen = len(top(tables["exact"]) & top(tables[name])) / len(top(tables["exact"]))
-            record(
-                "cascade",
-                f"{options.world}: top 20 % of {name} in common with exact",
-                value=round(100 * seen, 1),
-                unit="%",
-            )
+            record("cascade", f"{where}: exact over {name}", ratio=figure, unit="x")
+            seen = round(100 * len(top(tables["exact"]) & top(tables[name])) / len(top(tables["exact"])), 1)
+            record("cascade", f"{where}: top 20 % of {name} in common with exact", value=seen, unit="%")
         for name in list(methods)[2:]:
             did = Run(out / name).provenance["cascade"]
             share = round(100 * (did["drawn"] + did["doubtful"]) / options.rows, 1)
-            record("cascade", f"{options.world}: exact steps of {name}", value=share, unit="% of the rows")
-            record(
-                "cascade",
-                f"{options.world}: agreement expected by {name}",
-                value=round(100 * did["expected_agreement"], 1),
-                unit="%",
-            )
+            record("cascade", f"{where}: exact steps of {name}", value=share, unit="% of the rows")
+            told = round(100 * did["expected_agreement"], 1)
+            record("cascade", f"{where}: agreement expected by {name}", value=told, unit="%")
 
 
 def top(table: ScoreTable) -> set[int]:
