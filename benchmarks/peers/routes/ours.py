@@ -1,0 +1,44 @@
+"""First order from forward passes, through the public functions of onesteptrain."""
+
+from __future__ import annotations
+
+import torch
+from cases import Loaded
+from clock import Clock
+from torch import Tensor
+
+from onesteptrain.utility import choose_epsilon, measure_anchors, token_derivatives
+from onesteptrain.utility.first_order import FirstOrder
+
+_PROBES = 16
+
+
+def fd(case: Loaded, clock: Clock) -> Tensor:
+    """Two passes a group, by central difference."""
+    return _score(case, clock, "fd")
+
+
+def jvp(case: Loaded, clock: Clock) -> Tensor:
+    """One forward-mode pass a group."""
+    return _score(case, clock, "jvp")
+
+
+def _score(case: Loaded, clock: Clock, estimator: FirstOrder) -> Tensor:
+    members = {f"{number:03}": group for number, group in enumerate(case.grouped)}
+    groups = measure_anchors(case.proxy, members, preconditioner={}, batch_size=case.batch_size)
+    epsilons = [
+        choose_epsilon(case.proxy, members[group.name][:_PROBES], group.direction, batch_size=case.batch_size)
+        if estimator == "fd"
+        else 0.0
+        for group in groups
+    ]
+    clock.touch()
+    records = token_derivatives(
+        case.proxy,
+        case.rows,
+        [group.direction for group in groups],
+        estimator=estimator,
+        epsilons=epsilons,
+        batch_size=case.batch_size,
+    )
+    return torch.stack([record.derivative.mean(1) for record in records])
