@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -141,16 +142,22 @@ def process(python: Path, contender: Contender, case: str, place: Path) -> Itera
 
 
 def ask(running: subprocess.Popen[str]) -> dict[str, Any]:
-    """One measurement."""
+    """One measurement; what crashes has an error for a result, what is ended from outside has none.
+
+    Raises:
+        RuntimeError: somebody else has ended the process.
+    """
     if running.stdin is None or running.stdout is None:
         raise RuntimeError("the process has no pipes")
-    try:
+    with contextlib.suppress(BrokenPipeError):
         running.stdin.write("\n")
         running.stdin.flush()
-    except BrokenPipeError:
-        return {"error": f"the process ended with code {running.wait()}"}
-    line = running.stdout.readline()
-    return json.loads(line) if line else {"error": f"the process ended with code {running.wait()}"}
+        if line := running.stdout.readline():
+            return json.loads(line)
+    code = running.wait()
+    if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        raise RuntimeError(f"a contender was ended from outside by signal {-code}; run again")
+    return {"error": f"the process ended with code {code}"}
 
 
 def worker(python: Path) -> list[str]:
