@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,15 +80,13 @@ def compare(job: Comparison, *, workers: int = 0, overwrite: bool = False, tell:
         entries = [entry for arm in arms for entry in _entries(job, pool, arm)]
         tell(f"{len({entry.trial.name for entry in entries})} trainings for {len(entries)} records")
         done: dict[str, Outcome] = {}
-        for trial, outcome in run_trials(
-            [entry.trial for entry in entries],
-            job.out / TRIALS,
-            workers=workers,
-            keep_checkpoints=job.keep_checkpoints,
-        ):
-            done[trial.name] = outcome
-            tell(f"{trial.label}: accuracy {outcome.accuracy:.1f} in {outcome.training_seconds:.1f} s")
-            write_json(job.out / RESULTS, _records(job, entries, done))
+        trials = [entry.trial for entry in entries]
+        ran = run_trials(trials, job.out / TRIALS, workers=workers, keep_checkpoints=job.keep_checkpoints)
+        with contextlib.closing(ran) as outcomes:  # whatever happens here, the trainings end with it
+            for trial, outcome in outcomes:
+                done[trial.name] = outcome
+                tell(f"{trial.label}: accuracy {outcome.accuracy:.1f} in {outcome.training_seconds:.1f} s")
+                write_json(job.out / RESULTS, _records(job, entries, done))
         records = _records(job, entries, done)
         differences = _differences(job, entries, done)
         write_json(job.out / DIFFERENCES, differences)

@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ class Outcome(NamedTuple):
 
 def run_trials(
     trials: Sequence[Trial], folder: Path, *, workers: int = 0, keep_checkpoints: bool = False
-) -> Iterator[tuple[Trial, Outcome]]:
+) -> Generator[tuple[Trial, Outcome], None, None]:
     """Run trials that are not done yet, several at a time; give each as it is done.
 
     Args:
@@ -136,7 +136,7 @@ def _is_done(trial: Trial, folder: Path, keep_checkpoints: bool) -> bool:
 
 def _in_processes(
     trials: Sequence[Trial], folder: Path, workers: int, keep_checkpoints: bool
-) -> Iterator[tuple[Trial, Outcome]]:
+) -> Generator[tuple[Trial, Outcome], None, None]:
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
     places = context.Queue()
     count = _workers(workers, len(trials), places)
@@ -148,8 +148,10 @@ def _in_processes(
                 yield futures[future], _result(future, futures[future])
         # Ctrl-C here, or in whoever takes the outcomes: a training may have hours to go; what it has reached is kept
         except (KeyboardInterrupt, GeneratorExit):
-            for process in multiprocessing.active_children():
+            for process in (children := multiprocessing.active_children()):
                 process.terminate()
+            for process in children:
+                process.join()
             raise
         finally:  # after an error, what has not begun is not begun
             executor.shutdown(wait=False, cancel_futures=True)
