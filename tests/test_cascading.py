@@ -105,9 +105,11 @@ def test_what_is_done_is_not_done_again():
     method = OneStep("cascade", STEP, cascade_agreement=0.95)
     assert run("cascade", method).scored_now == 0
     final.unlink()  # as after a kill before the end
+    final.with_name("reference.parquet").unlink()
     again = run("cascade", method)
     assert again.scored_now == 0
     assert again.table.read().equals(before)
+    assert again.table.reference is not None
     assert {path: path.stat().st_mtime_ns for path in stages} == stages
 
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from onesteptrain.comparing import MethodArm
+from onesteptrain.comparing import Comparison, MethodArm
+from onesteptrain.comparing.arms import make_arms
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.finetuning import FinetuneOptions
 from onesteptrain.methods import Setting
@@ -23,6 +24,7 @@ from onesteptrain.methods.second_look import Earlier, SecondLook
 from onesteptrain.pipeline import Pipeline, run_pipeline
 from onesteptrain.pool import open_pool
 from onesteptrain.proxy import load_proxy
+from onesteptrain.runs import Run
 from onesteptrain.scores import BASE_COLUMNS, ScoreTable, write_table
 from onesteptrain.selection import select_rows
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
@@ -119,6 +121,33 @@ def test_without_a_second_look_the_first_decides_and_nothing_is_made_again(tmp_p
     assert len((plain.out / "subset-25percent.jsonl").read_text().splitlines()) == len(rows)
 
 
+def test_an_arm_of_a_comparison_takes_the_second_look_that_a_run_takes(tmp_path):
+    job, _ = looked()
+    asked = Comparison(
+        pool=job.pool,
+        target=job.proxy,
+        benchmark=job.pool,
+        out=tmp_path,
+        anchors=job.anchors,
+        proxy=job.proxy,
+        warmup_share=job.warmup_share,
+        warmup=job.warmup,
+        train=FinetuneOptions(steps=1),
+        methods={"ost-set": MethodArm(options={"store_tokens": True}), "one look": MethodArm("one_step")},
+        shares=("25%",),
+    )
+    told: list[str] = []
+    arms = {arm.method: arm for arm in make_arms(asked, open_pool(job.pool), told.append)}
+    assert arms["ost-set"].rows(0).tolist() == select_rows(second(), keep="25%").rows.tolist()
+    assert set(SECOND_SIGNALS) <= set(ScoreTable(arms["ost-set"].run / "scores.parquet").names)
+    assert arms["one look"].rows(0).tolist() == select_rows(first(), keep="25%").rows.tolist()
+    looks = [Run(path).provenance["seconds"] for path in (tmp_path / "scores").iterdir()]
+    assert arms["ost-set"].scoring_seconds > min(looks)
+    before = len(told)
+    list(make_arms(asked, open_pool(job.pool), told.append))
+    assert not [line for line in told[before:] if "warmed" in line or "drew" in line]
+
+
 def test_too_few_anchors_for_the_gate_means_no_second_look(tmp_path):
     job, _ = looked()
     few = dataclasses.replace(job, anchors=write_pool(tmp_path / "few", 5, start=200), out=tmp_path / "out")
@@ -185,6 +214,16 @@ def test_earlier_records_are_found_in_any_order_across_row_groups(tmp_path):
             assert samples[row].uid == wanted[row]["uid"]
             assert record.columns["harm"] == wanted[row]["harm"]
             assert record.columns["token_loss"].tolist() == wanted[row]["token_loss"]
+
+
+def test_scores_that_were_written_anew_are_read_anew(tmp_path):
+    job, _ = looked()
+    table, samples = first().read(), list(open_pool(job.pool))[:1]
+    path = tmp_path / "scores.parquet"
+    for value in (1.0, 2.0):
+        harm = pa.array([value] * POOL)
+        write_table(table.set_column(table.column_names.index("harm"), "harm", harm), path)
+        assert Earlier(path).records(samples)[0].columns["harm"] == value
 
 
 def test_a_row_without_a_score_keeps_its_reason(tmp_path):

@@ -13,7 +13,7 @@ from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.pool import Sample, Turn, open_pool
 from onesteptrain.runs import Run
 from onesteptrain.scores import Record
-from onesteptrain.scoring import ScoringOptions, score_pool
+from onesteptrain.scoring import ScoringOptions, _expected, score_pool
 from tests.pool_files import qa, write_jsonl, write_parquet
 
 SMALL = ScoringOptions(shard_rows=4, chunk_rows=3)
@@ -169,6 +169,18 @@ def test_a_pool_without_rows_is_refused(tmp_path):
     pq.write_table(pq.read_table(path).slice(0, 0), path)
     with pytest.raises(PoolError, match="holds no rows"):
         scored(open_pool(path, format="messages"), Lengths(), tmp_path / "run")
+
+
+def test_rows_before_a_file_breaks_off_are_scored_though_they_were_read_ahead():
+    def chunks():
+        yield [], ["one"]
+        yield [], ["two"]
+        raise PoolError("it breaks off here")
+
+    left = _expected(chunks(), lambda samples: None)
+    assert [next(left)[1], next(left)[1]] == [["one"], ["two"]]
+    with pytest.raises(PoolError, match="breaks off"):
+        next(left)
 
 
 def test_a_method_that_loses_records_is_named_as_broken(tmp_path):

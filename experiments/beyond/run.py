@@ -46,6 +46,10 @@ REJECTION = (">=0.5", "81%")
 NOISES = (0.0, 0.1, 0.3, 0.5, 0.7)
 
 
+JUDGED_LONG = ("--most-steps", "2500", "--rows", "12000")
+"""How long a world's judge is trained at most, and on how much."""
+
+
 class Place(NamedTuple):
     """A built-in world, and what is special about it."""
 
@@ -63,14 +67,14 @@ DIGITS = Place(
     make_world,
     WorldOptions,
     digits_comparison,
-    ("digits_world/pretrain.py", "judge", "--most-steps", "2500", "--rows", "12000"),
+    ("digits_world/pretrain.py", "judge", *JUDGED_LONG),
     48,
 )
 CHARTS = Place(
     make_charts,
     ChartOptions,
     charts_comparison,
-    ("charts_world/pretrain.py", "charts_judge", "--most-steps", "2500", "--rows", "12000"),
+    ("charts_world/pretrain.py", "charts_judge", *JUDGED_LONG),
     96,
 )
 PLACES = {"digits": DIGITS, "charts": CHARTS}

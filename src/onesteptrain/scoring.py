@@ -198,10 +198,14 @@ Chunk = tuple[list[Sample | Unreadable], list[Sample | Unreadable]]
 def _expected(chunks: Iterable[Chunk], expect: Expect) -> Iterator[Chunk]:
     """The chunks, each expected while the one before it is scored."""
     waiting: list[Chunk] = []
-    for chunk in chunks:
-        expect([row for row in chunk[1] if isinstance(row, Sample)])
+    try:
+        for chunk in chunks:
+            expect([row for row in chunk[1] if isinstance(row, Sample)])
+            yield from waiting
+            waiting = [chunk]
+    except PoolError:  # a file that breaks off costs no row before the break
         yield from waiting
-        waiting = [chunk]
+        raise
     yield from waiting
 
 

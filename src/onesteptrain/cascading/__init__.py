@@ -151,11 +151,11 @@ def _cascade(work: _Work, seed: int, final: Path) -> None:
         doubt = learn_doubt(features, features[:, 0], known, exact[known])
         wrong, expected = _settle(doubt, exact, asked, usable, (top, work.stages.agreement), measure), doubt.expected
     utility = np.where(np.isfinite(exact), exact, expected)
-    write_table(_table(cheap, utility, features[:, 0], exact), final)
-    if cheap.reference is not None:
-        shutil.copyfile(cheap.reference.path, final.with_name(REFERENCE))
     did = Cascaded(len(drawn), int(asked.sum()) - len(drawn), 1 - wrong / top)
     work.run.record(cascade=did._asdict(), seconds=work.seconds)
+    if cheap.reference is not None:
+        shutil.copyfile(cheap.reference.path, final.with_name(REFERENCE))
+    write_table(_table(cheap, utility, features[:, 0], exact), final)  # last: where it is, all is there
 
 
 def _settle(

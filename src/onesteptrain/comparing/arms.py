@@ -137,11 +137,10 @@ def _look_again(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: in
     anchors, checking = _anchors(job, pool, tell)
     if options is None or anchors is None:
         return first
-    checkpoint, loading = str(arm.proxy or job.proxy), (job.scope, job.loading)
-    warm, _ = provide_proxy(_warmed(job, checkpoint, options), checkpoint, pool, options, loading, tell)
+    warm, _ = _proxy(job, pool, arm, 0, tell)
     run = first.table.path.parent
-    look = FirstLook(run, pool, anchors, checkpoint, Path(warm), options)
-    out = job.out / "looks" / content_id([run.name, seed])
+    look = FirstLook(run, pool, anchors, str(arm.proxy or job.proxy), Path(warm), options)
+    out, loading = job.out / "looks" / content_id([run.name, seed]), (job.scope, job.loading)
     second = look_again(look, out, loading=loading, working=job.working, checking=checking, seed=seed, tell=tell)
     if second is None:
         return first
@@ -168,7 +167,7 @@ def _proxy(job: Comparison, pool: Pool, arm: MethodArm, checkpoints: int, tell: 
     options = _warmup_options(job, arm, checkpoints)
     if options is None:
         return checkpoint, 0.0
-    out = _warmed(job, checkpoint, options)
+    out = job.out / "proxies" / content_id([as_place(checkpoint), options, job.scope, job.loading])
     return provide_proxy(out, checkpoint, pool, options, (job.scope, job.loading), tell)
 
 
@@ -177,11 +176,6 @@ def _warmup_options(job: Comparison, arm: MethodArm, checkpoints: int = 0) -> Wa
     share = job.warmup_share if arm.warmup_share is None else arm.warmup_share
     tuning = dataclasses.replace(job.warmup, seed=job.seed)
     return WarmupOptions(share=share, finetune=tuning, checkpoints=checkpoints) if share else None
-
-
-def _warmed(job: Comparison, checkpoint: str, options: WarmupOptions) -> Path:
-    """Where a warmed proxy is, or will be."""
-    return job.out / "proxies" / content_id([as_place(checkpoint), options, job.scope, job.loading])
 
 
 def _oracle(job: Comparison, truth: Path, count: int) -> Iterator[Arm]:

@@ -126,7 +126,7 @@ class Earlier:
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         for group in np.unique(groups).tolist():
             places = np.flatnonzero(groups == group).tolist()
-            table = _read_group(self.path, group)
+            table = _read_group(self.path, self.path.stat().st_mtime_ns, group)
             inside = rows[places] - self._starts[group]
             self._refuse_others([samples[place] for place in places], table, inside)
             found |= dict(zip(places, _records(table.take(inside)), strict=True))
@@ -150,7 +150,7 @@ class Earlier:
 
 
 @functools.lru_cache(maxsize=2)
-def _read_group(path: Path, group: int) -> pa.Table:
+def _read_group(path: Path, changed: int, group: int) -> pa.Table:
     with pq.ParquetFile(path) as file:
         return file.read_row_group(group)
 
