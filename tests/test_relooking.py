@@ -24,10 +24,12 @@ from onesteptrain.methods.second_look import Earlier, SecondLook
 from onesteptrain.pipeline import Pipeline, run_pipeline
 from onesteptrain.pool import open_pool
 from onesteptrain.proxy import load_proxy
+from onesteptrain.relooking import FirstLook, look_again
 from onesteptrain.runs import Run
 from onesteptrain.scores import BASE_COLUMNS, ScoreTable, write_table
 from onesteptrain.selection import select_rows
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
+from onesteptrain.warmup import WarmupOptions
 from tests.building import checkpoint, write_pool
 from tests.test_trust import ANCHORS, ROWS, mixture, signals, table_of
 
@@ -100,6 +102,23 @@ def test_the_second_proxy_learns_as_long_from_more_rows_that_pass():
     assert len(trusted) == facts[1]["used"] == min(round(4 * job.warmup_share * POOL), passing.sum())
     assert set(trusted) <= {uid for uid, passed in zip(uids, passing, strict=True) if passed}
     assert any("looked again at 40 of 40 rows" in line for line in told)
+
+
+def test_rows_that_the_gate_drops_teach_the_second_proxy_nothing(tmp_path):
+    job, _ = looked()
+    table, bad = first().read(), np.arange(POOL) % 2 == 0
+    for name in SIGNALS:
+        values = np.where(bad, 1e6, 1.0) * table[name].to_numpy()
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    write_table(table, tmp_path / "scores.parquet")
+    (tmp_path / "reference.parquet").write_bytes((first().path.parent / "reference.parquet").read_bytes())
+    warmed = WarmupOptions(share=job.warmup_share, finetune=job.warmup)
+    look = FirstLook(tmp_path, open_pool(job.pool), job.anchors, job.proxy, job.out / "warmup", warmed)
+    usual = {"working": job.working, "checking": job.checking, "seed": 0, "tell": lambda text: None}
+    assert look_again(look, tmp_path / "second", loading=(job.scope, job.loading), **usual) is not None
+    taught = {one.uid for one in open_pool(tmp_path / "second" / "trusted.jsonl", image_root=job.pool.parent)}
+    assert len(taught) == 16
+    assert not taught & {f"s{row}" for row in np.flatnonzero(bad)}
 
 
 def test_the_subset_goes_by_the_second_look():
