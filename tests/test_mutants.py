@@ -55,12 +55,12 @@ def test_dropped_step_size_is_noticed(monkeypatch):
 
 
 def test_one_sided_difference_is_noticed(monkeypatch):
-    def one_sided(up, down, epsilon):
-        passed = original(up, down, epsilon)
-        return passed._replace(derivative=(up.loss.double() - passed.loss.roll(1)) / epsilon)
+    def one_sided(self):
+        passed = here(self)
+        return passed._replace(derivative=(self.above.double() - passed.loss.roll(1)) / self.epsilon)
 
-    original = first_order_module._difference
-    monkeypatch.setattr(first_order_module, "_difference", one_sided)
+    here = first_order_module._Ends.here
+    monkeypatch.setattr(first_order_module._Ends, "here", one_sided)
     fails(test_utility.test_central_difference_error_falls_with_the_square_of_epsilon, ARCHITECTURE)
 
 

@@ -287,16 +287,48 @@ def test_a_model_that_cannot_leave_logits_out_gives_the_same_losses():
     assert found.sample.tolist() == expected.sample.tolist()
 
 
+def test_no_pass_holds_more_tokens_than_are_allowed_and_every_sample_is_in_one():
+    proxy = load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(batch_tokens=60))
+    assert proxy.room.tokens == 60
+    samples = [proxy.encoder.encode(sample(row, images=row % 3)) for row in range(12)]
+    batches = in_batches(samples, 4, 60)
+    assert sorted(index for batch in batches for index in batch) == list(range(12))
+    padded = [len(batch) * max(samples[index].tokens for index in batch) for batch in batches]
+    assert all(len(batch) == 1 or (len(batch) <= 4 and size <= 60) for batch, size in zip(batches, padded, strict=True))
+    assert max(padded) > 60  # one is longer, alone
+    lengths = [[samples[index].tokens for index in batch] for batch in batches]
+    assert all(max(one) <= min(after) for one, after in itertools.pairwise(lengths))
+    # greedy: nothing of the next batch would have fitted
+    room = [len(one) == 4 or (len(one) + 1) * after[0] > 60 for one, after in itertools.pairwise(lengths)]
+    assert all(room)
+
+
+def test_the_head_sees_answers_only_and_the_rest_of_the_model_all_tokens():
+    proxy = load_proxy(checkpoint("internvl"), options=LoadOptions(max_tokens=4096))
+    batch = proxy.batch([proxy.encoder.encode(sample(row)) for row in range(3)])
+    seen = []
+    head = proxy.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, given, output: seen.append((tuple(given[0].shape), tuple(output.shape))))
+    found = proxy.answer_logits(batch)
+    answers, width = int(batch.answer.sum()), head.weight.shape[1]
+    assert seen == [((answers, width), (answers, len(head.weight)))]
+    full = proxy.model(**batch.inputs).logits
+    rows, places = batch.answer.nonzero(as_tuple=True)
+    # the same sums, of a matrix product with other rows beside them
+    torch.testing.assert_close(found.logits, full[rows, places - 1], rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_that_rearranges_tokens_is_refused():
     proxy = load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(max_tokens=4096))
     batch = proxy.batch([proxy.encoder.encode(sample(1))])
-    forward = proxy.model.forward
+    forward = proxy.model.model.forward
 
-    def longer(input_ids, **others):
-        output = forward(input_ids, **others)
-        output.logits = torch.cat([output.logits, output.logits[:, :1]], 1)
+    def longer(*given, **others):
+        output = forward(*given, **others)
+        states = output.last_hidden_state
+        output.last_hidden_state = torch.cat([states, states[:, :1]], 1)
         return output
 
-    proxy.model.forward = longer
+    proxy.model.model.forward = longer
     with pytest.raises(ModelError, match="rearranges tokens"):
         proxy.token_losses(batch)

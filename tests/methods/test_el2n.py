@@ -34,7 +34,7 @@ def test_el2n_is_the_mean_length_of_chances_minus_one_hot():
 
 def found(logits: list[list[float]], target: list[int], kind=torch.float64) -> AnswerLogits:
     values = torch.tensor(logits, dtype=kind)
-    return AnswerLogits(values, torch.tensor(target), torch.zeros(len(target), dtype=torch.long), 1)
+    return AnswerLogits(values, torch.tensor(target), torch.zeros(len(target), dtype=torch.long), [len(target)])
 
 
 def test_the_error_of_equal_chances_and_of_a_certain_mistake_are_as_by_hand():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from onesteptrain.errors import SampleError
@@ -39,6 +39,22 @@ class Encoded(NamedTuple):
         return int(self.answer.numel())
 
 
+class Answers(NamedTuple):
+    """Where the answer tokens of a batch are predicted, sample after sample, in reading order."""
+
+    place: Int[Tensor, " answer_token"]
+    """Of the token whose logits predict it: the one before, counted through all rows of the batch."""
+
+    target: Int[Tensor, " answer_token"]
+    """The token that stands there."""
+
+    sample: Int[Tensor, " answer_token"]
+    """Which sample of the batch each token belongs to."""
+
+    lengths: tuple[int, ...]
+    """Answer tokens of each sample."""
+
+
 class Batch(NamedTuple):
     """Several samples, padded to one length."""
 
@@ -47,13 +63,28 @@ class Batch(NamedTuple):
     kept: Kept | None = None
     """What the scope does not change, from the first pass on; None if nothing is to be kept. See `upstream`."""
 
+    found: Answers | None = None
+    """The answers, once `to` has found them."""
+
+    @property
+    def answers(self) -> Answers:
+        """Where the answers are."""
+        return self.found or find_answers(self.inputs["input_ids"], self.answer)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """The same batch on a device; pixels take the model's floating-point type."""
-        moved = {
-            name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
-            for name, value in self.inputs.items()
-        }
-        return Batch(moved, self.answer.to(device, non_blocking=True), self.kept)
+        """The same batch on a device; pixels take the model's floating-point type.
+
+        Where the answers are is found before: on a device, to look for them would make the host wait for it.
+        """
+
+        def move(value: Tensor) -> Tensor:
+            pinned = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
+            return pinned.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+
+        place, target, sample, lengths = self.answers
+        found = Answers(move(place), move(target), move(sample), lengths)
+        inputs = {name: move(value) for name, value in self.inputs.items()}
+        return Batch(inputs, move(self.answer), self.kept, found)
 
 
 @dataclass(frozen=True)
@@ -178,6 +209,13 @@ def answer_spans(render: Any, turns: Sequence[Turn]) -> tuple[str, list[tuple[in
         start = len(before) + len(added) - len(added.lstrip())
         spans.append((start, len(after.rstrip())))
     return full, spans
+
+
+def find_answers(input_ids: Int[Tensor, "sample token"], answer: Bool[Tensor, "sample token"]) -> Answers:
+    """Find where answer tokens are predicted; nothing predicts the first token of a row."""
+    row, column = answer[:, 1:].nonzero(as_tuple=True)
+    lengths = tuple(answer[:, 1:].sum(1).tolist())
+    return Answers(row * answer.shape[1] + column, input_ids[row, column + 1], row, lengths)
 
 
 def collate(samples: Sequence[Encoded], *, pad_token_id: int, side: Literal["left", "right"] = "right") -> Batch:

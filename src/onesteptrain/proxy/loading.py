@@ -11,7 +11,7 @@ import torch
 
 from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.proxy.encoding import Encoder
-from onesteptrain.proxy.model import Proxy
+from onesteptrain.proxy.model import BATCH_TOKENS, Proxy
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -36,9 +36,14 @@ class LoadOptions:
     max_tokens: int | None = None
     """Longest sample, image tokens included; by default what the model's positions allow."""
 
+    batch_tokens: int = BATCH_TOKENS
+    """Most tokens of one pass, padding included, whatever the batch size; a pass that does not fit into memory is
+    split all the same."""
+
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        for name in ("max_tokens", "batch_tokens"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise ConfigError(f"{name} is {limit}; it must be at least 1")
 
 
 def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, options: LoadOptions | None = None) -> Proxy:
@@ -54,7 +59,8 @@ def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, option
     processor = _load_processor(str(checkpoint), options)
     model = _load_model(str(checkpoint), dtype, options).to(device).eval()
     encoder = Encoder(processor, options.max_tokens or _longest(model))
-    return Proxy(model, encoder, scoped_parameters(model, scope or ScopeOptions()))
+    parameters = scoped_parameters(model, scope or ScopeOptions())
+    return Proxy(model, encoder, parameters, options.batch_tokens)
 
 
 def pick_device(name: str) -> torch.device:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
@@ -20,6 +19,9 @@ from onesteptrain.proxy.upstream import NOTHING, Replay, Upstream, agrees, find_
 
 _MOVE = 1e-2
 """Share of its own length that the weights in scope are moved by, to see whether what is upstream is truly so."""
+
+BATCH_TOKENS = 16384
+"""By default, one pass holds no more tokens."""
 
 Direction = Mapping[str, Tensor]
 """A direction in weight space: one tensor for each parameter in scope that it moves."""
@@ -34,12 +36,13 @@ class TokenLosses(NamedTuple):
     sample: Int[Tensor, " answer_token"]
     """Which sample of the batch each token belongs to."""
 
-    samples: int
+    lengths: Sequence[int]
+    """Answer tokens of each sample."""
 
     def means(self) -> Float[Tensor, " sample"]:
         """Mean loss over the answer tokens of each sample: the loss that the paper calls l(z)."""
-        total = self.loss.new_zeros(self.samples).index_add(0, self.sample, self.loss)
-        return total / torch.bincount(self.sample, minlength=self.samples)
+        total = self.loss.new_zeros(len(self.lengths)).index_add(0, self.sample, self.loss)
+        return total / torch.tensor(self.lengths).to(total.device, non_blocking=True)
 
 
 class AnswerLogits(NamedTuple):
@@ -54,15 +57,16 @@ class AnswerLogits(NamedTuple):
     sample: Int[Tensor, " answer_token"]
     """Which sample of the batch each token belongs to."""
 
-    samples: int
+    lengths: Sequence[int]
+    """Answer tokens of each sample."""
 
 
 @dataclass
 class Room:
     """What is known of the memory that a proxy works in."""
 
-    samples: int | None = None
-    """Samples that fit into one pass; None as long as nothing has failed to."""
+    tokens: int
+    """Tokens that one pass may hold, padding included; fewer once a pass has failed."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,13 @@ class Proxy:
     parameters: Mapping[str, nn.Parameter]
     """The parameters in scope by name; all others are frozen."""
 
+    batch_tokens: int = BATCH_TOKENS
+    """Most tokens of one pass, padding included."""
+
     @functools.cached_property
     def room(self) -> Room:
         """How much fits; learned while working."""
-        return Room()
+        return Room(self.batch_tokens)
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +143,7 @@ class Proxy:
         """Loss of each answer token; arguments and errors are those of `answer_logits`."""
         found = self.answer_logits(batch, weights)
         losses = nn.functional.cross_entropy(found.logits, found.target, reduction="none")
-        return TokenLosses(losses, found.sample, found.samples)
+        return TokenLosses(losses, found.sample, found.lengths)
 
     def answer_logits(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> AnswerLogits:
         """Logits of each answer token; the vocabulary is only computed where an answer token is predicted.
@@ -148,20 +155,16 @@ class Proxy:
         Raises:
             ModelError: the model does not give one row of logits for each token.
         """
-        predicts = torch.zeros_like(batch.answer)
-        predicts[:, :-1] = batch.answer[:, 1:]  # the logits at t predict the token at t + 1
+        answers = batch.answers
         arguments = {**batch.inputs, "use_cache": False}
-        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            arguments["logits_to_keep"] = predicts
-        with self._replay.of(batch.inputs, batch.kept):
+        with self._replay.of(batch.inputs, batch.kept), _head_only_at(answers.place, batch.answer.shape, self.model):
             if weights is None:
                 logits = self.model(**arguments).logits
             else:
                 logits = torch.func.functional_call(self.model, dict(weights), args=(), kwargs=arguments).logits
-        logits = _at(predicts, logits)
+        logits = _at(answers.place, batch.answer.shape, logits)
         wide = torch.promote_types(logits.dtype, torch.float32)
-        targets = batch.inputs["input_ids"][:, 1:][predicts[:, :-1]]
-        return AnswerLogits(logits.to(wide), targets, predicts.nonzero()[:, 0], batch.answer.shape[0])
+        return AnswerLogits(logits.to(wide), answers.target, answers.sample, answers.lengths)
 
     def gradient(self, batches: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:
         """Mean sample loss over some batches, in nats a token, and its gradient.
@@ -170,12 +173,13 @@ class Proxy:
         """
         count = sum(batch.answer.shape[0] for batch in batches)
         self._drop_gradients()
-        total = 0.0
+        losses = []
         for batch in batches:
             with torch.enable_grad():
                 loss = self.token_losses(batch).means().sum() / count
                 loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+            losses.append(loss.detach())
+        total = sum(torch.stack(losses).tolist())
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         self._drop_gradients()
         if not torch.isfinite(torch.tensor(total)):
@@ -221,19 +225,56 @@ class Proxy:
             parameter.grad = None
 
 
-def _at(positions: Bool[Tensor, "sample token"], logits: Tensor) -> Float[Tensor, "answer_token vocabulary"]:
-    """Logits of some positions; most models have left out the others already, a few cannot."""
-    if logits.shape[:-1] == positions.shape:
-        return logits[positions]
-    if logits.ndim != 2 or len(logits) != int(positions.sum()):  # rows and vocabulary
+@contextlib.contextmanager
+def _head_only_at(places: Int[Tensor, " answer_token"], shape: torch.Size, model: Any) -> Iterator[None]:
+    """Let the head see the tokens at some places only, in one row.
+
+    `logits_to_keep` of transformers does the same with a mask, in which a device has to look for them.
+    """
+
+    def keep(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        fits = bool(given) and isinstance(given[0], Tensor) and given[0].shape[:-1] == shape
+        return (given[0].flatten(0, 1)[places], *given[1:]) if fits else None
+
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is None:  # all logits, then
+        yield
+        return
+    hook = head.register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _at(
+    places: Int[Tensor, " answer_token"], shape: torch.Size, logits: Tensor
+) -> Float[Tensor, "answer_token vocabulary"]:
+    """Logits at some places; most models have left out the others already, a few cannot."""
+    if logits.shape[:-1] == shape:
+        return logits.flatten(0, 1)[places]
+    if logits.ndim != 2 or len(logits) != len(places):  # rows and vocabulary
         raise ModelError(
-            f"the model gives logits of shape {tuple(logits.shape)} for tokens of shape {tuple(positions.shape)}; "
+            f"the model gives logits of shape {tuple(logits.shape)} for tokens of shape {tuple(shape)}; "
             "it rearranges tokens, so its answers cannot be found: choose another proxy"
         )
     return logits
 
 
-def in_batches(samples: Sequence[Encoded], batch_size: int) -> list[list[int]]:
-    """Positions of samples grouped into batches of similar length, so that little is padded."""
-    order = sorted(range(len(samples)), key=lambda index: (samples[index].tokens, index))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def in_batches(samples: Sequence[Encoded], batch_size: int, batch_tokens: int | None = None) -> list[list[int]]:
+    """Positions of samples grouped into batches of similar length, so that little is padded.
+
+    Args:
+        samples: What is grouped.
+        batch_size: Most samples of a batch.
+        batch_tokens: Most tokens of a batch, padding included; a longer sample is a batch alone.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(samples)), key=lambda index: (samples[index].tokens, index)):
+        rows = len(batches[-1]) + 1 if batches else 1
+        fits = rows <= batch_size and (batch_tokens is None or rows * samples[index].tokens <= batch_tokens)
+        if batches and fits:
+            batches[-1].append(index)  # the longest yet
+        else:
+            batches.append([index])
+    return batches

@@ -57,7 +57,8 @@ def measure_anchors(
     measured = []
     for name, members in groups.items():
         batches = [
-            proxy.batch([members[index] for index in indices], keep=keep) for indices in in_batches(members, batch_size)
+            proxy.batch([members[index] for index in indices], keep=keep)
+            for indices in in_batches(members, batch_size, proxy.room.tokens)
         ]
         _, gradient = proxy.gradient(batches)
         direction = precondition(gradient, preconditioner)
@@ -104,7 +105,8 @@ def in_parts(items: Sequence[T], parts: int, *, seed: int) -> list[list[T]]:
 @torch.no_grad()
 def mean_loss(proxy: Proxy, batches: Sequence[Batch]) -> float:
     """Mean sample loss over some batches, in nats a token; summed in float64."""
-    sums = [proxy.token_losses(batch).means().cpu().double().sum() for batch in batches]
+    means = [proxy.token_losses(batch).means() for batch in batches]  # the host waits for the device after the last
+    sums = [values.cpu().double().sum() for values in means]
     return float(torch.stack(sums).sum()) / sum(batch.answer.shape[0] for batch in batches)
 
 

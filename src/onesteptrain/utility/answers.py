@@ -26,8 +26,7 @@ def answer_losses(
         losses: dict[int, Tensor] = {}
         for indices in batches:
             found = proxy.token_losses(proxy.batch([samples[index] for index in indices]))
-            lengths = torch.bincount(found.sample, minlength=found.samples).tolist()
-            losses |= dict(zip(indices, torch.split(found.loss.cpu().double(), lengths), strict=True))
+            losses |= dict(zip(indices, torch.split(found.loss.cpu().double(), list(found.lengths)), strict=True))
         return losses
 
     losses = in_memory(proxy, samples, work, batch_size=batch_size)
@@ -46,9 +45,10 @@ def answer_means(
         for indices in batches:
             found = proxy.answer_logits(proxy.batch([samples[index] for index in indices]))
             tokens = torch.stack([measure(found).cpu().double() for measure in measures], dim=1)
-            owner = found.sample.cpu()
-            totals = tokens.new_zeros(found.samples, len(measures)).index_add(0, owner, tokens)
-            means |= dict(zip(indices, totals / torch.bincount(owner, minlength=found.samples)[:, None], strict=True))
+            lengths = torch.tensor(found.lengths)
+            owner = torch.repeat_interleave(lengths)
+            totals = tokens.new_zeros(len(lengths), len(measures)).index_add(0, owner, tokens)
+            means |= dict(zip(indices, totals / lengths[:, None], strict=True))
         return means
 
     means = in_memory(proxy, samples, work, batch_size=batch_size)

@@ -26,7 +26,7 @@ def in_memory(
     """Measure samples in batches of similar length; a batch for which there is no memory is split and tried again.
 
     Args:
-        proxy: It remembers how many samples fit, so that later batches begin there.
+        proxy: It says how many tokens fit, and remembers if they do not, so that later batches begin there.
         samples: What is measured.
         work: Measures some batches; what it raised for want of memory it must have left no trace of.
         batch_size: Most samples in one pass.
@@ -36,7 +36,7 @@ def in_memory(
         What came out, by the position of the sample; one that does not fit even alone is not in it.
     """
     found: dict[int, T] = {}
-    batches = in_batches(samples, min(batch_size, proxy.room.samples or batch_size))
+    batches = in_batches(samples, batch_size, proxy.room.tokens)
     waiting = [batches[start : start + at_once] for start in range(0, len(batches), at_once)][::-1]
     while waiting:
         group = waiting.pop()
@@ -45,14 +45,14 @@ def in_memory(
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
-            waiting += _split(group, proxy)[::-1]
+            waiting += _split(group, samples, proxy)[::-1]
         else:
             continue
         clear_device_cache()  # after the error has let go of its tensors
     return found
 
 
-def _split(group: Batches, proxy: Proxy) -> list[Batches]:
+def _split(group: Batches, samples: Sequence[Encoded], proxy: Proxy) -> list[Batches]:
     """Smaller work: each batch alone, then each in halves; nothing for a single sample."""
     if len(group) > 1:
         return [[batch] for batch in group]
@@ -60,7 +60,7 @@ def _split(group: Batches, proxy: Proxy) -> list[Batches]:
     half = len(batch) // 2
     if not half:
         return []
-    proxy.room.samples = half
+    proxy.room.tokens = min(proxy.room.tokens, half * max(samples[index].tokens for index in batch))
     return [[batch[:half]], [batch[half:]]]
 
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.proxy import Batch, Encoded, Proxy, TokenLosses
+from onesteptrain.proxy import Batch, Encoded, Proxy
 from onesteptrain.proxy.model import Direction
 from onesteptrain.utility.batching import Batches, in_memory, too_large
 
@@ -68,6 +68,7 @@ def token_derivatives(
 
     def work(groups: Batches) -> dict[int, TokenDerivatives]:
         batches = [proxy.batch([samples[index] for index in indices], keep=keep) for indices in groups]
+        passes: list[list[_Pass]] | list[list[_Ends]]
         if estimator == "jvp":
             passes = [[_forward_mode(proxy, batch, direction) for batch in batches] for direction in directions]
         else:
@@ -75,12 +76,14 @@ def token_derivatives(
                 _central_difference(proxy, batches, direction, epsilon)
                 for direction, epsilon in zip(directions, epsilons, strict=True)
             ]
-        records = {}
+        records: dict[int, TokenDerivatives] = {}
         for number, indices in enumerate(groups):
-            for place, index in enumerate(indices):
-                found = [one[number].of(place) for one in passes]
-                loss = torch.stack([loss for loss, _ in found]).mean(0)
-                records[index] = TokenDerivatives(loss, torch.stack([derivative for _, derivative in found]))
+            found = [one[number].here() for one in passes]  # the host waits for the device once all passes are on it
+            loss = torch.stack([one.loss for one in found]).mean(0)
+            derivative = torch.stack([one.derivative for one in found])
+            lengths = list(batches[number].answers.lengths)
+            parts = zip(indices, torch.split(loss, lengths), torch.split(derivative, lengths, dim=1), strict=True)
+            records |= {index: TokenDerivatives(loss, derivative) for index, loss, derivative in parts}
         return records
 
     records = in_memory(proxy, samples, work, batch_size=batch_size, at_once=_SHIFTED_TOGETHER)
@@ -123,27 +126,34 @@ def _without_room(sample: Encoded, directions: int) -> TokenDerivatives:
 
 
 class _Pass(NamedTuple):
-    loss: Float64[Tensor, " answer_token"]
-    derivative: Float64[Tensor, " answer_token"]
-    sample: Tensor
+    """What one batch gave, where it was measured."""
 
-    def of(self, place: int) -> tuple[Tensor, Tensor]:
-        mine = self.sample == place
-        return self.loss[mine], self.derivative[mine]
+    loss: Float[Tensor, " answer_token"]
+    derivative: Float[Tensor, " answer_token"]
+
+    def here(self) -> _Pass:
+        return _Pass(self.loss.cpu().double(), self.derivative.cpu().double())
+
+
+class _Ends(NamedTuple):
+    """Losses at both ends of a shift; their difference is taken in float64, which not every device has."""
+
+    above: Float[Tensor, " answer_token"]
+    below: Float[Tensor, " answer_token"]
+    epsilon: float
+
+    def here(self) -> _Pass:
+        high, low = self.above.cpu().double(), self.below.cpu().double()
+        return _Pass((high + low) / 2, (high - low) / (2 * self.epsilon))
 
 
 @torch.no_grad()
-def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direction, epsilon: float) -> list[_Pass]:
+def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direction, epsilon: float) -> list[_Ends]:
     with proxy.shifted(direction, epsilon):
-        above = [proxy.token_losses(batch) for batch in batches]
+        above = [proxy.token_losses(batch).loss for batch in batches]
     with proxy.shifted(direction, -epsilon):
-        below = [proxy.token_losses(batch) for batch in batches]
-    return [_difference(up, down, epsilon) for up, down in zip(above, below, strict=True)]
-
-
-def _difference(up: TokenLosses, down: TokenLosses, epsilon: float) -> _Pass:
-    high, low = up.loss.cpu().double(), down.loss.cpu().double()
-    return _Pass((high + low) / 2, (high - low) / (2 * epsilon), up.sample.cpu())
+        below = [proxy.token_losses(batch).loss for batch in batches]
+    return [_Ends(high, low, epsilon) for high, low in zip(above, below, strict=True)]
 
 
 @torch.no_grad()
@@ -156,10 +166,8 @@ def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
             )
             for name, step in direction.items()
         }
-        losses = proxy.token_losses(batch, weights)
-        loss, derivative = forward_ad.unpack_dual(losses.loss)  # type: ignore[no-untyped-call]
-        derivative = torch.zeros_like(loss) if derivative is None else derivative
-        return _Pass(loss.cpu().double(), derivative.cpu().double(), losses.sample.cpu())
+        loss, derivative = forward_ad.unpack_dual(proxy.token_losses(batch, weights).loss)  # type: ignore[no-untyped-call]
+        return _Pass(loss, torch.zeros_like(loss) if derivative is None else derivative)
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -28,7 +28,7 @@ def represent(proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int) -> l
     Source: DEITA (arXiv:2312.15685), the embeddings of its representation filter.
     """
     vectors: dict[int, Tensor] = {}
-    for indices in in_batches(samples, batch_size):
+    for indices in in_batches(samples, batch_size, proxy.room.tokens):
         batch = proxy.batch([samples[index] for index in indices])
         # no logits are needed; a model that can leave them out computes one
         spared = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(proxy.model.forward).parameters else {}
