@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from onesteptrain.errors import ConfigError, ModelError
+from onesteptrain.proxy.compiling import compile_blocks
 from onesteptrain.proxy.encoding import Encoder
 from onesteptrain.proxy.model import BATCH_TOKENS, Proxy
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
@@ -40,6 +41,9 @@ class LoadOptions:
     """Most tokens of one pass, padding included, whatever the batch size; a pass that does not fit into memory is
     split all the same."""
 
+    compile: bool = False
+    """Compile the blocks of the model when they are first run, which takes about a minute; not used by jvp."""
+
     def __post_init__(self) -> None:
         for name in ("max_tokens", "batch_tokens"):
             if (limit := getattr(self, name)) is not None and limit < 1:
@@ -60,7 +64,9 @@ def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, option
     model = _load_model(str(checkpoint), dtype, options).to(device).eval()
     encoder = Encoder(processor, options.max_tokens or _longest(model))
     parameters = scoped_parameters(model, scope or ScopeOptions())
-    return Proxy(model, encoder, parameters, options.batch_tokens)
+    if options.compile:
+        compile_blocks(model)
+    return Proxy(model, encoder, parameters, options.batch_tokens, options.compile)
 
 
 def pick_device(name: str) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,9 @@ class Proxy:
     batch_tokens: int = BATCH_TOKENS
     """Most tokens of one pass, padding included."""
 
+    compiled: bool = False
+    """Whether blocks of the model are compiled."""
+
     @functools.cached_property
     def room(self) -> Room:
         """How much fits; learned while working."""
@@ -127,7 +131,8 @@ class Proxy:
     def _find_upstream(self, batch: Batch) -> Upstream:
         """What lies upstream of the scope; nothing where relying on it would change a logit."""
         inputs = tuple(sorted(batch.inputs))
-        upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
+        with self.eagerly():
+            upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
         if not upstream:
             return upstream
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
@@ -138,6 +143,10 @@ class Proxy:
             with self.shifted({name: value.clone() for name, value in weights.items()}, _MOVE):
                 plain, replayed = (self.answer_logits(one).logits for one in (batch, remembering))
         return upstream if agrees(plain, replayed, before) else NOTHING
+
+    def eagerly(self) -> AbstractContextManager[Any]:
+        """Run the model without what is compiled, where its modules are looked into."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
     def token_losses(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> TokenLosses:
         """Loss of each answer token; arguments and errors are those of `answer_logits`."""

@@ -155,10 +155,12 @@ def _replaying(calls: Sequence[Any]) -> Callable[..., Any]:
 def _in_place_of_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Let a module run another function; what stood in its own attributes before is put back."""
     own = module.__dict__.get("forward")
+    compiled, module._compiled_call_impl = module._compiled_call_impl, None  # else the function would be compiled
     module.forward = function
     try:
         yield
     finally:
+        module._compiled_call_impl = compiled
         if own is None:
             del module.forward
         else:

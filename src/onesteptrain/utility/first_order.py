@@ -159,7 +159,7 @@ def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direc
 @torch.no_grad()
 def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
     # Fused attention kernels have no forward-mode derivative; the math kernel has.
-    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), proxy.eagerly():
         weights = {
             name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
                 proxy.parameters[name].detach(), step.to(proxy.parameters[name].dtype)
