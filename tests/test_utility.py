@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from scipy.stats import spearmanr
 
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 from onesteptrain.utility import choose_epsilon, exact_utility, measure_anchors, token_derivatives
+from onesteptrain.utility.first_order import RELATIVE_SHIFTS, _downhill
 from tests.building import ARCHITECTURES, checkpoint, sample
 from tests.oracles import BruteForce
 
@@ -33,7 +36,7 @@ def brute_force(architecture: str, step_size: float = STEP_SIZE) -> np.ndarray:
 
 def anchor_groups(proxy, preconditioner=None):
     encoded = [proxy.encoder.encode(one) for one in ANCHORS]
-    return measure_anchors(proxy, {"": encoded}, preconditioner=preconditioner or {}, batch_size=2)
+    return measure_anchors(proxy, {"": encoded}, preconditioner=preconditioner or {}, batch_size=2, keep=True)
 
 
 def exact(proxy, step_size: float = STEP_SIZE, preconditioner=None) -> np.ndarray:
@@ -206,3 +209,44 @@ def test_a_step_that_moves_nothing_is_worth_exactly_nothing():
     groups = anchor_groups(proxy)
     _, falls = exact_utility(proxy, encoded, groups, step_size=1e-30, preconditioner={})
     assert falls.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("architecture", ["internvl", "llava"])
+def test_the_chosen_shift_is_the_one_that_looking_at_all_would_choose(architecture):
+    proxy = proxy_of(architecture)
+    (group,) = anchor_groups(proxy)
+    probes = [proxy.encoder.encode(one) for one in SAMPLES]
+    sizes = [
+        float(torch.stack([value.double().square().sum() for value in values]).sum().sqrt())
+        for values in ([proxy.parameters[name].detach() for name in group.direction], list(group.direction.values()))
+    ]
+    shifts = [share * sizes[0] / sizes[1] for share in RELATIVE_SHIFTS]
+    measured = [
+        torch.cat(
+            [
+                one.derivative[0]
+                for one in token_derivatives(
+                    proxy, probes, [group.direction], estimator="fd", epsilons=[shift], batch_size=2
+                )
+            ]
+        )
+        for shift in shifts
+    ]
+    changes = [float((one - other).norm()) for one, other in itertools.pairwise(measured)]
+    chosen = choose_epsilon(proxy, probes, group.direction, batch_size=2)
+    assert chosen == pytest.approx(shifts[1 + int(np.argmin(changes))], rel=1e-6)  # norms in float32
+
+
+@pytest.mark.parametrize(
+    ("heights", "lowest"),
+    [
+        ([1, 2, 3, 4, 5], 0),
+        ([5, 4, 3, 2, 1], 4),
+        ([9, 1, 2, 3, 9], 1),
+        ([7.0], 0),
+        ([math.inf, 3, math.inf, math.inf, math.inf], 1),  # no slope in the middle
+        ([math.inf, math.inf, math.inf, math.inf, 2], 4),
+    ],
+)
+def test_the_way_downhill_ends_at_the_lowest(heights, lowest):
+    assert _downhill(heights.__getitem__, len(heights)) == lowest

@@ -51,7 +51,8 @@ def measure_anchors(
         groups: Anchors by group.
         preconditioner: Adam's diagonal, or nothing for SGD.
         batch_size: Anchors in one pass.
-        keep: Keep what the scope does not change, for anchors that will be measured again and again.
+        keep: For anchors that will be measured again, after steps: keep what the scope does not change, and take the
+            loss as it is taken then, so that no step at all is worth exactly nothing.
     """
     total = sum(len(members) for members in groups.values())
     measured = []
@@ -60,11 +61,9 @@ def measure_anchors(
             proxy.batch([members[index] for index in indices], keep=keep)
             for indices in in_batches(members, batch_size, proxy.room.tokens)
         ]
-        _, gradient = proxy.gradient(batches)
-        direction = precondition(gradient, preconditioner)
-        # measured as it is after a step, so that no step at all is worth exactly nothing
-        loss = mean_loss(proxy, batches)
-        measured.append(AnchorGroup(name, len(members) / total, loss, direction, batches))
+        loss, gradient = proxy.gradient(batches)
+        loss = mean_loss(proxy, batches) if keep else loss
+        measured.append(AnchorGroup(name, len(members) / total, loss, precondition(gradient, preconditioner), batches))
     return measured
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -94,8 +94,8 @@ def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction
     """Find the shift at which a central difference along a direction is most trustworthy.
 
     Too large a shift leaves third-order terms, too small a one leaves round-off; both make neighbouring shifts
-    disagree. Of a ladder of shifts, the pair whose token derivatives on the probes differ least is taken, and of the
-    pair the smaller one.
+    disagree. On a ladder of shifts one goes from the middle to where the token derivatives that two neighbours give on
+    the probes differ least, and takes the smaller of the two.
 
     Raises:
         ConfigError: the direction is zero or not finite, so that there is nothing to measure along.
@@ -107,17 +107,27 @@ def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction
     unit = _norm(proxy.parameters[name].detach() for name in direction) / length
     if not math.isfinite(unit):
         raise ScoreError("a weight of the proxy is not finite; check the checkpoint, or load it in float32")
-    epsilons = [share * unit for share in RELATIVE_SHIFTS]
-    measured = []
-    for epsilon in epsilons:
-        records = token_derivatives(
-            proxy, probes, [direction], estimator="fd", epsilons=[epsilon], batch_size=batch_size
-        )
-        measured.append(torch.cat([record.derivative[0] for record in records]))
-    changes = [
-        float((smaller - larger).norm().nan_to_num(float("inf"))) for larger, smaller in itertools.pairwise(measured)
-    ]
-    return epsilons[1 + min(range(len(changes)), key=changes.__getitem__)]
+
+    @functools.cache
+    def measured(place: int) -> Tensor:
+        shift = RELATIVE_SHIFTS[place] * unit
+        records = token_derivatives(proxy, probes, [direction], estimator="fd", epsilons=[shift], batch_size=batch_size)
+        return torch.cat([record.derivative[0] for record in records])
+
+    @functools.cache
+    def change(pair: int) -> float:
+        return float((measured(pair + 1) - measured(pair)).norm().nan_to_num(float("inf")))
+
+    return RELATIVE_SHIFTS[1 + _downhill(change, len(RELATIVE_SHIFTS) - 1)] * unit
+
+
+def _downhill(height: Callable[[int], float], count: int) -> int:
+    """A place as low as its neighbours, found from the middle; the lowest of all where there is no slope to follow."""
+    place, before = count // 2, -1
+    while place != before:
+        near = [one for one in (place, place - 1, place + 1) if 0 <= one < count]
+        place, before = min(near, key=height), place
+    return place if math.isfinite(height(place)) else min(range(count), key=height)
 
 
 def _without_room(sample: Encoded, directions: int) -> TokenDerivatives:
