@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.proxy import Batch, Encoded, Proxy
 from onesteptrain.proxy.model import Direction
 from onesteptrain.utility.batching import Batches, in_memory, too_large
+from onesteptrain.utility.forward_mode import FewerPasses
 
 FirstOrder = Literal["fd", "jvp"]
 
@@ -168,8 +168,7 @@ def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direc
 
 @torch.no_grad()
 def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
-    # Fused attention kernels have no forward-mode derivative; the math kernel has.
-    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), proxy.eagerly():
+    with forward_ad.dual_level(), FewerPasses(), proxy.eagerly():
         weights = {
             name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
                 proxy.parameters[name].detach(), step.to(proxy.parameters[name].dtype)
