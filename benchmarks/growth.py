@@ -33,7 +33,7 @@ from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
 
 USUAL = {"rows": 64, "answer": 32, "side": 32, "hidden": 128, "layers": 4, "anchors": 32, "groups": 1}
 VARIED = {
-    "rows": (128, 512, 2048),
+    "rows": (128, 1024, 8192, 100_000),
     "answer": (32, 128, 512),
     "side": (32, 64, 128),
     "hidden": (64, 128, 256, 512),
@@ -41,6 +41,9 @@ VARIED = {
     "anchors": (10, 100, 1000),
     "groups": (1, 4, 16),
 }
+_ONCE = 10_000
+"""More rows are measured once."""
+
 UNITS = {"answer": "words of the answer", "side": "pixels of the image's side"}
 WORDS = ["the", "sum", "of", "three", "and", "four", "is", "seven", "so", "that", "we", "get", "nine", "minus", "two"]
 
@@ -91,24 +94,26 @@ def measure(  # noqa: PLR0913  the sizes of one case
     with tempfile.TemporaryDirectory() as scratch:
         model = build_checkpoint("internvl", Path(scratch) / "model", size=size, texts=[" ".join(WORDS)] * 20)
         proxy = load_proxy(model, options=LoadOptions(device="cpu", max_tokens=100_000))
-    samples = [made(row, answer, side) for row in range(rows)]
     trusted = [made(1_000_000 + row, 32, side, str(row % groups)) for row in range(anchors)]
     started = time.process_time()
     method = OneStep("fd", fd_epsilon=1e-3, reference_folds=0, group_by="group" if groups > 1 else None)
     scorer = method.prepare(Setting(proxy, trusted))
     prepared = time.process_time() - started
     chunk = ScoringOptions().chunk_rows
-    scorer(samples[:16])
+    scorer([made(row, answer, side) for row in range(16)])
     seconds = []
-    for _ in range(repeats):
-        started = time.process_time()
+    for _ in range(repeats if rows <= _ONCE else 1):
+        spent = 0.0
         for start in range(0, rows, chunk):
-            scorer(samples[start : start + chunk])
-        seconds.append(time.process_time() - started)
+            samples = [made(row, answer, side) for row in range(start, min(rows, start + chunk))]
+            started = time.process_time()
+            scorer(samples)
+            spent += time.process_time() - started
+        seconds.append(spent)
     return {
         "row_ms": round(1000 * statistics.median(seconds) / rows, 3),
         "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "tokens": proxy.encoder.encode(samples[0]).tokens,
+        "tokens": proxy.encoder.encode(made(0, answer, side)).tokens,
         "prepare_ms": round(1000 * prepared, 1),
     }
 
