@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +179,8 @@ class Proxy:
             total += loss.item()
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         self._drop_gradients()
-        if not torch.isfinite(torch.tensor(total)):
-            raise ScoreError(f"the loss is {total}; check the weights of the proxy, or use float32")
+        if problem := not_finite(total):
+            raise ScoreError(problem)
         return total, gradient
 
     @contextlib.contextmanager
@@ -219,6 +220,11 @@ class Proxy:
     def _drop_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
+
+
+def not_finite(loss: float) -> str | None:
+    """Why a loss cannot be used, if it cannot."""
+    return None if math.isfinite(loss) else f"the loss is {loss}; check the weights of the proxy, or use float32"
 
 
 def _at(positions: Bool[Tensor, "sample token"], logits: Tensor) -> Float[Tensor, "answer_token vocabulary"]:
