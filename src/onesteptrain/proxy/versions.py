@@ -31,6 +31,7 @@ from torch.utils import _pytree as pytree
 from onesteptrain.errors import ModelError
 from onesteptrain.proxy.encoding import Batch
 from onesteptrain.proxy.model import Proxy
+from onesteptrain.proxy.scope import decoder_of
 from onesteptrain.proxy.upstream import agrees, in_place_of_forward
 
 Stacked = Mapping[str, Tensor]
@@ -56,8 +57,9 @@ class Versions:
     """Runs a proxy's batches at several versions of its parameters."""
 
     proxy: Proxy
-    known: dict[tuple[str, ...], bool] = field(default_factory=dict)
-    """Whether it gives what single passes give, by the names of the inputs: samples without images run no tower."""
+    known: dict[tuple[bool | str, ...], bool] = field(default_factory=dict)
+    """Whether it gives what single passes give, by whether something is kept and by the names of the inputs: samples
+    without images run no tower."""
 
     def stacked(self, count: int) -> dict[str, Tensor]:
         """So many copies of the parameters in scope."""
@@ -76,13 +78,17 @@ class Versions:
 
     def fits(self, batch: Batch) -> bool:
         """Whether a batch of such inputs can be run so; found out once, by two versions drawn at random."""
-        inputs = tuple(sorted(batch.inputs))
-        if inputs not in self.known:
-            self.known[inputs] = self._is_as_it_seems(batch)
-        return self.known[inputs]
+        kind: tuple[bool | str, ...] = (batch.kept is not None, *sorted(batch.inputs))
+        if kind not in self.known:
+            seen = self._is_as_it_seems(batch)
+            if seen is None:
+                return False
+            self.known[kind] = seen
+        return self.known[kind]
 
     @torch.no_grad()
-    def _is_as_it_seems(self, batch: Batch) -> bool:
+    def _is_as_it_seems(self, batch: Batch) -> bool | None:
+        """Whether both versions give what they give alone; None where no logit is a number."""
         moves = [self._move(seed) for seed in range(2)]
         before = self.proxy.answer_logits(batch).logits
         apart = []
@@ -99,7 +105,10 @@ class Versions:
             if should_reduce_batch_size(error):
                 raise
             return False  # whatever it is, it does not run in this way; alone it does
-        return all(agrees(plain, one, before) for plain, one in zip(apart, found, strict=True))
+        usable = torch.stack([before, *apart]).isfinite().all(-1).all(0)
+        if not usable.any():
+            return None
+        return all(agrees(a[usable], b[usable], before[usable]) for a, b in zip(apart, found, strict=True))
 
     def _move(self, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -108,6 +117,19 @@ class Versions:
             size = _MOVE * max(float(value.detach().square().mean().sqrt()), _LEAST)
             drawn[name] = (size * torch.randn(value.shape, generator=generator)).to(value)
         return drawn
+
+    @functools.cached_property
+    def by_row(self) -> bool:
+        """Whether the rows of a batch can each have a version: in the layers of the language model they lie apart.
+
+        A head sees the answer tokens of all rows joined, a vision tower the patches of all pictures.
+        """
+        try:
+            layers: Any = decoder_of(self.proxy.model)
+        except ModelError:
+            return False
+        inside = {id(value) for layer in layers.layers for value in layer.parameters()}
+        return all(id(value) in inside for value in self.proxy.parameters.values())
 
     @functools.cached_property
     def _owners(self) -> list[_Owner]:
@@ -131,8 +153,7 @@ def repeated(batch: Batch, count: int) -> Batch:
         return value.repeat(count, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
 
     kept = batch.kept and {
-        name: [([again(leaf) for leaf in leaves], form) for leaves, form in calls]
-        for name, calls in batch.kept.items()
+        name: [([again(leaf) for leaf in leaves], form) for leaves, form in calls] for name, calls in batch.kept.items()
     }
     inputs = {name: again(value) for name, value in batch.inputs.items()}
     return Batch(inputs, again(batch.answer), kept)

@@ -13,13 +13,15 @@ answer tokens. Source: One-Step-Train (arXiv:2605.07488) for the first line; Tra
 """
 
 from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, measure_anchors, read_preconditioner
-from onesteptrain.utility.exact import exact_utility
+from onesteptrain.utility.exact import Fallen, exact_utilities, exact_utility
 from onesteptrain.utility.first_order import choose_epsilon, token_derivatives
 
 __all__ = [
     "AnchorGroup",
+    "Fallen",
     "Preconditioner",
     "choose_epsilon",
+    "exact_utilities",
     "exact_utility",
     "measure_anchors",
     "read_preconditioner",

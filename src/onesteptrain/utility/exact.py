@@ -16,6 +16,15 @@ from onesteptrain.proxy.versions import Versions, repeated
 from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, mean_loss, precondition
 from onesteptrain.utility.batching import Batches, in_memory, too_large
 
+_ROWS_AT_ONCE = 64
+"""Rows of one pass beyond which a processor gains nothing: benchmarks/candidates.py."""
+
+_MOST_CANDIDATES = 16
+"""On a device of its own, which is filled by then if it is to be."""
+
+_SET_ASIDE = 2**30
+"""Bytes for the weights of all candidates with their gradients."""
+
 
 class Fallen(NamedTuple):
     """What one step on one sample does."""
@@ -90,58 +99,99 @@ def exact_utilities(  # noqa: PLR0913  the step, the anchors, and how many at on
 
     def alone(sample: Encoded) -> Fallen:
         try:
-            return Fallen(
-                *exact_utility(proxy, sample, anchors, step_size=step_size, preconditioner=preconditioner)
-            )
+            return Fallen(*exact_utility(proxy, sample, anchors, step_size=step_size, preconditioner=preconditioner))
         except ScoreError as error:
             return _nothing(anchors, str(error))
 
     def work(groups: Batches) -> dict[int, Fallen]:
         (group,) = groups
         mine = [samples[index] for index in group]
-        batch = proxy.batch(mine) if len(group) > 1 else None
-        if batch is None or not all(versions.fits(one) for one in (batch, *_batches(anchors))):
+        seen = [*_batches(anchors), *([proxy.batch(mine)] if versions.by_row and len(group) > 1 else [])]
+        if len(group) == 1 or not all(map(versions.fits, seen)):
             return {index: alone(sample) for index, sample in zip(group, mine, strict=True)}
-        found = _together(versions, batch, anchors, step_size, preconditioner)
+        found = _together(versions, mine, anchors, step_size, preconditioner)
         return dict(zip(group, found, strict=True))
 
     found = in_memory(proxy, samples, work, batch_size=candidates, room=room)
     return [found.get(index) or _nothing(anchors, too_large(one)) for index, one in enumerate(samples)]
 
 
+def side_by_side(versions: Versions, anchors: Sequence[AnchorGroup]) -> int:
+    """How many steps to take side by side, if nobody says.
+
+    On a processor as many as are measured to pay; elsewhere more, bounded by memory. Only where all of the scope lies
+    in the layers of the language model (lora and last): else the steps are large, and the gradients are taken apart.
+    """
+    if not versions.by_row:
+        return 1
+    proxy = versions.proxy
+    size = 2 * sum(value.numel() * value.element_size() for value in proxy.parameters.values())
+    most = _MOST_CANDIDATES
+    if proxy.device.type == "cpu":
+        most = min(most, _ROWS_AT_ONCE // max(batch.answer.shape[0] for batch in _batches(anchors)))
+    return max(1, min(most, _SET_ASIDE // size))
+
+
 def _together(
-    versions: Versions, batch: Batch, anchors: Sequence[AnchorGroup], step_size: float, preconditioner: Preconditioner
+    versions: Versions,
+    samples: Sequence[Encoded],
+    anchors: Sequence[AnchorGroup],
+    step_size: float,
+    preconditioner: Preconditioner,
 ) -> list[Fallen]:
-    """Take a step on each sample of a batch, and measure the anchors after all of them at once."""
-    losses, stepped = _steps(versions, batch, step_size, preconditioner)
+    """Take a step on each of some samples, and measure the anchors after all of these at once."""
+    slopes = (_by_row if versions.by_row else _one_by_one)(versions, samples)
+    stepped = versions.stacked(len(samples))
+    broken = [place for place, problem in enumerate(slopes.problems) if problem]
+    for name, gradient in slopes.gradients.items():
+        step = precondition({name: gradient}, preconditioner)[name]
+        step[broken] = 0.0  # it keeps its place, so that its neighbours are computed as ever
+        stepped[name].add_(step, alpha=-step_size)
     with versions.at(stepped):
-        after = [_mean_losses(versions.proxy, group.batches, len(losses)) for group in anchors]
+        after = [_mean_losses(versions.proxy, group.batches, len(samples)) for group in anchors]
     falls = torch.stack([group.loss - value for group, value in zip(anchors, after, strict=True)], dim=1)
     return [
         Fallen(loss, fall) if problem is None else _nothing(anchors, problem)
-        for loss, fall in zip(losses, falls, strict=True)
-        for problem in [not_finite(loss)]
+        for loss, fall, problem in zip(slopes.losses, falls, slopes.problems, strict=True)
     ]
 
 
-def _steps(
-    versions: Versions, batch: Batch, step_size: float, preconditioner: Preconditioner
-) -> tuple[list[float], dict[str, Tensor]]:
-    """Loss of each sample, and the weights after a step on it; those of a loss that is not finite take no step.
+class _Slopes(NamedTuple):
+    losses: list[float]
+    gradients: dict[str, Tensor]
+    """Of each sample, along a first dimension."""
 
-    Every row runs at a version of its own, so that one backward pass gives the gradient of each.
-    """
-    weights = {name: value.requires_grad_() for name, value in versions.stacked(len(batch.answer)).items()}
+    problems: list[str | None]
+    """Why a loss cannot be used, where it cannot."""
+
+
+def _by_row(versions: Versions, samples: Sequence[Encoded]) -> _Slopes:
+    """By one backward pass: every row has weights of its own, and so a gradient of its own."""
+    proxy = versions.proxy
+    weights = {name: value.requires_grad_() for name, value in versions.stacked(len(samples)).items()}
     with torch.enable_grad(), versions.at(weights):
-        losses = versions.proxy.token_losses(batch).means()
-        gradients = torch.autograd.grad(losses.sum(), list(weights.values()), allow_unused=True)
-    broken = ~losses.detach().isfinite()
-    for (name, value), gradient in zip(weights.items(), gradients, strict=True):
-        value.requires_grad_(False)
-        if gradient is not None:
-            gradient[broken] = 0.0
-            value.add_(precondition({name: gradient}, preconditioner)[name], alpha=-step_size)
-    return losses.tolist(), weights
+        losses = proxy.token_losses(proxy.batch(samples)).means()
+        found = torch.autograd.grad(losses.sum(), list(weights.values()), allow_unused=True)
+    gradients = {name: one for name, one in zip(weights, found, strict=True) if one is not None}
+    return _Slopes(losses.tolist(), gradients, [not_finite(loss) for loss in losses.tolist()])
+
+
+def _one_by_one(versions: Versions, samples: Sequence[Encoded]) -> _Slopes:
+    """By a backward pass for each sample."""
+    found = _Slopes([], {}, [])
+    for place, sample in enumerate(samples):
+        try:
+            loss, gradient = versions.proxy.gradient([versions.proxy.batch([sample])])
+            problem = None
+        except ScoreError as error:
+            loss, gradient, problem = float("nan"), {}, str(error)
+        found.losses.append(loss)
+        found.problems.append(problem)
+        for name, value in gradient.items():
+            if name not in found.gradients:
+                found.gradients[name] = value.new_zeros(len(samples), *value.shape)
+            found.gradients[name][place] = value
+    return found
 
 
 @torch.no_grad()
