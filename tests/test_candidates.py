@@ -15,11 +15,9 @@ from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.model import Room
 from onesteptrain.proxy.versions import Versions, repeated
-from onesteptrain.utility import exact as exact_module
-from onesteptrain.utility import exact_utilities, exact_utility, measure_anchors
-from onesteptrain.utility.exact import side_by_side
+from onesteptrain.utility import ExactSteps, exact_utility, measure_anchors
+from onesteptrain.utility import candidates as candidates_module
 from tests.building import ARCHITECTURES, checkpoint, sample
 from tests.oracles import BruteForce
 
@@ -59,17 +57,17 @@ def groups_of(one: Proxy, *, split: bool = False) -> dict[str, list[Encoded]]:
     return {"a": encoded[::2], "b": encoded[1::2]} if split else {"": encoded}
 
 
-def measured(one: Proxy, samples, candidates: int, *, split: bool = False, scale=None, room: Room | None = None):
+def steps(one: Proxy, candidates: int | None = None, *, split: bool = False, scale=None, size=STEP) -> ExactSteps:
     anchors = measure_anchors(one, groups_of(one, split=split), preconditioner=scale or {}, batch_size=3, keep=True)
-    return exact_utilities(
-        Versions(one),
-        [one.encoder.encode(each) if not isinstance(each, Encoded) else each for each in samples],
-        anchors,
-        step_size=STEP,
-        preconditioner=scale or {},
-        candidates=candidates,
-        room=room or Room(),
-    )
+    return ExactSteps(Versions(one), anchors, size, scale or {}, candidates)
+
+
+def encoded_by(one: Proxy, samples) -> list[Encoded]:
+    return [each if isinstance(each, Encoded) else one.encoder.encode(each) for each in samples]
+
+
+def measured(one: Proxy, samples, candidates: int, **options):
+    return steps(one, candidates, **options)(encoded_by(one, samples))
 
 
 def falls(found) -> np.ndarray:
@@ -82,7 +80,7 @@ def no_single_steps(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a step was taken alone")
 
-    monkeypatch.setattr(exact_module, "exact_utility", refuse)
+    monkeypatch.setattr(candidates_module, "exact_utility", refuse)
 
 
 @pytest.mark.parametrize("scope", ["lora", "last"])
@@ -189,14 +187,14 @@ def small_memory(monkeypatch, one: Proxy, rows: int) -> list[int]:
 
 def test_groups_that_do_not_fit_are_split_and_no_row_is_lost_or_measured_twice(monkeypatch):
     one = made("qwen3_vl", "last")
-    wanted, room = falls(measured(one, SAMPLES, 1)), Room()
+    wanted, taken = falls(measured(one, SAMPLES, 1)), steps(one, 5)
+    encoded = encoded_by(one, SAMPLES)
     tried = small_memory(monkeypatch, one, 6)  # 3 anchors a batch: two candidates fit
-    found = measured(one, SAMPLES, 5, room=room)
-    np.testing.assert_allclose(falls(found), wanted, **CLOSE)
+    np.testing.assert_allclose(falls(taken(encoded)), wanted, **CLOSE)
     assert max(tried) > 6
-    assert room.samples in (1, 2)  # three are tried as one and two
+    assert taken.room.samples in (1, 2)  # three are tried as one and two
     tried.clear()
-    measured(one, SAMPLES, 5, room=room)
+    np.testing.assert_allclose(falls(taken(encoded)), wanted, **CLOSE)
     assert max(tried) <= 6
 
 
@@ -236,14 +234,11 @@ def test_a_model_that_gives_rows_in_another_order_is_found_out(monkeypatch):
 
 def assert_falls_back(one: Proxy) -> None:
     """Side by side gives the bits of one by one, since that is how it is done."""
-    versions = Versions(one)
-    encoded = [one.encoder.encode(each) for each in SAMPLES[:4]]
-    anchors = measure_anchors(one, groups_of(one), preconditioner={}, batch_size=3, keep=True)
-    options = {"step_size": STEP, "preconditioner": {}}
-    found = exact_utilities(versions, encoded, anchors, candidates=4, room=Room(), **options)
-    assert not all(versions.known.values())
+    together, encoded = steps(one, 4), encoded_by(one, SAMPLES[:4])
+    found = together(encoded)
+    assert not all(together.versions.known.values())
     for each, result in zip(encoded, found, strict=True):
-        loss, alone = exact_utility(one, each, anchors, **options)
+        loss, alone = exact_utility(one, each, together.anchors, step_size=STEP, preconditioner={})
         assert result.loss == loss
         assert torch.equal(result.falls, alone)
 
@@ -273,17 +268,30 @@ def test_rows_that_lie_joined_are_never_split_evenly():
 
 
 def test_how_many_go_side_by_side_by_default():
-    last, everything = Versions(proxy("internvl", "last")), Versions(proxy("internvl", "all"))
-    groups = groups_of(last.proxy)
-    few = measure_anchors(last.proxy, groups, preconditioner={}, batch_size=5)
-    many = measure_anchors(last.proxy, {"": groups[""] * 30}, preconditioner={}, batch_size=150)
-    assert side_by_side(last, few) == 64 // 5
-    assert side_by_side(last, many) == 1
-    assert side_by_side(everything, few) == 1
-    large = dataclasses.replace(last.proxy, parameters={"w": nn.Parameter(torch.empty(2**25, device="meta"))})
-    versions = Versions(large)
-    versions.__dict__["by_row"] = True
-    assert side_by_side(versions, few) == 2**30 // (2 * 4 * 2**25)
+    one, everything = proxy("internvl", "last"), proxy("internvl", "all")
+    few = steps(one)
+    assert few.usual == 16  # of 3 rows each
+
+    def with_rows(times: int) -> ExactSteps:
+        wide = few.anchors[0]._replace(batches=[repeated(batch, times) for batch in few.anchors[0].batches])
+        return dataclasses.replace(few, anchors=[wide])
+
+    assert with_rows(4).usual == 64 // 12
+    assert with_rows(50).usual == 1
+    assert steps(everything).usual == 1
+
+
+def test_candidates_are_bounded_by_memory():
+    one = proxy("internvl", "last")
+    layer = next(iter(one.parameters.values()))
+    large = Versions(dataclasses.replace(one, parameters={"w": layer.new_empty(2**25, device="meta")}))
+    large.__dict__["by_row"] = True
+    assert dataclasses.replace(steps(one), versions=large).usual == 2**30 // (2 * 8 * 2**25)
+
+
+def test_a_step_that_moves_nothing_is_worth_exactly_nothing(no_single_steps):
+    one = proxy("internvl", "last", "float32")
+    assert falls(measured(one, SAMPLES[:4], 4, size=1e-30)).tolist() == [[0.0]] * 4
 
 
 def test_no_candidates_are_refused():

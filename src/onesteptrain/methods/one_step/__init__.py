@@ -17,7 +17,14 @@ from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
 from onesteptrain.methods.one_step.reference import Referenced
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.versions import Versions
-from onesteptrain.utility import AnchorGroup, Preconditioner, choose_epsilon, measure_anchors, read_preconditioner
+from onesteptrain.utility import (
+    AnchorGroup,
+    ExactSteps,
+    Preconditioner,
+    choose_epsilon,
+    measure_anchors,
+    read_preconditioner,
+)
 from onesteptrain.utility.anchoring import in_parts, together
 from onesteptrain.utility.encoded import anchor_groups
 
@@ -135,7 +142,7 @@ class OneStep:
         again = estimator == "exact"  # the others measure the anchors once
         anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size, keep=again)
         if estimator == "exact":
-            return Exact(Versions(proxy), anchors, preconditioner, self.step_size, self.candidates)
+            return Exact(ExactSteps(Versions(proxy), anchors, self.step_size, preconditioner, self.candidates))
         everyone = [one for members in groups.values() for one in members]
         parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         epsilons = {one.name: self._epsilon(proxy, groups[one.name], one, estimator) for one in anchors}
