@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -66,8 +67,12 @@ class AnswerLogits(NamedTuple):
 class Room:
     """What is known of the memory that a proxy works in."""
 
-    tokens: int
-    """Tokens that one pass may hold, padding included; fewer once a pass has failed."""
+    tokens: int | None = None
+    """Tokens that one pass may hold, padding included; fewer once a pass has failed. None where something else than
+    the length of the samples fills the memory."""
+
+    samples: int | None = None
+    """Samples that one pass may hold, where tokens do not say; None as long as nothing has failed."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,8 @@ class Proxy:
         total = sum(torch.stack(losses).tolist())
         gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         self._drop_gradients()
-        if not torch.isfinite(torch.tensor(total)):
-            raise ScoreError(f"the loss is {total}; check the weights of the proxy, or use float32")
+        if problem := not_finite(total):
+            raise ScoreError(problem)
         return total, gradient
 
     @contextlib.contextmanager
@@ -232,6 +237,11 @@ class Proxy:
     def _drop_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
+
+
+def not_finite(loss: float) -> str | None:
+    """Why a loss cannot be used, if it cannot."""
+    return None if math.isfinite(loss) else f"the loss is {loss}; check the weights of the proxy, or use float32"
 
 
 @contextlib.contextmanager

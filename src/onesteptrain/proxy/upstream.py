@@ -65,11 +65,11 @@ class Replay:
             for name in upstream.kept:
                 module = self.model.get_submodule(name)
                 with_memory = _recording(module, kept.setdefault(name, [])) if first else _replaying(kept[name])
-                stack.enter_context(_in_place_of_forward(module, with_memory))
+                stack.enter_context(in_place_of_forward(module, with_memory))
             for name, stand_in in upstream.skipped.items():
                 if not first:
                     module = self.model.get_submodule(name)
-                    stack.enter_context(_in_place_of_forward(module, _replaying(kept[stand_in])))
+                    stack.enter_context(in_place_of_forward(module, _replaying(kept[stand_in])))
             try:
                 yield
             except BaseException:
@@ -152,7 +152,7 @@ def _replaying(calls: Sequence[Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _in_place_of_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+def in_place_of_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Let a module run another function; what stood in its own attributes before is put back."""
     own = module.__dict__.get("forward")
     compiled, module._compiled_call_impl = module._compiled_call_impl, None  # else the function would be compiled

@@ -8,6 +8,7 @@ from typing import TypeVar
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from onesteptrain.proxy import Encoded, Proxy, in_batches
+from onesteptrain.proxy.model import Room
 
 T = TypeVar("T")
 
@@ -22,6 +23,7 @@ def in_memory(
     *,
     batch_size: int,
     at_once: int = 1,
+    room: Room | None = None,
 ) -> dict[int, T]:
     """Measure samples in batches of similar length; a batch for which there is no memory is split and tried again.
 
@@ -31,12 +33,14 @@ def in_memory(
         work: Measures some batches; what it raised for want of memory it must have left no trace of.
         batch_size: Most samples in one pass.
         at_once: Batches that are given to one call.
+        room: What remembers how many fit, where that is not a matter of the proxy alone.
 
     Returns:
         What came out, by the position of the sample; one that does not fit even alone is not in it.
     """
     found: dict[int, T] = {}
-    batches = in_batches(samples, batch_size, proxy.room.tokens)
+    room = room or proxy.room
+    batches = in_batches(samples, min(batch_size, room.samples or batch_size), room.tokens)
     waiting = [batches[start : start + at_once] for start in range(0, len(batches), at_once)][::-1]
     while waiting:
         group = waiting.pop()
@@ -45,14 +49,14 @@ def in_memory(
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
-            waiting += _split(group, samples, proxy)[::-1]
+            waiting += _split(group, samples, room)[::-1]
         else:
             continue
         clear_device_cache()  # after the error has let go of its tensors
     return found
 
 
-def _split(group: Batches, samples: Sequence[Encoded], proxy: Proxy) -> list[Batches]:
+def _split(group: Batches, samples: Sequence[Encoded], room: Room) -> list[Batches]:
     """Smaller work: each batch alone, then each in halves; nothing for a single sample."""
     if len(group) > 1:
         return [[batch] for batch in group]
@@ -60,7 +64,10 @@ def _split(group: Batches, samples: Sequence[Encoded], proxy: Proxy) -> list[Bat
     half = len(batch) // 2
     if not half:
         return []
-    proxy.room.tokens = min(proxy.room.tokens, half * max(samples[index].tokens for index in batch))
+    if room.tokens is None:
+        room.samples = half
+    else:
+        room.tokens = min(room.tokens, half * max(samples[index].tokens for index in batch))
     return [[batch[:half]], [batch[half:]]]
 
 

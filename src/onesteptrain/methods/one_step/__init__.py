@@ -16,7 +16,15 @@ from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Re
 from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
 from onesteptrain.methods.one_step.reference import Referenced
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.utility import AnchorGroup, Preconditioner, choose_epsilon, measure_anchors, read_preconditioner
+from onesteptrain.proxy.versions import Versions
+from onesteptrain.utility import (
+    AnchorGroup,
+    ExactSteps,
+    Preconditioner,
+    choose_epsilon,
+    measure_anchors,
+    read_preconditioner,
+)
 from onesteptrain.utility.anchoring import in_parts, together
 from onesteptrain.utility.encoded import anchor_groups
 
@@ -49,6 +57,10 @@ class OneStep:
 
     batch_size: int = 16
     """Samples in one pass."""
+
+    candidates: int | None = None
+    """Samples whose exact steps are measured side by side, each with weights of its own, where the scope is lora or
+    last; by default as many as pay and as memory is set aside for. 1 takes one step after the other."""
 
     cascade_share: float = 0.2
     """The top share that a cascade gets right."""
@@ -87,6 +99,8 @@ class OneStep:
                 raise ConfigError(f"{name} is {size}; it must be positive and finite")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.candidates is not None and self.candidates < 1:
+            raise ConfigError(f"candidates is {self.candidates}; it must be at least 1")
         for name in ("reference_folds", "intervals"):
             if getattr(self, name) < 0 or getattr(self, name) == 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or at least 2")
@@ -103,7 +117,14 @@ class OneStep:
         """First order for all rows and exact steps for some, if estimator is cascade."""
         if self.estimator != "cascade":
             return None
-        dear = OneStep("exact", self.step_size, self.optimizer, self.group_by, batch_size=self.batch_size)
+        dear = OneStep(
+            "exact",
+            self.step_size,
+            self.optimizer,
+            self.group_by,
+            batch_size=self.batch_size,
+            candidates=self.candidates,
+        )
         return Stages(replace(self, estimator="auto"), dear, self.cascade_share, self.cascade_agreement)
 
     def prepare(self, setting: Setting, /) -> Scorer:
@@ -121,7 +142,7 @@ class OneStep:
         again = estimator == "exact"  # the others measure the anchors once
         anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size, keep=again)
         if estimator == "exact":
-            return Exact(proxy, anchors, preconditioner, self.step_size)
+            return Exact(ExactSteps(Versions(proxy), anchors, self.step_size, preconditioner, self.candidates))
         everyone = [one for members in groups.values() for one in members]
         parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         epsilons = {one.name: self._epsilon(proxy, groups[one.name], one, estimator) for one in anchors}

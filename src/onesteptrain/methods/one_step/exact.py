@@ -1,16 +1,16 @@
-"""The utility by definition, sample by sample."""
+"""The utility by definition, by a step on each sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from onesteptrain.errors import ScoreError
 from onesteptrain.methods.one_step.signals import finish
 from onesteptrain.pool import Sample
-from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy import Encoded
 from onesteptrain.scores import Record
-from onesteptrain.utility import AnchorGroup, Preconditioner, exact_utility
+from onesteptrain.utility import ExactSteps
+from onesteptrain.utility.candidates import Fallen
 from onesteptrain.utility.encoded import records_of
 
 
@@ -18,21 +18,18 @@ from onesteptrain.utility.encoded import records_of
 class Exact:
     """Takes the step on each sample and measures the anchors."""
 
-    proxy: Proxy
-    anchors: Sequence[AnchorGroup]
-    preconditioner: Preconditioner = field(repr=False)
-    step_size: float
+    steps: ExactSteps
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
         """One record a sample."""
-        return records_of(self.proxy.encoder, samples, lambda encoded: [self._record(one) for one in encoded])
+        return records_of(self.steps.versions.proxy.encoder, samples, self._measure)
 
-    def _record(self, sample: Encoded) -> Record:
-        try:
-            loss, falls = exact_utility(
-                self.proxy, sample, self.anchors, step_size=self.step_size, preconditioner=self.preconditioner
-            )
-        except ScoreError as error:
-            return Record(reason=str(error))
-        utility = float(sum(group.share * float(value) for group, value in zip(self.anchors, falls, strict=True)))
-        return finish(sample, utility, {"loss": loss}, self.anchors, falls)
+    def _measure(self, samples: Sequence[Encoded]) -> list[Record]:
+        return [self._record(sample, found) for sample, found in zip(samples, self.steps(samples), strict=True)]
+
+    def _record(self, sample: Encoded, found: Fallen) -> Record:
+        if found.problem is not None:
+            return Record(reason=found.problem)
+        groups, falls = self.steps.anchors, found.falls
+        utility = float(sum(group.share * float(value) for group, value in zip(groups, falls, strict=True)))
+        return finish(sample, utility, {"loss": found.loss}, groups, falls)
