@@ -2,8 +2,11 @@
 
 A few rows, drawn at random, are scored both ways; they say how far the cheap score may be off (`doubt`). Then the rows
 that most likely stand on the wrong side of the cut are scored dearly, until the rest is expected to leave no more wrong
-places in the top share than are allowed. Every stage is a scoring of its own in the run directory and continues after a
-kill.
+places in the top share than are allowed, or until as many rows have been scored as may be. Every stage is a scoring of
+its own in the run directory and continues after a kill.
+
+The cheap stage need not be a score. With landmarks it is a glimpse of each row, and the rows that are drawn are
+landmarks: a line is fitted to them that tells the score from the glimpse (`seeing`).
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from onesteptrain.cascading.doubt import FEWEST, Doubt, Values, learn_doubt
-from onesteptrain.errors import ScoreError
+from onesteptrain.cascading.seeing import Positions, Seen, see
+from onesteptrain.cascading.tables import cascade_table, landmark_table
 from onesteptrain.methods import Method, Scorer, Stages
 from onesteptrain.methods.uniform import uniform
 from onesteptrain.pool import Pool, Sample, Unreadable
@@ -29,18 +32,11 @@ from onesteptrain.runs import Run
 from onesteptrain.scores import REFERENCE, ScoreTable, write_table
 from onesteptrain.scoring import Ahead, Progress, ScoringOptions, ScoringResult, failures, nothing_ahead, score_pool
 
-FEATURES = ("utility", "harm", "gain", "worst_utility", "loss", "worst_loss")
-"""First-order columns that the doubt is learned from; with --agreement, the squared length of the gradient too: what
-the first order leaves out grows with it."""
-
-_DRAWN_SHARE, _MOST_DRAWN = 0.02, 1000
-"""Of the pool's rows, scored both ways; between these and the fewest that a line can be fitted to."""
-
-Positions = NDArray[np.int64]
+_MOST_DRAWN = 1000
 
 
 class Cascaded(NamedTuple):
-    """What a cascade did; the run's provenance keeps it as `cascade`."""
+    """What a cascade did; the run's provenance keeps it as `cascade`, or as `landmarks`."""
 
     drawn: int
     """Rows scored both ways to learn the doubt."""
@@ -125,62 +121,89 @@ def score_cascade(  # noqa: PLR0913  the parts of one request
 
 
 def _cascade(work: _Work, seed: int, final: Path) -> None:
-    cheap = work.stage("cheap", work.stages.cheap, work.pool)
-    if missing := [name for name in FEATURES if name not in cheap.names]:
-        raise ScoreError(f"{cheap.path} has no column {missing[0]!r}; a cascade begins with estimator fd or jvp")
-    columns = [cheap.numbers(name) for name in FEATURES]
-    if "gradient_norm" in cheap.names:
-        columns.append(np.square(cheap.numbers("gradient_norm")))
-    features = np.stack(columns, axis=1)
-    usable = np.flatnonzero(np.isfinite(features).all(1))
-    exact, asked = np.full(len(features), np.nan), np.zeros(len(features), bool)
-
-    def measure(name: str, rows: Positions) -> None:
-        if not len(rows):
-            return
-        exact[rows] = work.stage(name, work.stages.dear, Part(work.pool, tuple(rows.tolist()))).numbers("score")
-        asked[rows] = True
-
-    drawn = _draw(cheap, usable, seed)
-    measure("drawn", drawn)
-    if np.isfinite(exact[drawn]).sum() < FEWEST:  # a small pool, or one whose rows cannot be scored dearly
-        measure("rest", np.setdiff1d(usable, drawn))
-    known = np.flatnonzero(np.isfinite(exact))
-    top, expected, wrong = max(1, round(work.stages.share * len(usable))), features[:, 0], 0.0
-    if not asked[usable].all() and len(known) >= FEWEST:
-        doubt = learn_doubt(features, features[:, 0], known, exact[known])
-        wrong, expected = _settle(doubt, exact, asked, usable, (top, work.stages.agreement), measure), doubt.expected
-    utility = np.where(np.isfinite(exact), exact, expected)
-    did = Cascaded(len(drawn), int(asked.sum()) - len(drawn), 1 - wrong / top)
-    work.run.record(cascade=did._asdict(), seconds=work.seconds)
-    if cheap.reference is not None:
-        shutil.copyfile(cheap.reference.path, final.with_name(REFERENCE))
-    write_table(_table(cheap, utility, features[:, 0], exact), final)  # last: where it is, all is there
+    stages = work.stages
+    seen = see(work.stage("cheap", stages.cheap, work.pool))
+    usable = seen.usable
+    measured = Measured(work, np.full(len(seen.columns), np.nan), np.zeros(len(seen.columns), bool))
+    drawn = _draw(seen, stages.drawn_share, seed)
+    measured.measure("drawn", drawn)
+    if np.isfinite(measured.score[drawn]).sum() < FEWEST:  # a small pool, or one whose rows cannot be scored dearly
+        measured.measure("rest", np.setdiff1d(usable, drawn))
+    known = np.flatnonzero(np.isfinite(measured.score))
+    top, wrong = max(1, round(stages.share * len(usable))), 0.0
+    expected = np.full(len(seen.columns), np.nan) if seen.glimpsed else seen.columns[:, 0]
+    if not measured.asked[usable].all() and len(known) >= FEWEST:
+        base = seen.expect(known, measured.score[known])
+        doubt = learn_doubt(seen.features(base), base, known, measured.score[known])
+        wrong, expected = _settle(doubt, measured, usable, top), doubt.expected
+    utility = np.where(np.isfinite(measured.score), measured.score, expected)
+    did = Cascaded(len(drawn), int(measured.asked.sum()) - len(drawn), 1 - wrong / top)
+    facts = did._asdict() | ({"passes": _passes(measured)} if seen.glimpsed else {})
+    work.run.record(**{"landmarks" if seen.glimpsed else "cascade": facts}, seconds=work.seconds)
+    reference = next((one for one in (seen.table, *measured.tables()) if one.reference is not None), None)
+    if reference is not None:
+        shutil.copyfile(reference.path.with_name(REFERENCE), final.with_name(REFERENCE))
+    if seen.glimpsed:
+        table = landmark_table(seen, utility, measured.parts, drawn)
+    else:
+        table = cascade_table(seen, utility, measured.score)
+    write_table(table, final)  # last: where it is, all is there
 
 
-def _settle(
-    doubt: Doubt,
-    exact: Values,
-    asked: NDArray[np.bool_],
-    usable: Positions,
-    aim: tuple[int, float],
-    measure: Callable[[str, Positions], None],
-) -> float:
+def _settle(doubt: Doubt, measured: Measured, usable: Positions, top: int) -> float:
     """Score the most doubtful rows dearly, round by round; how many places are then expected to be wrong.
 
     The doubt stays what the drawn rows have taught: learned anew after each round, it would end the rounds whenever it
     happened to be too sure.
     """
-    (top, agreement), number = aim, 0
+    number, stages = 0, measured.work.stages
     while True:
-        chances = np.zeros(len(exact))
-        chances[usable] = doubt.crossing(doubt.cut(exact, usable, top))[usable]
-        chances[asked] = 0.0  # its place is known, or it failed and would fail again
-        more = _most_doubtful(chances, 2 * (1 - agreement) * top)  # one that leaves lets another in
+        chances = np.zeros(len(measured.score))
+        chances[usable] = doubt.crossing(doubt.cut(measured.score, usable, top))[usable]
+        chances[measured.asked] = 0.0  # its place is known, or it failed and would fail again
+        left = int(stages.budget * len(usable)) - int(measured.asked.sum())
+        more = _most_doubtful(chances, 2 * (1 - stages.agreement) * top, left)  # one that leaves lets another in
         if not len(more):
             return float(chances.sum()) / 2
-        measure(f"doubtful-{number}", more)
+        measured.measure(f"doubtful-{number}", more)
         number += 1  # ends: every round leaves fewer rows that were not asked for
+
+
+@dataclass
+class Measured:
+    """What is known of the dear score."""
+
+    work: _Work
+    score: Values
+    """Of every row; NaN where it is not known."""
+
+    asked: NDArray[np.bool_]
+    """Rows that were measured, or failed to be."""
+
+    parts: list[tuple[Positions, ScoreTable]] = field(default_factory=list)
+    """Rows of each scoring, and what came out."""
+
+    def measure(self, name: str, rows: Positions) -> None:
+        """Score some rows dearly, in a folder of that name."""
+        if not len(rows):
+            return
+        table = self.work.stage(name, self.work.stages.dear, Part(self.work.pool, tuple(rows.tolist())))
+        self.score[rows] = table.numbers("score")
+        self.asked[rows] = True
+        self.parts.append((rows, table))
+
+    def tables(self) -> list[ScoreTable]:
+        """The tables alone."""
+        return [table for _, table in self.parts]
+
+
+def _passes(measured: Measured) -> float:
+    """Forward passes a row on average: one for the glimpse, and two a yardstick for rows that are scored.
+
+    What a glimpse of upper layers takes beyond its pass is not counted, nor that forward mode takes longer than two.
+    """
+    names = {name for table in measured.tables() for name in table.names if name.startswith("utility.")}
+    return 1 + 2 * max(1, len(names)) * float(measured.asked.mean())
 
 
 @dataclass
@@ -215,28 +238,18 @@ class _Work:
         return done.table
 
 
-def _draw(table: ScoreTable, usable: Positions, seed: int) -> Positions:
+def _draw(seen: Seen, share: float, seed: int) -> Positions:
     """Rows at random, whatever their order."""
-    count = min(max(round(_DRAWN_SHARE * len(usable)), 2 * FEWEST), _MOST_DRAWN, len(usable))
-    uids = table.read(["uid"])["uid"].take(usable).to_pylist()
+    usable = seen.usable
+    count = min(max(round(share * len(usable)), 2 * FEWEST), _MOST_DRAWN, len(usable))
+    uids = seen.table.read(["uid"])["uid"].take(usable).to_pylist()
     keys = np.array([uniform(seed, f"cascade:{uid}") for uid in uids])
     return np.sort(usable[np.argsort(keys, kind="stable")[:count]])
 
 
-def _most_doubtful(chances: Values, allowed: float) -> Positions:
-    """The fewest rows without which the chances of all others add up to no more than is allowed."""
+def _most_doubtful(chances: Values, allowed: float, most: int) -> Positions:
+    """The fewest rows without which the chances of all others add up to no more than is allowed; or so many at most."""
     order = np.argsort(-chances, kind="stable")
     left = chances.sum() - np.cumsum(chances[order])
     needed = 0 if chances.sum() <= allowed else 1 + int(np.argmax(left <= allowed))
-    return np.sort(order[:needed])
-
-
-def _table(cheap: ScoreTable, utility: Values, first_order: Values, exact: Values) -> pa.Table:
-    """The cheap table with the utilities of the cascade; rows without a cheap score keep their reason."""
-    table = cheap.read()
-    scored = table["reason"].is_null().to_numpy(zero_copy_only=False)
-    columns = {name: table[name] for name in table.column_names}
-    for name in ("score", "utility"):
-        columns[name] = pa.array(utility, mask=~scored)
-    columns |= {"first_order": pa.array(first_order, mask=~scored), "exact": pa.array(exact, mask=~np.isfinite(exact))}
-    return pa.table(columns).replace_schema_metadata(table.schema.metadata)
+    return np.sort(order[: max(0, min(needed, most))])

@@ -100,7 +100,7 @@ def _held_out(known: Features, values: Values) -> Values:
 
 def _standardised(features: Features, drawn: NDArray[np.int64]) -> Features:
     """Columns and their log sizes, in standard deviations of the drawn rows; extremes are cut off at ten."""
-    sizes = np.log(np.abs(features) + 1e-3 * np.median(np.abs(features), axis=0) + np.finfo(float).tiny)
+    sizes = np.log(np.abs(features) + 1e-3 * np.nanmedian(np.abs(features), axis=0) + np.finfo(float).tiny)
     columns = np.concatenate([features, sizes], axis=1)
     spread = columns[drawn].std(axis=0)
     scaled = (columns - columns[drawn].mean(axis=0)) / np.where(spread > 0, spread, 1.0)

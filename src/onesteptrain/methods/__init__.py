@@ -104,7 +104,7 @@ class Stages(NamedTuple):
     """Two ways to score, for a cascade."""
 
     cheap: Method
-    """For all rows: the first-order columns of one_step."""
+    """For all rows: the first-order columns of one_step, or glimpses."""
 
     dear: Method
     """For rows whose place in the top share is in doubt."""
@@ -114,6 +114,12 @@ class Stages(NamedTuple):
 
     agreement: float
     """How much of it is to be what scoring all rows dearly would choose, as it is expected."""
+
+    drawn_share: float = 0.02
+    """Of the rows, scored both ways to learn from; sixty at least and a thousand at most."""
+
+    budget: float = 1.0
+    """Most rows that may be scored dearly, as a share; where it ends, less agreement is expected."""
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from onesteptrain.methods import Scorer, Setting, Stages
 from onesteptrain.methods.one_step.exact import Exact
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
 from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
+from onesteptrain.methods.one_step.glimpse import Glimpses
 from onesteptrain.methods.one_step.reference import Referenced
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.versions import Versions
@@ -38,10 +39,11 @@ _TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "r
 class OneStep:
     """One-step utility (arXiv:2605.07488): the fall of the anchor loss after one step on the sample."""
 
-    estimator: Literal["auto", "exact", "fd", "jvp", "cascade"] = "auto"
+    estimator: Literal["auto", "exact", "fd", "jvp", "cascade", "landmarks"] = "auto"
     """exact takes the step and measures the anchors; fd and jvp are first-order and need forward passes only:
     fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision. cascade scores all rows by
-    auto and takes the exact step for those whose place in the top share is in doubt."""
+    auto and takes the exact step for those whose place in the top share is in doubt. landmarks scores a part by auto
+    and tells the rest from a glimpse of one pass, for pools that are too large to be read twice."""
 
     step_size: float = 1e-3
     """Learning rate of the simulated step."""
@@ -63,10 +65,21 @@ class OneStep:
     last; by default as many as pay and as memory is set aside for. 1 takes one step after the other."""
 
     cascade_share: float = 0.2
-    """The top share that a cascade gets right."""
+    """The top share that a cascade, or landmarks, gets right."""
 
     cascade_agreement: float = 0.99
     """How much of that share is to be what exact would choose, as it is expected."""
+
+    landmark_agreement: float = 0.99
+    """How much of the share named by cascade_share is to be what auto would choose, as it is expected; landmarks stop
+    there, or at their budget."""
+
+    landmark_budget: float = 0.45
+    """Most rows that landmarks score, as a share of the pool: what a row costs is a pass, and two for each scored."""
+
+    glimpse_layers: int = 0
+    """Layers at the top of the language model that a glimpse of landmarks goes back through; each costs about two of
+    its passes and tells more. 0 stays at the last hidden state."""
 
     store_tokens: bool = False
     """Keep utility and loss of every answer token, in the columns token_utility and token_loss."""
@@ -106,15 +119,23 @@ class OneStep:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or at least 2")
         if self.sketch < 0:
             raise ConfigError(f"sketch is {self.sketch}; it is a number of dimensions, such as 512, or 0 for none")
-        for name in ("cascade_share", "cascade_agreement"):
+        for name in ("cascade_share", "cascade_agreement", "landmark_agreement", "landmark_budget"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and below 1")
+        if self.glimpse_layers < 0:
+            raise ConfigError(f"glimpse_layers is {self.glimpse_layers}; it must be at least 0")
         given = [name for name in _TOKENS_ONLY if getattr(self, name)]
+        if self.estimator == "landmarks" and given:
+            raise ConfigError(f"estimator landmarks does not measure every row; use fd or jvp with {given[0]}")
         if self.estimator == "exact" and given:
             raise ConfigError(f"estimator exact has no utility per token; use fd or jvp with {given[0]}")
 
     def stages(self) -> Stages | None:
-        """First order for all rows and exact steps for some, if estimator is cascade."""
+        """Of a cascade, first order for all rows and exact steps for some; of landmarks, glimpses and first order."""
+        if self.estimator == "landmarks":
+            glimpses = Glimpses(self.glimpse_layers, batch_size=self.batch_size)
+            share, agreement = self.cascade_share, self.landmark_agreement
+            return Stages(glimpses, replace(self, estimator="auto"), share, agreement, 0.1, self.landmark_budget)
         if self.estimator != "cascade":
             return None
         dear = OneStep(
@@ -159,9 +180,9 @@ class OneStep:
 
     def _estimator(self, proxy: Proxy) -> Literal["exact", "fd", "jvp"]:
         half = proxy.dtype in (torch.bfloat16, torch.float16)
-        if self.estimator == "cascade":
+        if self.estimator == "cascade" or self.estimator == "landmarks":
             raise ConfigError(
-                "estimator cascade compares the rows of a whole pool; use `ost score`, or fd or exact here"
+                f"estimator {self.estimator} compares the rows of a whole pool; use `ost score`, or fd or exact here"
             )
         if self.estimator == "auto":
             return "jvp" if half else "fd"

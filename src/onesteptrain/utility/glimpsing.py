@@ -1,0 +1,170 @@
+"""A glimpse of a sample: what one pass shows of its gradient.
+
+Where a linear layer takes a to W a, the gradient of a sample's loss with respect to W is the sum of e a^T over tokens,
+e being the derivative with respect to what the layer gives out. At the top of the model both are at hand: the last
+hidden state and, by one product with the head, the derivative with respect to it. The utility is linear in the whole
+gradient, and gradients of the top and of the rest go together, so that a line fitted to some rows tells much of the
+others. The matrix is kept as a sketch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from onesteptrain.errors import ConfigError, ModelError
+from onesteptrain.proxy import Encoded, Proxy, TokenLosses
+from onesteptrain.proxy.scope import decoder_of
+from onesteptrain.utility.batching import Batches, in_memory, too_large
+from onesteptrain.utility.sketch import Sketch, make_sketch
+
+
+class Glimpse(NamedTuple):
+    """What one pass shows of a sample."""
+
+    loss: Float64[Tensor, " token"]
+    """Of each answer token, in nats."""
+
+    length: float
+    """Of the gradient that was seen: all coordinates, before the sketch."""
+
+    sketch: Float[Tensor, " dimension"]
+    problem: str | None = None
+    """Why there are no numbers, where there are none."""
+
+
+class _Layer(NamedTuple):
+    """A linear layer in one pass: what went in, and what came out (or, of the head, what went in)."""
+
+    inside: Tensor
+    outside: Tensor
+
+
+@dataclass(frozen=True)
+class Glimpser:
+    """Takes glimpses of samples."""
+
+    proxy: Proxy
+    layers: int
+    """Layers at the top of the language model whose linear maps are looked at; 0 looks at the last hidden state only,
+    as if a square matrix stood there."""
+
+    dimensions: int
+    """Of a sketch."""
+
+    seed: int
+    batch_size: int
+    _sketches: dict[int, Sketch] = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(self, samples: Sequence[Encoded]) -> list[Glimpse]:
+        """One glimpse a sample, in the order given.
+
+        Raises:
+            ModelError: the model shows no output head or no layers.
+            ConfigError: it has fewer layers.
+        """
+
+        def work(batches: Batches) -> dict[int, Glimpse]:
+            found: dict[int, Glimpse] = {}
+            for indices in batches:
+                found |= dict(zip(indices, self._batch([samples[index] for index in indices]), strict=True))
+            return found
+
+        found = in_memory(self.proxy, samples, work, batch_size=self.batch_size)
+        return [found.get(index) or self._without_room(one) for index, one in enumerate(samples)]
+
+    def _batch(self, samples: Sequence[Encoded]) -> list[Glimpse]:
+        batch = self.proxy.batch(samples)
+        seen: list[_Layer] = []
+        # no weight requires a gradient here, so that the backward pass ends where the glimpse begins
+        weights = {name: parameter.detach() for name, parameter in self.proxy.parameters.items()}
+        with torch.enable_grad(), self._watching(seen), self.proxy.eagerly():
+            logits = self.proxy.answer_logits(batch, weights)
+            losses = TokenLosses(
+                cross_entropy(logits.logits, logits.target, reduction="none"), logits.sample, logits.lengths
+            )
+            outside = [one.outside for one in seen]
+            slopes = torch.autograd.grad(losses.means().sum(), outside, allow_unused=True)
+        used = [(one.inside, slope) for one, slope in zip(seen, slopes, strict=True) if slope is not None]
+        loss = losses.loss.detach().cpu().double()
+        return [self._of(place, loss, losses.sample, batch.answer, used) for place in range(len(samples))]
+
+    def _of(
+        self, place: int, loss: Tensor, owner: Tensor, answer: Tensor, used: Sequence[tuple[Tensor, Tensor]]
+    ) -> Glimpse:
+        """The gradient of one sample, layer by layer."""
+        parts = []
+        for inside, slope in used:
+            if slope.shape[:2] == answer.shape:
+                e, a = slope[place], inside[place]
+            else:  # the head is given answer tokens only
+                mine = owner == place
+                e, a = (one.reshape(-1, one.shape[-1])[mine] for one in (slope, inside))
+            parts.append((e.T @ a).flatten().float())
+        gradient = torch.cat(parts)
+        length = float(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+        return Glimpse(loss[(owner == place).cpu()], length, self._sketch(gradient)(gradient).cpu())
+
+    def _sketch(self, gradient: Tensor) -> Sketch:
+        size = gradient.numel()
+        if size not in self._sketches:
+            self._sketches[size] = make_sketch(size, self.dimensions, seed=self.seed, device=gradient.device)
+        return self._sketches[size]
+
+    def _without_room(self, sample: Encoded) -> Glimpse:
+        nothing = torch.full((1,), float("nan"), dtype=torch.float64)
+        return Glimpse(nothing, float("nan"), nothing.float().expand(self.dimensions), too_large(sample))
+
+    @contextlib.contextmanager
+    def _watching(self, seen: list[_Layer]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for hook in self._top_hooks(seen) if self.layers else [self._head_hook(seen)]:
+                stack.callback(hook.remove)
+            yield
+
+    def _head_hook(self, seen: list[_Layer]) -> Any:
+        def note(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            states = args[0].detach().requires_grad_()
+            seen.append(_Layer(states.detach(), states))
+            return (states, *args[1:])
+
+        return self._head.register_forward_pre_hook(note)
+
+    def _top_hooks(self, seen: list[_Layer]) -> list[Any]:
+        top = self._stack[-self.layers :]
+
+        def begin(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            if args:
+                return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+
+        def note(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            seen.append(_Layer(args[0].detach(), output))
+
+        linear = [module for layer in top for module in layer.modules() if isinstance(module, nn.Linear)]
+        first = top[0].register_forward_pre_hook(begin, with_kwargs=True)
+        return [first, *(module.register_forward_hook(note) for module in linear)]
+
+    @functools.cached_property
+    def _head(self) -> nn.Module:
+        head = self.proxy.model.get_output_embeddings()
+        if not isinstance(head, nn.Module):
+            raise ModelError(f"{type(self.proxy.model).__name__} shows no output head; use --estimator fd")
+        return head
+
+    @functools.cached_property
+    def _stack(self) -> Any:
+        layers: Any = decoder_of(self.proxy.model).layers
+        if self.layers > len(layers):
+            raise ConfigError(
+                f"glimpse_layers is {self.layers} and the language model has {len(layers)} layers; give fewer"
+            )
+        return layers

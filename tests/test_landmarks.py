@@ -1,0 +1,262 @@
+"""Landmarks: what one pass shows of a gradient against autograd, and the stages against the first order of all rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onesteptrain.cascading.ridge import fit_ridge
+from onesteptrain.cli import main
+from onesteptrain.errors import ConfigError
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.pool import open_pool
+from onesteptrain.proxy import Encoded, Proxy, load_proxy
+from onesteptrain.runs import Run
+from onesteptrain.scores import ScoreTable
+from onesteptrain.scoring import ScoringOptions, ScoringResult
+from onesteptrain.selection import SelectOptions
+from onesteptrain.steps import score_into, select_into
+from onesteptrain.utility.glimpsing import Glimpser
+from onesteptrain.utility.sketch import make_sketch
+from onesteptrain.worlds import checkpoint
+from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from tests.building import checkpoint as tiny
+from tests.building import sample, write_pool
+
+FOLDER = Path(tempfile.mkdtemp(prefix="ost-landmarks-"))
+ROWS, BUDGET = 400, 0.4
+DIMENSIONS = 64
+ARCHITECTURES = ("internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "llava")
+
+
+@functools.cache
+def proxy(architecture: str) -> Proxy:
+    return load_proxy(str(tiny(architecture)))
+
+
+def encoded(architecture: str) -> list[Encoded]:
+    rows = [sample(0), sample(1, words=9), sample(2, images=0), sample(3, images=2)]
+    return [proxy(architecture).encoder.encode(one) for one in rows]
+
+
+def at_the_head(model: Proxy, one: Encoded) -> list[Tensor]:
+    """Gradient of a square matrix, the identity, put in front of the head."""
+    head = model.model.get_output_embeddings()
+    identity = torch.eye(head.in_features, requires_grad=True)
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0] @ identity.T,))
+    try:
+        with torch.enable_grad():
+            loss = model.token_losses(model.batch([one])).means().sum()
+            return list(torch.autograd.grad(loss, [identity]))
+    finally:
+        hook.remove()
+
+
+def in_the_last_layer(model: Proxy, one: Encoded) -> list[Tensor]:
+    """Gradients of its linear maps, as the training step has them."""
+    _, gradient = model.gradient([model.batch([one])])
+    layer = model.model.get_decoder().layers[-1]
+    names = {parameter: name for name, parameter in model.parameters.items()}
+    calls: list[nn.Module] = []
+    hooks = [
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+        for module in layer.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    model.token_losses(model.batch([one]))
+    for hook in hooks:
+        hook.remove()
+    return [gradient[names[module.weight]] for module in calls]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_glimpse_is_a_sketch_of_the_gradient_that_autograd_finds(architecture, layers):
+    model, samples = proxy(architecture), encoded(architecture)
+    before = {name: value.detach().clone() for name, value in model.model.named_parameters()}
+    oracle = in_the_last_layer if layers else at_the_head
+    for found, one in zip(Glimpser(model, layers, DIMENSIONS, 5, 4)(samples), samples, strict=True):
+        gradient = torch.cat([part.detach().flatten() for part in oracle(model, one)])
+        sketch = make_sketch(len(gradient), DIMENSIONS, seed=5, device=gradient.device)(gradient)
+        # float32 round-off of padded and plain sums
+        torch.testing.assert_close(found.sketch, sketch, rtol=1e-3, atol=2e-5 * float(gradient.norm()))
+        assert found.length == pytest.approx(float(gradient.norm()), rel=1e-4)
+        losses = model.token_losses(model.batch([one])).loss.detach().double()
+        torch.testing.assert_close(found.loss, losses, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.named_parameters())
+    assert all(value.grad is None for value in model.parameters.values())
+
+
+def test_more_layers_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match="glimpse_layers is 99 and the language model has"):
+        Glimpser(proxy("internvl"), 99, DIMENSIONS, 0, 4)(encoded("internvl"))
+
+
+@pytest.mark.parametrize(("rows", "dimensions"), [(40, 6), (12, 30)])
+def test_held_out_values_are_those_of_fits_without_the_row(rows, dimensions):
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(rows, dimensions)) * np.geomspace(1, 0.01, dimensions)
+    values = vectors @ generator.normal(size=dimensions) + 0.3 * generator.normal(size=rows) + 5
+    ridge = fit_ridge(vectors, values)
+    penalty = _penalty_of(ridge.slopes, vectors, values)
+    for row in range(rows):
+        others = np.arange(rows) != row
+        centred = vectors - vectors[others].mean(0)
+        inside = centred[others]
+        middle = values[others].mean()
+        slopes = np.linalg.solve(inside.T @ inside + penalty * np.eye(dimensions), inside.T @ (values[others] - middle))
+        assert ridge.held_out[row] == pytest.approx(middle + centred[row] @ slopes, rel=1e-6)  # float64 solves
+
+
+def _penalty_of(slopes: np.ndarray, vectors: np.ndarray, values: np.ndarray) -> float:
+    """What makes the normal equations hold: X'X b + p b = X'y."""
+    centred = vectors - vectors.mean(0)
+    left = centred.T @ (values - values.mean()) - centred.T @ (centred @ slopes)
+    return float(left @ slopes / (slopes @ slopes))
+
+
+@functools.cache
+def world() -> World:
+    return make_world(WorldOptions(pool_rows=ROWS, heldout_rows=24, benchmark_rows=8), FOLDER / "world")
+
+
+def run(name: str, method: OneStep, seed: int = 0) -> ScoringResult:
+    """Score the world's pool with its proxy; the held-out rows are the anchors."""
+    options = ScoringOptions(shard_rows=64)
+    given = {"anchors": world().heldout, "proxy": str(checkpoint("proxy")), "options": options, "seed": seed}
+    return score_into(FOLDER / name, open_pool(world().pool), method, **given)
+
+
+LANDMARKS = OneStep("landmarks", landmark_budget=BUDGET, group_by="skill")
+
+
+@functools.cache
+def scored(name: str) -> ScoreTable:
+    methods = {
+        "fd": OneStep("fd", group_by="skill"),
+        "landmarks": LANDMARKS,
+        "more": dataclasses.replace(LANDMARKS, landmark_budget=0.9),
+        "modest": dataclasses.replace(LANDMARKS, landmark_agreement=0.5),
+    }
+    return run(name, methods[name]).table
+
+
+def top(values: np.ndarray) -> set[int]:
+    return set(np.argsort(-values, kind="stable")[: len(values) // 5].tolist())
+
+
+def facts(name: str) -> dict[str, float]:
+    scored(name)
+    return Run(FOLDER / name).provenance["landmarks"]
+
+
+def groups(table: ScoreTable) -> Sequence[str]:
+    return [name for name in table.names if name.startswith("utility.")]
+
+
+def test_rows_that_were_scored_have_the_first_order_columns():
+    fd, landmarks = scored("fd"), scored("landmarks")
+    known = np.isfinite(landmarks.numbers("first_order"))
+    assert known.sum() == facts("landmarks")["drawn"] + facts("landmarks")["doubtful"] <= BUDGET * ROWS
+    assert len(groups(landmarks)) == 4
+    for name in ("score", "harm", "gain", "worst_utility", *groups(landmarks)):
+        # the batches are other ones, and round-off is divided by the shift
+        theirs = fd.numbers(name)
+        np.testing.assert_allclose(landmarks.numbers(name)[known], theirs[known], atol=1e-3 * np.abs(theirs).max())
+    assert np.isnan(landmarks.numbers("worst_utility")[~known]).all()
+
+
+def test_every_row_has_what_a_selection_needs():
+    fd, landmarks = scored("fd"), scored("landmarks")
+    np.testing.assert_allclose(landmarks.numbers("loss"), fd.numbers("loss"), rtol=1e-3)  # fd has it from two passes
+    for name in ("score", "utility", "harm", "gain", *groups(landmarks)):
+        assert np.isfinite(landmarks.numbers(name)).all()
+    assert (landmarks.numbers("harm") <= 0).all()
+    np.testing.assert_allclose(
+        landmarks.numbers("harm") + landmarks.numbers("gain"), landmarks.numbers("utility"), atol=1e-9
+    )
+    assert "glimpse" not in landmarks.names
+    selection = select_into(
+        FOLDER / "landmarks", FOLDER / "subset.jsonl", keep="20%", options=SelectOptions(gate="50%")
+    )
+    assert len(selection.rows) == ROWS // 5
+
+
+def test_what_is_told_from_a_glimpse_goes_with_the_first_order():
+    fd, landmarks = scored("fd"), scored("landmarks")
+    others = ~np.isfinite(landmarks.numbers("first_order"))
+    for name in ("utility", "harm"):
+        both = np.corrcoef(landmarks.numbers(name)[others], fd.numbers(name)[others])[0, 1]
+        assert both > np.abs(np.corrcoef(landmarks.numbers("loss")[others], fd.numbers(name)[others])[0, 1])
+        assert both > 0.2  # by chance 0.06 or so; of 60 landmarks little can be learned, and doubtful rows are gone
+
+
+def test_the_agreement_is_told_and_grows_with_the_budget():
+    fd = scored("fd").numbers("score")
+    for name in ("landmarks", "more", "modest"):
+        seen = len(top(fd) & top(scored(name).numbers("score"))) / len(top(fd))
+        assert seen == pytest.approx(facts(name)["expected_agreement"], abs=0.12)  # 80 places: two standard deviations
+    assert facts("more")["expected_agreement"] > facts("landmarks")["expected_agreement"]
+    assert facts("modest")["doubtful"] < facts("landmarks")["doubtful"]
+    assert facts("modest")["passes"] < facts("landmarks")["passes"]
+    assert facts("landmarks")["passes"] == pytest.approx(1 + 2 * 4 * BUDGET)  # two for each of four groups
+
+
+def test_what_is_done_is_not_done_again():
+    before = scored("landmarks").path.read_bytes()
+    scored("landmarks").path.unlink()  # as after a kill before the end
+    again = run("landmarks", LANDMARKS)
+    assert again.scored_now == 0
+    assert again.table.path.read_bytes() == before
+    assert again.table.reference is not None
+
+
+def test_a_kill_between_and_within_stages_changes_no_byte():
+    whole = scored("landmarks")
+    calls = 0
+
+    def stop(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 9:  # in the stage of the doubtful rows
+            raise KeyboardInterrupt
+
+    given = {"anchors": world().heldout, "proxy": str(checkpoint("proxy")), "options": ScoringOptions(shard_rows=64)}
+    with pytest.raises(KeyboardInterrupt):
+        score_into(FOLDER / "killed", open_pool(world().pool), LANDMARKS, progress=stop, **given)
+    assert (FOLDER / "killed" / "cheap" / "scores.parquet").exists()
+    assert run("killed", LANDMARKS).table.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_rows_that_cannot_be_scored_keep_their_reason_and_a_small_pool_is_scored_whole(tmp_path):
+    path = write_pool(tmp_path / "pool", 40)
+    (tmp_path / "pool" / "images" / "7.png").write_bytes(b"no picture")
+    anchors = write_pool(tmp_path / "anchors", 3, start=500)
+    given = {"anchors": anchors, "proxy": str(tiny("qwen3_vl"))}
+    table = score_into(tmp_path / "run", open_pool(path), OneStep("landmarks"), **given).table
+    fd = score_into(tmp_path / "fd", open_pool(path), OneStep("fd"), **given).table
+    reasons = table.read(["reason"])["reason"].to_pylist()
+    assert reasons == fd.read(["reason"])["reason"].to_pylist()
+    assert [row for row, reason in enumerate(reasons) if reason is not None] == [7]
+    known = np.isfinite(table.numbers("first_order"))
+    assert known.sum() == 39
+    assert np.isnan(table.numbers("score")[7])
+
+
+def test_what_cannot_be_asked_for_is_refused(tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"landmark_budget is 1\.5"):
+        OneStep("landmarks", landmark_budget=1.5)
+    with pytest.raises(ConfigError, match="glimpse_layers is -1"):
+        OneStep("landmarks", glimpse_layers=-1)
+    with pytest.raises(ConfigError, match="does not measure every row; use fd or jvp with intervals"):
+        OneStep("landmarks", intervals=8)
+    assert main(["score", "--help"]) == 0
+    assert "--landmark-budget" in capsys.readouterr().out
