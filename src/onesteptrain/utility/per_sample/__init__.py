@@ -10,6 +10,7 @@ Source: per-sample gradients from what layers are given and the gradients of wha
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -26,7 +27,21 @@ from onesteptrain.utility.per_sample.checking import dense, plan_for
 from onesteptrain.utility.per_sample.watching import Piece, take_apart
 from onesteptrain.utility.sketch import Sketch
 
-__all__ = ["Measure", "Measured", "Piece", "both", "dense", "inner_products", "per_sample", "sketches", "squares"]
+__all__ = [
+    "Measure",
+    "Measured",
+    "Piece",
+    "both",
+    "coordinates",
+    "inner_products",
+    "of_whole",
+    "per_sample",
+    "sketches",
+    "squares",
+]
+
+_TINY, _HUGE = 1e-20, 1e30
+"""Squared lengths between which float32 has not lost the squares that matter."""
 
 
 class Measure(NamedTuple):
@@ -37,6 +52,15 @@ class Measure(NamedTuple):
 
     of: Callable[[Piece], Float[Tensor, "sample number"]]
     """What one parameter adds to them, for some samples."""
+
+    starts: Mapping[str, int] | None = None
+    """Where the numbers of each parameter begin, if they are not added to those of the others but stand beside them."""
+
+    def add(self, totals: Float64[Tensor, "sample number"], members: Sequence[int], piece: Piece) -> None:
+        """Add what one parameter gives for some of the samples."""
+        numbers = self.of(piece)
+        start = 0 if self.starts is None else self.starts[piece.name]
+        totals[members, start : start + numbers.shape[1]] += numbers.to(totals)
 
 
 class Measured(NamedTuple):
@@ -79,14 +103,8 @@ def per_sample(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, *, ba
 
 
 def squares() -> Measure:
-    """The squared length of the gradient; squares are summed in float64 where the device has it."""
-
-    def of(piece: Piece) -> Tensor:
-        wide = piece.values.dtype if piece.values.device.type not in ("cpu", "cuda") else torch.float64
-        norms: Tensor = torch.linalg.vector_norm(piece.values.flatten(1), dim=1, keepdim=True, dtype=wide)
-        return norms.square()
-
-    return Measure(1, of)
+    """The squared length of the gradient; squares are summed in float64, where the device has it."""
+    return Measure(1, lambda piece: _squared_length(piece.values)[:, None])
 
 
 def inner_products(directions: Mapping[str, Float[Tensor, "direction ..."]]) -> Measure:
@@ -110,22 +128,56 @@ def inner_products(directions: Mapping[str, Float[Tensor, "direction ..."]]) -> 
 
 def sketches(sketch: Sketch, proxy: Proxy) -> Measure:
     """A sketch of the gradient over all coordinates in scope, in the order of the proxy."""
-    starts, size = {}, 0
-    for name, parameter in proxy.parameters.items():
-        starts[name] = size
-        size += parameter.numel()
+    starts = _starts(proxy)
 
     def of(piece: Piece) -> Tensor:
-        values = dense(piece, proxy.parameters[piece.name].shape).flatten(1)
-        wide = torch.promote_types(values.dtype, torch.float32)
-        return sketch.part(values.to(wide), starts[piece.name])
+        values = piece.values.flatten(1)
+        return sketch.part(values.to(torch.promote_types(values.dtype, torch.float32)), starts[piece.name])
 
-    return Measure(sketch.places.shape[1], of)
+    return Measure(sketch.places.shape[1], of_whole(of, proxy))
+
+
+def coordinates(proxy: Proxy) -> Measure:
+    """The gradient itself, over all coordinates in scope, in the order of the proxy."""
+    size = sum(parameter.numel() for parameter in proxy.parameters.values())
+    return Measure(size, of_whole(lambda piece: piece.values.flatten(1), proxy), _starts(proxy))
+
+
+def of_whole(of: Callable[[Piece], Tensor], proxy: Proxy) -> Callable[[Piece], Tensor]:
+    """What takes whole gradients only, for any: a table with few rows is filled up, one sample at a time."""
+
+    def each(piece: Piece) -> Tensor:
+        if piece.rows is None:
+            return of(piece)
+        shape = proxy.parameters[piece.name].shape
+        alone = (piece._replace(values=values[None]) for values in piece.values)
+        return torch.cat([of(Piece(piece.name, dense(one, shape))) for one in alone])
+
+    return each
+
+
+def _starts(proxy: Proxy) -> dict[str, int]:
+    """Where the coordinates of each parameter begin, among all in scope."""
+    sizes = [parameter.numel() for parameter in proxy.parameters.values()]
+    return dict(zip(proxy.parameters, itertools.accumulate(sizes, initial=0), strict=False))
 
 
 def both(one: Measure, other: Measure) -> Measure:
-    """The numbers of two measures, one after the other."""
+    """The numbers of two measures, one after the other; each is a sum over parameters."""
     return Measure(one.width + other.width, lambda piece: torch.cat([one.of(piece), other.of(piece)], 1))
+
+
+def _squared_length(values: Float[Tensor, "sample ..."]) -> Float[Tensor, " sample"]:
+    if values.device.type not in ("cpu", "cuda"):
+        return values.flatten(1).square().sum(1)
+    if values.dtype == torch.float32 and values.ndim > 2:
+        # along one dimension float32 is good enough, and much faster than a copy in float64
+        lengths: Tensor = torch.linalg.vector_norm(values, dim=-1)
+        total = lengths.double().flatten(1).square().sum(1)
+        if ((total > _TINY) & (total < _HUGE)).all():  # or else squares may have left the range of float32
+            return total
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+    return norms.square()
 
 
 def _together(proxy: Proxy, samples: Sequence[Encoded], measure: Measure) -> list[Measured] | None:
@@ -137,7 +189,7 @@ def _together(proxy: Proxy, samples: Sequence[Encoded], measure: Measure) -> lis
         totals = _zeros(proxy, len(samples), measure)
 
         def add(members: Sequence[int], piece: Piece) -> None:
-            totals[members] += measure.of(piece).to(totals)
+            measure.add(totals, members, piece)
 
         losses = take_apart(proxy, samples, plan, add).cpu().double()
     except Exception as error:
@@ -158,7 +210,7 @@ def _alone(proxy: Proxy, sample: Encoded, measure: Measure) -> Measured:
     total = _zeros(proxy, 1, measure)
     with torch.no_grad():
         for name, value in gradient.items():
-            total += measure.of(Piece(name, value[None])).to(total)
+            measure.add(total, [0], Piece(name, value[None]))
     return Measured(loss, total[0].cpu())
 
 

@@ -20,7 +20,7 @@ from onesteptrain.utility.gradients import gradient_norm
 from onesteptrain.utility.per_sample.ownership import find_rows, shares_of
 from onesteptrain.utility.per_sample.watching import Piece, Plan, take_apart
 
-_OF_ONE, _OF_ALL = 1e-2, 1e-5
+_OF_ONE, _OF_ALL = 1e-2, 1e-6
 """What a gradient may be off by, as a share of its own length and of that of all parameters together: padding changes
 the order of sums, and some gradients (by the bias of keys) are zero but for rounding. Another sample's rows, or a
 forgotten use, are off by all of it."""
