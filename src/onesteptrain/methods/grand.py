@@ -7,41 +7,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onesteptrain.errors import ScoreError
+from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Scorer, Setting
-from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy import Encoded
 from onesteptrain.scores import Record
 from onesteptrain.utility.encoded import records_of
-from onesteptrain.utility.gradients import gradient_norm
+from onesteptrain.utility.per_sample import Measured, per_sample, squares
 
 
 @dataclass(frozen=True)
 class Grand:
-    """Gradient norm (arXiv:2107.07075): length of the gradient of the sample's loss, by one backward pass a sample."""
+    """Gradient norm (arXiv:2107.07075): length of the gradient of the sample's loss, by one backward pass."""
 
     prefer: Literal["high", "low"] = "high"
     """Which end is best: high keeps what moves the proxy most, as the original; low what moves it least."""
+
+    batch_size: int = 16
+    """Samples in one pass."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Nothing is shared but the proxy."""
         proxy = setting.need_proxy("grand")
 
         def measure(encoded: Sequence[Encoded]) -> list[Record]:
-            return [self._record(proxy, sample) for sample in encoded]
+            found = per_sample(proxy, encoded, squares(), batch_size=self.batch_size)
+            return [self._record(sample, one) for sample, one in zip(encoded, found, strict=True)]
 
         return lambda samples: records_of(proxy.encoder, samples, measure)
 
-    def _record(self, proxy: Proxy, sample: Encoded) -> Record:
-        try:
-            loss, gradient = proxy.gradient([proxy.batch([sample])])
-        except ScoreError as error:
-            return Record(reason=str(error))
-        length = gradient_norm(gradient)
+    def _record(self, sample: Encoded, found: Measured) -> Record:
+        if found.problem is not None:
+            return Record(reason=found.problem)
+        length = float(found.numbers[0]) ** 0.5
         if not math.isfinite(length):
             return Record(reason=f"the length of its gradient is {length}; check the sample, or use float32")
         columns = {
             "grand": length,
-            "loss": loss,
+            "loss": found.loss,
             "answer_tokens": int(sample.answer.sum()),
             "tokens": sample.tokens,
         }

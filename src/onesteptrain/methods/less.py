@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -18,10 +18,9 @@ from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record, Value
 from onesteptrain.utility.checkpoints import WarmCheckpoint, read_checkpoint
 from onesteptrain.utility.encoded import anchor_groups, records_of
-from onesteptrain.utility.gradients import adam_update, flat
+from onesteptrain.utility.gradients import adam_update
+from onesteptrain.utility.per_sample import Measure, Measured, Piece, coordinates, of_whole, per_sample, sketches
 from onesteptrain.utility.sketch import make_sketch
-
-Projection = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,12 @@ class Less:
     dimensions: int = 8192
     """Dimensions that gradients are projected to at random; 0 compares them as they are."""
 
+    batch_size: int = 16
+    """Samples in one pass, where gradients are projected."""
+
     def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.dimensions < 0:
             raise ConfigError(f"dimensions is {self.dimensions}; it must be at least 1, or 0 for no projection")
 
@@ -55,13 +59,17 @@ class Less:
         if not total > 0:
             raise ConfigError("the learning rates of all checkpoints are 0; warm up for more steps")
         project = _projection(proxy, self.dimensions, setting.seed)
+        # a whole gradient for each sample of a batch would be too much for most memories
+        batch_size = self.batch_size if self.dimensions else 1
         groups = anchor_groups(proxy.encoder, anchors, self.group_by)
         stages = []
         for checkpoint in checkpoints:
             with proxy.holding(checkpoint.weights):
-                features = torch.stack([_anchor_feature(proxy, members, project) for members in groups.values()])
+                features = torch.stack(
+                    [_anchor_feature(proxy, members, project, batch_size) for members in groups.values()]
+                )
             stages.append(_Stage(checkpoint, checkpoint.learning_rate / total, features))
-        return _Scorer(proxy, list(groups), stages, project)
+        return _Scorer(proxy, list(groups), stages, project, batch_size)
 
 
 class _Stage(NamedTuple):
@@ -85,7 +93,8 @@ class _Scorer:
     proxy: Proxy
     groups: Sequence[str]
     stages: Sequence[_Stage] = field(repr=False)
-    project: Projection
+    project: Measure
+    batch_size: int
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
         return records_of(self.proxy.encoder, samples, self._measure)
@@ -101,16 +110,19 @@ class _Scorer:
             for moments in (stage.checkpoint.first_moments, stage.checkpoint.second_moments)
         )
 
-        def one(sample: Encoded) -> _Measured | str:
-            try:
-                loss, gradient = self.proxy.gradient([self.proxy.batch([sample])])
-                feature = _feature(self.proxy, adam_update(gradient, first, second), self.project)
-            except ScoreError as error:
-                return f"at step {stage.checkpoint.step} of the warm-up {error}"
-            return _Measured(stage.anchors @ feature, loss)
+        def of(piece: Piece) -> Tensor:
+            moments = {piece.name: first[piece.name]}, {piece.name: second[piece.name]}
+            return self.project.of(piece._replace(values=adam_update({piece.name: piece.values}, *moments)[piece.name]))
 
+        update = self.project._replace(of=of_whole(of, self.proxy))
         with self.proxy.holding(stage.checkpoint.weights):
-            return [one(sample) for sample in samples]
+            return [self._measured(stage, one) for one in _in_turn(self.proxy, samples, update, self.batch_size)]
+
+    def _measured(self, stage: _Stage, found: Measured) -> _Measured | str:
+        try:
+            return _Measured(stage.anchors @ _feature(found), found.loss)
+        except ScoreError as error:
+            return f"at step {stage.checkpoint.step} of the warm-up {error}"
 
     def _record(self, sample: Encoded, found: Sequence[_Measured | str]) -> Record:
         measured = [one for one in found if isinstance(one, _Measured)]
@@ -131,33 +143,43 @@ class _Scorer:
         return Record(float(similarity.max()), columns=columns)
 
 
-def _projection(proxy: Proxy, dimensions: int, seed: int) -> Projection:
+def _projection(proxy: Proxy, dimensions: int, seed: int) -> Measure:
+    """The gradient in fewer dimensions; as it is for 0."""
     if not dimensions:
-        return lambda vector: vector
+        return coordinates(proxy)
     size = sum(value.numel() for value in proxy.parameters.values())
-    return make_sketch(size, dimensions, seed=seed, device=proxy.device)
+    return sketches(make_sketch(size, dimensions, seed=seed, device=proxy.device), proxy)
 
 
-def _anchor_feature(proxy: Proxy, members: Sequence[Encoded], project: Projection) -> Float64[Tensor, " dimension"]:
-    """Mean of the normalised gradients of some anchors, at the present weights; memory holds one at a time."""
+def _anchor_feature(
+    proxy: Proxy, members: Sequence[Encoded], project: Measure, batch_size: int
+) -> Float64[Tensor, " dimension"]:
+    """Mean of the normalised gradients of some anchors, at the present weights."""
     total = torch.zeros((), dtype=torch.float64)
-    for anchor in members:
+    for found in _in_turn(proxy, members, project, batch_size):
         try:
-            _, gradient = proxy.gradient([proxy.batch([anchor])])
-            total = total + _feature(proxy, gradient, project)
+            total = total + _feature(found)
         except ScoreError as error:
             raise AnchorError(f"an anchor cannot be used: {error}; draw others") from error
     return total / len(members)
 
 
-def _feature(proxy: Proxy, vector: Mapping[str, Tensor], project: Projection) -> Float64[Tensor, " dimension"]:
-    """A vector over all parameters, projected, on the CPU, with length 1.
+def _in_turn(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, batch_size: int) -> Iterator[Measured]:
+    """Measure all samples at once; if a batch is one sample, one at a time, so that memory holds no more."""
+    for start in range(0, len(samples), 1 if batch_size == 1 else max(1, len(samples))):
+        part = samples[start : start + 1] if batch_size == 1 else samples
+        yield from per_sample(proxy, part, measure, batch_size=batch_size)
+
+
+def _feature(found: Measured) -> Float64[Tensor, " dimension"]:
+    """What was measured, with length 1.
 
     Raises:
         ScoreError: it has no direction.
     """
-    feature = project(flat(proxy, vector)).cpu().double()
-    length = float(feature.norm())
+    if found.problem is not None:
+        raise ScoreError(found.problem)
+    length = float(found.numbers.norm())
     if not 0 < length < math.inf:
         raise ScoreError(f"its gradient has length {length}; check the sample, or use float32")
-    return feature / length
+    return found.numbers / length

@@ -95,6 +95,11 @@ class Proxy:
         """How much fits; learned while working."""
         return Room(self.batch_tokens)
 
+    @functools.cached_property
+    def findings(self) -> dict[str, Any]:
+        """What others found out about the model while working, to be found out once."""
+        return {}
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -1,14 +1,11 @@
-"""The gradient of one sample as a vector: its length, Adam's update from it, and its coordinates in a row."""
+"""The gradient of one sample as a vector: its length, and Adam's update from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-
-from onesteptrain.proxy import Proxy
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants, in the warm-up and in LESS alike."""
@@ -46,13 +43,3 @@ def adam_update(
         second = BETA_2 * second_moments[name].to(wide.dtype) + (1 - BETA_2) * wide.square()
         update[name] = first / (second + EPSILON).sqrt()
     return update
-
-
-def flat(proxy: Proxy, vector: Mapping[str, Tensor]) -> Float[Tensor, " coordinate"]:
-    """All coordinates in scope in a row, in the order of the proxy; zero where a parameter has no entry."""
-    kind = torch.promote_types(proxy.dtype, torch.float32)
-    parts = [
-        vector[name].to(kind).flatten() if name in vector else value.new_zeros(value.numel(), dtype=kind)
-        for name, value in proxy.parameters.items()
-    ]
-    return torch.cat(parts)

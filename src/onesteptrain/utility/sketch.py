@@ -46,6 +46,22 @@ class Sketch:
             total += (padded[part] * self.signs[part]).gather(1, self.places[part].long()).sum(0)
         return total
 
+    def part(self, vectors: Float[Tensor, "sample part"], start: int) -> Float[Tensor, "sample dimension"]:
+        """What the coordinates from `start` on add to the sketches of some vectors."""
+        dimensions = self.places.shape[1]
+        first, before = divmod(start, dimensions)
+        count = -(-(before + vectors.shape[1]) // dimensions)
+        padded = pad(vectors, (before, count * dimensions - before - vectors.shape[1])).view(
+            len(vectors), count, dimensions
+        )
+        total = vectors.new_zeros(len(vectors), dimensions)
+        step = max(1, _COORDINATES_AT_ONCE // (dimensions * max(1, len(vectors))))
+        for at in range(0, count, step):
+            blocks = slice(first + at, first + min(at + step, count))
+            signed = padded[:, at : at + step] * self.signs[blocks]
+            total += signed.gather(2, self.places[blocks].long().expand_as(signed)).sum(1)
+        return total
+
 
 def make_sketch(size: int, dimensions: int, *, seed: int, device: torch.device) -> Sketch:
     """Draw a sketch; it depends on the sizes and the seed alone, not on the device. It takes five bytes a coordinate.

@@ -15,6 +15,7 @@ from onesteptrain.methods.one_step.exact import Exact
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
 from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
 from onesteptrain.methods.one_step.glimpse import Glimpses
+from onesteptrain.methods.one_step.groups import CROSSOVER, GroupGradients, stacked
 from onesteptrain.methods.one_step.reference import Referenced
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.versions import Versions
@@ -28,6 +29,7 @@ from onesteptrain.utility import (
 )
 from onesteptrain.utility.anchoring import in_parts, together
 from onesteptrain.utility.encoded import anchor_groups
+from onesteptrain.utility.gradients import gradient_norm
 
 _PROBES = 16
 
@@ -53,6 +55,10 @@ class OneStep:
 
     group_by: str | None = None
     """Column of the anchors that splits them into groups, each with a column utility.GROUP."""
+
+    group_route: Literal["auto", "passes", "gradient"] = "auto"
+    """How a sample is measured by the groups: passes go over it for each group; gradient takes one forward and one
+    backward pass for all of them. auto takes the cheaper one. exact needs neither."""
 
     fd_epsilon: float | None = None
     """Shift of the central difference along the anchor gradient; by default chosen on the anchors."""
@@ -96,11 +102,10 @@ class OneStep:
     """Score each sample again with blank pictures and with an anchor's: does it need its own? Four more passes."""
 
     agreement: bool = False
-    """Add the length of each sample's gradient and its cosine with the anchor gradient, by one backward pass a
-    sample."""
+    """Add the length of each sample's gradient and its cosine with the anchor gradient, by one backward pass."""
 
     sketch: int = 0
-    """Dimensions of a sketch of each sample's gradient, for set-wise selection, by one backward pass a sample."""
+    """Dimensions of a sketch of each sample's gradient, for set-wise selection, by one backward pass."""
 
     representation: bool = False
     """Keep the proxy's last hidden state, for selection by coverage; one more pass."""
@@ -166,14 +171,15 @@ class OneStep:
             return Exact(ExactSteps(Versions(proxy), anchors, self.step_size, preconditioner, self.candidates))
         everyone = [one for members in groups.values() for one in members]
         parts = self._parts(proxy, everyone, preconditioner, setting.seed)
-        epsilons = {one.name: self._epsilon(proxy, groups[one.name], one, estimator) for one in anchors}
         total = together(anchors)
-        epsilon = epsilons[""] if "" in epsilons else self._epsilon(proxy, everyone, total, estimator)
-        shifts = [epsilon] * len(parts) + [epsilons[one.name] for one in anchors if one.name or not parts]
-        used = Yardsticks(parts, [one for one in anchors if one.name or not parts], shifts, estimator)
-        scorer = FirstOrder(
-            proxy, used, self.step_size, self.batch_size, self.store_tokens, self._extras(setting, total)
-        )
+        epsilon = self._epsilon(proxy, everyone, total, estimator)
+        by_gradient = self._by_gradient(proxy, anchors)
+        along = [total] if by_gradient or not any(one.name for one in anchors) else anchors
+        yardsticks = [one for one in along if one.name or not parts]
+        shifts = [self._epsilon(proxy, groups[one.name], one, estimator) if one.name else epsilon for one in yardsticks]
+        used = Yardsticks(parts, yardsticks, [epsilon] * len(parts) + shifts, estimator)
+        extras = self._extras(setting, total)
+        scorer = FirstOrder(proxy, used, self.step_size, self.batch_size, self.store_tokens, extras, by_gradient)
         if not self.reference_folds or len(setting.anchors) < 2:
             return scorer
         return Referenced(scorer, total, epsilon, preconditioner, setting.anchors, self.reference_folds, setting.seed)
@@ -192,6 +198,13 @@ class OneStep:
                 "use --dtype float32, or --estimator jvp"
             )
         return self.estimator
+
+    def _by_gradient(self, proxy: Proxy, anchors: Sequence[AnchorGroup]) -> GroupGradients | None:
+        """The groups as one backward pass measures them, where that is asked for or cheaper."""
+        named = [one for one in anchors if one.name]
+        if len(named) < {"passes": math.inf, "gradient": 1, "auto": CROSSOVER}[self.group_route]:
+            return None
+        return GroupGradients(proxy, [one.name for one in named], stacked(named), self.step_size, self.batch_size)
 
     def _preconditioner(self, setting: Setting, proxy: Proxy) -> Preconditioner:
         if self.optimizer == "sgd":
@@ -220,12 +233,16 @@ class OneStep:
         drawn = {str(part): members for part, members in enumerate(in_parts(anchors, self.intervals, seed=seed))}
         return measure_anchors(proxy, drawn, preconditioner=preconditioner, batch_size=self.batch_size)
 
+    def _gradients(self, proxy: Proxy, total: AnchorGroup, seed: int) -> Gradients:
+        reach = self.step_size * gradient_norm(total.direction)
+        return Gradients(proxy, reach, self.sketch, seed, self.batch_size, norms=self.agreement)
+
     def _extras(self, setting: Setting, total: AnchorGroup) -> list[Extra]:
         """What is measured beside the utility, because it was asked for."""
         proxy = setting.need_proxy("one_step")
         extras: list[Extra] = []
         if self.agreement or self.sketch:
-            extras.append(Gradients(proxy, total, self.step_size, self.sketch, setting.seed, norms=self.agreement))
+            extras.append(self._gradients(proxy, total, setting.seed))
         if self.representation:
             extras.append(Representations(proxy, self.batch_size))
         if self.ablate:

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
-from onesteptrain.errors import ScoreError
 from onesteptrain.images import load_image
 from onesteptrain.pool import ImageRef, Sample
 from onesteptrain.proxy import Encoded, Encoder, Proxy
 from onesteptrain.scores import Record, Value
-from onesteptrain.utility import AnchorGroup
 from onesteptrain.utility.encoded import encode
-from onesteptrain.utility.gradients import flat, gradient_norm
+from onesteptrain.utility.per_sample import Measure, Measured, both, per_sample, sketches, squares
 from onesteptrain.utility.representing import represent
-from onesteptrain.utility.sketch import Sketch, make_sketch
+from onesteptrain.utility.sketch import make_sketch
 
 if TYPE_CHECKING:
     from onesteptrain.methods.one_step.first_order import FirstOrder
@@ -44,15 +42,17 @@ class Extra(Protocol):
 
 @dataclass(frozen=True)
 class Gradients:
-    """Length and cosine of each sample's gradient, and a sketch of it, by one backward pass a sample."""
+    """Length and cosine of each sample's gradient, and a sketch of it, by one backward pass."""
 
     proxy: Proxy
-    anchors: AnchorGroup = field(repr=False)
-    step_size: float
+    reach: float
+    """Utility of a gradient of length 1 along the anchors' gradient."""
+
     dimensions: int
     """Of the sketch; 0 for none."""
 
     seed: int
+    batch_size: int
     norms: bool
     """Whether length and cosine are asked for."""
 
@@ -60,33 +60,31 @@ class Gradients:
         self, scorer: FirstOrder, samples: Sequence[Sample], encoded: Sequence[Encoded], records: Sequence[Record], /
     ) -> Found:
         """Columns gradient_norm, cosine and sketch."""
-        return [self._one(sample, record) for sample, record in zip(encoded, records, strict=True)]
+        usable = [sample for sample, record in zip(encoded, records, strict=True) if record.score is not None]
+        measured = iter(per_sample(self.proxy, usable, self._measure, batch_size=self.batch_size))
+        return [{} if record.score is None else self._columns(next(measured), record.score) for record in records]
 
     @cached_property
-    def _sketch(self) -> Sketch:
+    def _measure(self) -> Measure:
+        """The squared length, and then the sketch."""
+        if not self.dimensions:
+            return squares()
         size = sum(value.numel() for value in self.proxy.parameters.values())
-        return make_sketch(size, self.dimensions, seed=self.seed, device=self.proxy.device)
+        sketch = make_sketch(size, self.dimensions, seed=self.seed, device=self.proxy.device)
+        return both(squares(), sketches(sketch, self.proxy))
 
-    @cached_property
-    def _length(self) -> float:
-        return gradient_norm(self.anchors.direction)
-
-    def _one(self, sample: Encoded, record: Record) -> Mapping[str, Value] | str:
-        if record.score is None:
-            return {}
-        try:
-            _, gradient = self.proxy.gradient([self.proxy.batch([sample])])
-        except ScoreError as error:
-            return str(error)
-        length = gradient_norm(gradient)
+    def _columns(self, found: Measured, score: float) -> Mapping[str, Value] | str:
+        if found.problem is not None:
+            return found.problem
+        length = float(found.numbers[0]) ** 0.5
         if not math.isfinite(length):
             return f"the length of its gradient is {length}; check the sample, or use float32"
         columns: dict[str, Value] = {}
         if self.norms:
-            reach = self.step_size * self._length * length
-            columns |= {"gradient_norm": length, "cosine": record.score / reach if reach else None}
+            reach = self.reach * length
+            columns |= {"gradient_norm": length, "cosine": score / reach if reach else None}
         if self.dimensions:
-            columns["sketch"] = self._sketch(flat(self.proxy, gradient)).cpu().float().numpy()
+            columns["sketch"] = found.numbers[1:].float().numpy()
         return columns
 
 

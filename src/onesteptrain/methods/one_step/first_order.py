@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from onesteptrain.methods.one_step.extras import Extra
+from onesteptrain.methods.one_step.groups import GroupGradients
 from onesteptrain.methods.one_step.signals import compact, finish, interval_signals, shares_of, token_signals
 from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
@@ -44,6 +45,8 @@ class FirstOrder:
     batch_size: int
     store_tokens: bool
     extras: Sequence[Extra]
+    by_gradient: GroupGradients | None = None
+    """Named groups that are measured by the sample's gradient, and are then none of the yardsticks."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
         """One record a sample."""
@@ -51,7 +54,7 @@ class FirstOrder:
 
     def along(self, group: AnchorGroup, epsilon: float) -> FirstOrder:
         """The same scorer with one other yardstick."""
-        return replace(self, yardsticks=Yardsticks([], [group], [epsilon], self.yardsticks.estimator))
+        return replace(self, yardsticks=Yardsticks([], [group], [epsilon], self.yardsticks.estimator), by_gradient=None)
 
     def signals(self, encoded: Sequence[Encoded]) -> list[dict[str, Value]]:
         """What the tokens of some samples say along all anchors, without more; the utility stands among it."""
@@ -65,7 +68,8 @@ class FirstOrder:
             self._record(one, found.loss, found.derivative) if found.problem is None else Record(reason=found.problem)
             for one, found in zip(encoded, self._derivatives(encoded), strict=True)
         ]
-        for extra in self.extras:
+        extras = self.extras if self.by_gradient is None else (self.by_gradient, *self.extras)
+        for extra in extras:
             more = extra(self, samples, encoded, records)
             records = [_joined(record, columns) for record, columns in zip(records, more, strict=True)]
         return records
