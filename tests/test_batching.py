@@ -140,3 +140,19 @@ def test_the_host_waits_for_nothing_in_a_pass_but_what_the_model_itself_asks_for
     assert waits_of(lambda: proxy.token_losses(batch).means()) == own
     # the mode sees what it is to see: looking for the answers in each pass would be noticed
     assert waits_of(lambda: proxy.token_losses(batch._replace(found=None)).means()) != own
+
+
+def test_without_a_batch_size_a_device_takes_what_the_tokens_allow_and_a_cpu_sixteen_rows(monkeypatch, proxy):
+    encoded = [proxy.encoder.encode(sample(row)) for row in range(40)]
+
+    def shapes() -> list[int]:
+        taken: list[int] = []
+        in_memory(proxy, encoded, lambda batches: taken.extend(map(len, batches)) or {}, batch_size=None)
+        return taken
+
+    assert shapes() == [16, 16, 8]
+    monkeypatch.setattr(Proxy, "device", torch.device("meta"))  # anything but a CPU
+    assert shapes() == [40]
+    proxy.room.tokens = 10 * max(one.tokens for one in encoded)
+    assert max(shapes()) < 40
+    assert sum(shapes()) == 40

@@ -130,6 +130,16 @@ class Staged(Protocol):
         """The two stages; None if there is one stage only."""
 
 
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuse a batch size that is none.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+
+
 INCIDENTAL: Mapping[str, bool] = {"incidental": True}
 """Metadata of an option that no score depends on, such as how many requests are under way at a time."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from onesteptrain.errors import ConfigError
-from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.pool import Sample, Turn
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record
@@ -27,14 +27,13 @@ class Ifd:
     max_ifd: float = 1.0
     """Largest ratio of an ordinary sample; the originals drop what is above, here it ranks last. inf for no limit."""
 
-    batch_size: int = 16
-    """Samples in one pass."""
+    batch_size: int | None = None
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
 
     def __post_init__(self) -> None:
         if not self.max_ifd > 0:
             raise ConfigError(f"max_ifd is {self.max_ifd}; it must be positive")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_batch_size(self.batch_size)
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Nothing is shared but the proxy."""

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from onesteptrain.errors import AnchorError, ConfigError, ScoreError
-from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record, Value
@@ -35,12 +35,11 @@ class Less:
     dimensions: int = 8192
     """Dimensions that gradients are projected to at random; 0 compares them as they are."""
 
-    batch_size: int = 16
-    """Samples in one pass, where gradients are projected."""
+    batch_size: int | None = None
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_batch_size(self.batch_size)
         if self.dimensions < 0:
             raise ConfigError(f"dimensions is {self.dimensions}; it must be at least 1, or 0 for no projection")
 
@@ -94,7 +93,7 @@ class _Scorer:
     groups: Sequence[str]
     stages: Sequence[_Stage] = field(repr=False)
     project: Measure
-    batch_size: int
+    batch_size: int | None
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
         return records_of(self.proxy.encoder, samples, self._measure)
@@ -152,7 +151,7 @@ def _projection(proxy: Proxy, dimensions: int, seed: int) -> Measure:
 
 
 def _anchor_feature(
-    proxy: Proxy, members: Sequence[Encoded], project: Measure, batch_size: int
+    proxy: Proxy, members: Sequence[Encoded], project: Measure, batch_size: int | None
 ) -> Float64[Tensor, " dimension"]:
     """Mean of the normalised gradients of some anchors, at the present weights."""
     total = torch.zeros((), dtype=torch.float64)
@@ -164,7 +163,7 @@ def _anchor_feature(
     return total / len(members)
 
 
-def _in_turn(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, batch_size: int) -> Iterator[Measured]:
+def _in_turn(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, batch_size: int | None) -> Iterator[Measured]:
     """Measure all samples at once; if a batch is one sample, one at a time, so that memory holds no more."""
     for start in range(0, len(samples), 1 if batch_size == 1 else max(1, len(samples))):
         part = samples[start : start + 1] if batch_size == 1 else samples

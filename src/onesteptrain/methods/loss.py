@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onesteptrain.errors import ConfigError
-from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record
 from onesteptrain.utility.answers import answer_means, token_loss
@@ -24,12 +23,11 @@ class Loss:
     prefer: Literal["low", "high"] = "low"
     """Which end is best: low keeps what the proxy finds likely, high what it finds hard."""
 
-    batch_size: int = 16
-    """Samples in one pass."""
+    batch_size: int | None = None
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_batch_size(self.batch_size)
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Nothing is shared but the proxy."""

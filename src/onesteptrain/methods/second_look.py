@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import BASE_COLUMNS, Record, ScoreTable, Value
@@ -34,12 +34,11 @@ class SecondLook:
     first: str = ""
     """The scores.parquet of an earlier scoring of the same pool by method one_step."""
 
-    batch_size: int = 16
-    """Samples in one pass."""
+    batch_size: int | None = None
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_batch_size(self.batch_size)
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Open the earlier scores.
@@ -68,7 +67,7 @@ class _Looked:
     rows: Earlier
     anchor_rows: ScoreTable
     anchors: Sequence[Sample] = field(repr=False)
-    batch_size: int
+    batch_size: int | None
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
         """One record a sample; one without a score keeps its reason."""

@@ -25,6 +25,9 @@ _MOVE = 1e-2
 BATCH_TOKENS = 16384
 """By default, one pass holds no more tokens."""
 
+CPU_ROWS = 16
+"""Rows of one pass on a CPU, unless a batch size is given."""
+
 Direction = Mapping[str, Tensor]
 """A direction in weight space: one tensor for each parameter in scope that it moves."""
 
@@ -99,6 +102,12 @@ class Proxy:
     def findings(self) -> dict[str, Any]:
         """What others found out about the model while working, to be found out once."""
         return {}
+
+    def rows_at_once(self, asked: int | None) -> int:
+        """How many samples one pass takes at most; tokens and memory may allow fewer."""
+        if asked is not None:
+            return asked
+        return CPU_ROWS if self.device.type == "cpu" else self.batch_tokens
 
     @property
     def device(self) -> torch.device:

@@ -41,7 +41,7 @@ def measure_anchors(
     groups: Mapping[str, Sequence[Encoded]],
     *,
     preconditioner: Preconditioner,
-    batch_size: int,
+    batch_size: int | None,
     keep: bool = False,
 ) -> list[AnchorGroup]:
     """Loss and step direction of each group of anchors, at the proxy's present weights.
@@ -59,7 +59,7 @@ def measure_anchors(
     for name, members in groups.items():
         batches = [
             proxy.batch([members[index] for index in indices], keep=keep)
-            for indices in in_batches(members, batch_size, proxy.room.tokens)
+            for indices in in_batches(members, proxy.rows_at_once(batch_size), proxy.room.tokens)
         ]
         loss, gradient = proxy.gradient(batches)
         loss = mean_loss(proxy, batches) if keep else loss

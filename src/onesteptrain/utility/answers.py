@@ -18,7 +18,7 @@ TokenMeasure = Callable[[AnswerLogits], Float[Tensor, " answer_token"]]
 
 @torch.no_grad()
 def answer_losses(
-    proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int
+    proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int | None
 ) -> list[Float64[Tensor, " answer_token"]]:
     """Loss of every answer token of each sample, in nats, in one pass."""
 
@@ -36,7 +36,7 @@ def answer_losses(
 
 @torch.no_grad()
 def answer_means(
-    proxy: Proxy, samples: Sequence[Encoded], measures: Sequence[TokenMeasure], *, batch_size: int
+    proxy: Proxy, samples: Sequence[Encoded], measures: Sequence[TokenMeasure], *, batch_size: int | None
 ) -> Float64[Tensor, "sample measure"]:
     """Mean of some measures over the answer tokens of each sample, in one pass; summed in float64."""
 

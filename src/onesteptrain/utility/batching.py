@@ -21,7 +21,7 @@ def in_memory(
     samples: Sequence[Encoded],
     work: Callable[[Batches], dict[int, T]],
     *,
-    batch_size: int,
+    batch_size: int | None,
     at_once: int = 1,
     room: Room | None = None,
 ) -> dict[int, T]:
@@ -31,7 +31,7 @@ def in_memory(
         proxy: It says how many tokens fit, and remembers if they do not, so that later batches begin there.
         samples: What is measured.
         work: Measures some batches; what it raised for want of memory it must have left no trace of.
-        batch_size: Most samples in one pass.
+        batch_size: Most samples in one pass; None leaves that to the proxy.
         at_once: Batches that are given to one call.
         room: What remembers how many fit, where that is not a matter of the proxy alone.
 
@@ -40,7 +40,8 @@ def in_memory(
     """
     found: dict[int, T] = {}
     room = room or proxy.room
-    batches = in_batches(samples, min(batch_size, room.samples or batch_size), room.tokens)
+    most = proxy.rows_at_once(batch_size)
+    batches = in_batches(samples, min(most, room.samples or most), room.tokens)
     waiting = [batches[start : start + at_once] for start in range(0, len(batches), at_once)][::-1]
     while waiting:
         group = waiting.pop()

@@ -48,7 +48,7 @@ def token_derivatives(
     *,
     estimator: FirstOrder,
     epsilons: Sequence[float],
-    batch_size: int,
+    batch_size: int | None,
 ) -> list[TokenDerivatives]:
     """Differentiate the answer tokens' losses along some directions in weight space.
 
@@ -90,7 +90,7 @@ def token_derivatives(
     return [records.get(index) or _without_room(one, len(directions)) for index, one in enumerate(samples)]
 
 
-def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction, *, batch_size: int) -> float:
+def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction, *, batch_size: int | None) -> float:
     """Find the shift at which a central difference along a direction is most trustworthy.
 
     Too large a shift leaves third-order terms, too small a one leaves round-off; both make neighbouring shifts

@@ -61,7 +61,7 @@ class Glimpser:
     """Of a sketch."""
 
     seed: int
-    batch_size: int
+    batch_size: int | None
     _sketches: dict[int, Sketch] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, samples: Sequence[Encoded]) -> list[Glimpse]:

@@ -14,7 +14,7 @@ from onesteptrain.proxy import Encoded, Proxy, in_batches
 
 
 @torch.no_grad()
-def represent(proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int) -> list[Float32[Tensor, " dim"]]:
+def represent(proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int | None) -> list[Float32[Tensor, " dim"]]:
     """The proxy's last hidden state at the last token of each sample, image and answer included, on the CPU.
 
     Args:
@@ -28,7 +28,7 @@ def represent(proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int) -> l
     Source: DEITA (arXiv:2312.15685), the embeddings of its representation filter.
     """
     vectors: dict[int, Tensor] = {}
-    for indices in in_batches(samples, batch_size, proxy.room.tokens):
+    for indices in in_batches(samples, proxy.rows_at_once(batch_size), proxy.room.tokens):
         batch = proxy.batch([samples[index] for index in indices])
         # no logits are needed; a model that can leave them out computes one
         spared = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(proxy.model.forward).parameters else {}

@@ -16,10 +16,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from onesteptrain.errors import ConfigError
-from onesteptrain.methods import Scorer, Setting
+from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.methods.deita.reading import COMPLEXITY_PROMPT, QUALITY_PROMPT, TextScorer, load_text_scorer
 from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy.model import CPU_ROWS
 from onesteptrain.scores import Record
 from onesteptrain.utility.encoded import records_with
 from onesteptrain.utility.representing import represent
@@ -40,12 +41,11 @@ class Deita:
     scorer_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the scorers' weights."""
 
-    batch_size: int = 16
-    """Texts, or samples, in one pass."""
+    batch_size: int | None = None
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_batch_size(self.batch_size)
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Load the two scorers beside the proxy.
@@ -83,7 +83,7 @@ class _Deita:
     proxy: Proxy
     complexity: TextScorer
     quality: TextScorer
-    batch_size: int
+    batch_size: int | None
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
         return records_with(self.proxy.encoder, samples, self._records)
@@ -92,8 +92,8 @@ class _Deita:
         spoken = [exchanges(sample) for sample in samples]
         asked = [[COMPLEXITY_PROMPT.format(question=question) for question, _ in pairs] for pairs in spoken]
         answered = [[QUALITY_PROMPT.format(question=one, answer=two) for one, two in pairs] for pairs in spoken]
-        complexity = self.complexity.expected_scores(itertools.chain(*asked), batch_size=self.batch_size)
-        quality = self.quality.expected_scores(itertools.chain(*answered), batch_size=self.batch_size)
+        complexity = self.complexity.expected_scores(itertools.chain(*asked), batch_size=self.batch_size or CPU_ROWS)
+        quality = self.quality.expected_scores(itertools.chain(*answered), batch_size=self.batch_size or CPU_ROWS)
         vectors = represent(self.proxy, encoded, batch_size=self.batch_size)
         return [
             _record(one, vector, _look_up(first, complexity), _look_up(second, quality))

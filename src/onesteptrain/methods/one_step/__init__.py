@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from onesteptrain.errors import AnchorError, ConfigError
-from onesteptrain.methods import Scorer, Setting, Stages
+from onesteptrain.methods import Scorer, Setting, Stages, check_batch_size
 from onesteptrain.methods.one_step.exact import Exact
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
 from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
@@ -63,8 +63,8 @@ class OneStep:
     fd_epsilon: float | None = None
     """Shift of the central difference along the anchor gradient; by default chosen on the anchors."""
 
-    batch_size: int = 16
-    """Samples in one pass."""
+    batch_size: int | None = None
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
 
     candidates: int | None = None
     """Samples whose exact steps are measured side by side, each with weights of its own, where the scope is lora or
@@ -115,8 +115,7 @@ class OneStep:
         for name, size in sizes.items():
             if not 0 < size < math.inf:
                 raise ConfigError(f"{name} is {size}; it must be positive and finite")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_batch_size(self.batch_size)
         if self.candidates is not None and self.candidates < 1:
             raise ConfigError(f"candidates is {self.candidates}; it must be at least 1")
         for name in ("reference_folds", "intervals"):

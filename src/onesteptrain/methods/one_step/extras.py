@@ -52,7 +52,7 @@ class Gradients:
     """Of the sketch; 0 for none."""
 
     seed: int
-    batch_size: int
+    batch_size: int | None
     norms: bool
     """Whether length and cosine are asked for."""
 
@@ -93,7 +93,7 @@ class Representations:
     """Where each sample lies in the proxy's space."""
 
     proxy: Proxy
-    batch_size: int
+    batch_size: int | None
 
     def __call__(
         self, scorer: FirstOrder, samples: Sequence[Sample], encoded: Sequence[Encoded], records: Sequence[Record], /

@@ -42,7 +42,7 @@ class FirstOrder:
     proxy: Proxy
     yardsticks: Yardsticks
     step_size: float
-    batch_size: int
+    batch_size: int | None
     store_tokens: bool
     extras: Sequence[Extra]
     by_gradient: GroupGradients | None = None

@@ -19,7 +19,7 @@ class Glimpses:
 
     layers: int = 0
     dimensions: int = 512
-    batch_size: int = 16
+    batch_size: int | None = None
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Nothing is shared but the proxy."""

@@ -33,7 +33,7 @@ class GroupGradients:
     """For each parameter the directions of all groups, in the order of their names."""
 
     step_size: float
-    batch_size: int
+    batch_size: int | None
 
     def __call__(
         self, scorer: FirstOrder, samples: Sequence[Sample], encoded: Sequence[Encoded], records: Sequence[Record], /

@@ -74,7 +74,7 @@ class Measured(NamedTuple):
     """Why there are no numbers, where there are none."""
 
 
-def per_sample(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, *, batch_size: int) -> list[Measured]:
+def per_sample(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, *, batch_size: int | None) -> list[Measured]:
     """Measure the gradient of each sample's mean answer loss, over the parameters in scope.
 
     A batch goes through the model once; one that cannot be taken apart, or in which anything is not finite, goes sample
