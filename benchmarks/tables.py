@@ -57,6 +57,42 @@ def limit(records: Records) -> list[str]:
     )
 
 
+def cascade(records: Records) -> list[str]:
+    """A cascade against exact steps for all."""
+    rows = []
+    for where in sorted({subject.split(":")[0] for subject in records.of("cascade")}, key=_pool_size):
+        for name in ("fd", "cascade", "cascade with gradient lengths"):
+            keys = (
+                f"exact steps of {name}",
+                f"agreement expected by {name}",
+                f"top 20 % of {name} in common with exact",
+            )
+            figures = [records.figure("cascade", f"{where}: {key}", "{} %") for key in keys]
+            rows.append([where, f"`{name}`", records.figure("cascade", f"{where}: exact over {name}"), *figures])
+    head = ["pool", "", "times faster than `exact`", "rows with exact steps", "agreement expected", "seen"]
+    return table(head, rows)
+
+
+def _pool_size(where: str) -> tuple[str, int]:
+    world, rows = where.split(", ")
+    return world, int(rows.split()[0])
+
+
+def candidates(records: Records) -> list[str]:
+    """Exact steps side by side."""
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for subject, one in records.of("candidates").items():
+        if match := re.fullmatch(r"(.+): (\d+) side by side", subject):
+            rows.setdefault(match[1], {})[int(match[2])] = one
+    counts = sorted({count for found in rows.values() for count in found})
+    cells = (
+        [where, *(f"{found[count]['times_as_fast']:.2f}, {found[count]['memory_mb']} MB" for count in counts)]
+        for where, found in rows.items()
+        if set(counts) <= found.keys()
+    )
+    return table(["", *(f"{count} side by side" for count in counts)], cells)
+
+
 def peers(records: Records) -> list[str]:
     """How many times faster fd is than each, and whether the other computes the same."""
 
@@ -162,7 +198,20 @@ def elsewhere(records: Records) -> list[str]:
 
 TABLES: dict[str, Callable[[Records], list[str]]] = {
     one.__name__: one
-    for one in (limit, peers, fastest, failing, sweep, growth, extrapolation, progress, shares, elsewhere)
+    for one in (
+        limit,
+        cascade,
+        candidates,
+        peers,
+        fastest,
+        failing,
+        sweep,
+        growth,
+        extrapolation,
+        progress,
+        shares,
+        elsewhere,
+    )
 }
 
 
