@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CASES = ("text", "text, larger", "internvl", "qwen3_vl", "qwen3_vl, language")
-OURS = ("ours, fd", "ours, jvp")
+OURS = ("ours, fd", "ours, jvp", "ours, gradient")
 PEERS = ("autograd loop", "kronfluence", "bergson", "bergson, forward mode", "dattri-llm", "dattri", "LESS, gradients")
 PROJECTED = "LESS, projected"
 """Takes its time: in the smallest case alone."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.grand import Grand
 from onesteptrain.proxy import LoadOptions, load_proxy
@@ -30,6 +31,15 @@ def test_the_length_sums_squares_in_float64():
     assert gradient_norm({"a": ones}) == pytest.approx((2**24 + 2**20) ** 0.5, rel=1e-12)
     assert gradient_norm({"a": torch.full((4,), 1e-30)}) == pytest.approx(2e-30, rel=1e-6)
     assert gradient_norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])}) == 5.0
+
+
+def test_batches_give_the_lengths_of_samples_alone():
+    together, alone = (
+        [record.score for record in Grand(batch_size=size).prepare(Setting(wide_proxy()))(SAMPLES)] for size in (8, 1)
+    )
+    assert together == pytest.approx(alone, rel=1e-9)  # float64 sums in another order
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        Grand(batch_size=0)
 
 
 def test_the_score_follows_the_preferred_end():

@@ -162,6 +162,15 @@ def test_errors_of_the_projection_stay_within_the_johnson_lindenstrauss_bound():
     assert errors.std() > deviation / 10  # there is a projection at all
 
 
+def test_batches_give_the_scores_of_samples_alone():
+    # a sample without a picture takes no step in the vision tower, whoever stands beside it
+    assert not all(one.images for one in SAMPLES)
+    together, alone = (scores(Less(dimensions=1024, batch_size=size)) for size in (8, 1))
+    np.testing.assert_allclose(together, alone, rtol=0, atol=TIGHT)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        Less(batch_size=0)
+
+
 def test_the_loss_is_that_at_the_end_of_the_warm_up():
     oracle, states = trained_by_hand()
     oracle.model.load_state_dict(states[-1].weights, strict=False)

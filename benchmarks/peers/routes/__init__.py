@@ -25,6 +25,7 @@ class Route:
 ROUTES: Mapping[str, Route] = {
     "ours, fd": Route("ours", "fd"),
     "ours, jvp": Route("ours", "jvp"),
+    "ours, gradient": Route("ours", "gradient"),
     "autograd loop": Route("autograd", "loop"),
     "kronfluence": Route("kronfluence_route", "score"),
     "bergson": Route("bergson_route", "gradients"),

@@ -58,7 +58,9 @@ def embedding_gradient(
     slope = slope.reshape(samples, -1, dim)
     if module.padding_idx is not None:
         slope = slope.masked_fill((tokens == module.padding_idx)[..., None], 0)
-    places = torch.searchsorted(rows, tokens) + len(rows) * torch.arange(samples, device=tokens.device)[:, None]
+    places = (
+        torch.searchsorted(rows, tokens.contiguous()) + len(rows) * torch.arange(samples, device=tokens.device)[:, None]
+    )
     found = slope.new_zeros(samples * len(rows), dim)
     return found.index_add_(0, places.flatten(), slope.reshape(-1, dim)).view(samples, len(rows), dim)
 

@@ -97,7 +97,6 @@ def take_apart(proxy: Proxy, samples: Sequence[Encoded], plan: Plan, take: Take)
     with torch.enable_grad(), watch.watching(), proxy.eagerly():
         losses = proxy.token_losses(proxy.batch(samples)).means()
     slopes = torch.autograd.grad(losses.sum(), watch.edges, allow_unused=True)
-    watch.ensure_unchanged()
     with torch.no_grad():
         for name, uses in watch.uses.items():
             reached = [use for use in uses if slopes[use.slope] is not None]
@@ -199,7 +198,6 @@ class _Watch:
         self.uses: dict[str, list[_Use]] = {}
         self._plan, self._shares = plan, shares
         self._calls: Counter[str] = Counter()
-        self._given: list[tuple[Tensor, int]] = []
         scope = {id(parameter): name for name, parameter in proxy.parameters.items()}
         self._owned: dict[nn.Module, tuple[str, dict[str, str]]] = {}
         for name, module in proxy.model.named_modules():
@@ -227,15 +225,6 @@ class _Watch:
             for module in spread:
                 self._gather(module)
 
-    def ensure_unchanged(self) -> None:
-        """Refuse what was written over after a module had read it.
-
-        Raises:
-            UnfitError: so it was.
-        """
-        if any(tensor._version != version for tensor, version in self._given):
-            raise UnfitError("a module writes into what another has read")
-
     def _is_spread(self, module: nn.Module) -> bool:
         usual = rule_of(module) is not None or looks_up(module)
         return not usual and self._owned[module][0] not in self._plan.alone
@@ -260,12 +249,10 @@ class _Watch:
             count = len(self._shares.answers) if rows.kind == "samples" else sum(self._shares.images)
             output = output.expand(count, *output.shape[1:])
         bounds = self._shares.bounds(rows, output.shape[0])
-        given = (args, kwargs)
-        self._given += [(leaf, leaf._version) for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
         for local, parameter in owned.items():
-            use = _Use(module, local, given, len(self.edges), bounds, spread=False)
+            use = _Use(module, local, (args, kwargs), len(self.edges), bounds, spread=False)
             self.uses.setdefault(parameter, []).append(use)
-        self.edges.append(get_gradient_edge(output))
+        self.edges.append(get_gradient_edge(output))  # of what the output is now: some models write over it later
         return output
 
     def _spread(self, module: nn.Module, args: Any, kwargs: Any) -> None:
