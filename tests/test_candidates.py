@@ -276,6 +276,7 @@ def test_how_many_go_side_by_side_by_default():
 
     assert with_rows(4).usual == 64 // 12
     assert with_rows(50).usual == 1
+    assert steps(proxy("internvl", "lora")).usual == 1  # on a CPU it does not pay
     assert steps(everything).usual == 1
 
 

@@ -85,6 +85,8 @@ class ExactSteps:
         proxy = self.versions.proxy
         size = 2 * sum(value.numel() * value.element_size() for value in proxy.parameters.values())
         most = _MOST_CANDIDATES
+        if proxy.device.type == "cpu" and any("lora_" in name for name in proxy.parameters):
+            return 1  # slower side by side from some width on: the adapters' products are small, and all rows are many
         if proxy.device.type == "cpu":
             most = min(most, _ROWS_AT_ONCE // max(batch.answer.shape[0] for batch in self._batches))
         return max(1, min(most, _SET_ASIDE // size))
