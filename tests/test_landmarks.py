@@ -22,6 +22,7 @@ from onesteptrain.proxy import Encoded, Proxy, load_proxy
 from onesteptrain.runs import Run
 from onesteptrain.scores import ScoreTable
 from onesteptrain.scoring import ScoringOptions, ScoringResult
+from onesteptrain.selection import SelectOptions
 from onesteptrain.steps import score_into, select_into
 from onesteptrain.utility.glimpsing import Glimpser
 from onesteptrain.utility.sketch import make_sketch
@@ -183,7 +184,9 @@ def test_every_row_has_what_a_selection_needs():
         landmarks.numbers("harm") + landmarks.numbers("gain"), landmarks.numbers("utility"), atol=1e-9
     )
     assert "glimpse" not in landmarks.names
-    selection = select_into(FOLDER / "landmarks", FOLDER / "subset.jsonl", keep="20%")
+    selection = select_into(
+        FOLDER / "landmarks", FOLDER / "subset.jsonl", keep="20%", options=SelectOptions(gate="50%")
+    )
     assert len(selection.rows) == ROWS // 5
 
 
