@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from onesteptrain.cascading import Part
 from onesteptrain.cascading.doubt import learn_doubt
@@ -15,14 +16,18 @@ from onesteptrain.cli import main
 from onesteptrain.errors import ConfigError
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.pool import Unreadable, open_pool
+from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.runs import Run
 from onesteptrain.scores import ScoreTable
 from onesteptrain.scoring import ScoringOptions, ScoringResult
 from onesteptrain.steps import score_into
+from onesteptrain.utility import curvature as curving
+from onesteptrain.utility import measure_anchors
+from onesteptrain.utility.encoded import anchor_groups
 from onesteptrain.worlds import checkpoint
 from onesteptrain.worlds.digits import World, WorldOptions, make_world
 from tests.building import checkpoint as tiny
-from tests.building import write_pool
+from tests.building import sample, write_pool
 from tests.methods.setups import default_setting
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ost-cascade-"))
@@ -52,6 +57,8 @@ def scored(name: str) -> ScoreTable:
         "cascade": OneStep("cascade", STEP, cascade_agreement=0.95),
         "lengths": OneStep("cascade", STEP, cascade_agreement=0.95, agreement=True),
         "sure": OneStep("cascade", STEP, cascade_agreement=1 - 1e-9),
+        "straight": OneStep("cascade", STEP, cascade_curvature=0),
+        "bent": OneStep("cascade", STEP, cascade_curvature=8),
     }
     return run(name, methods[name]).table
 
@@ -87,7 +94,7 @@ def test_what_is_expected_of_the_others_is_nearer_to_exact_than_first_order():
 
 def test_the_top_share_agrees_as_much_as_is_said():
     exact = scored("exact").numbers("score")
-    for name in ("cascade", "lengths"):
+    for name in ("cascade", "lengths", "bent"):
         seen = len(top(exact) & top(scored(name).numbers("score"))) / len(top(exact))
         assert facts(name)["expected_agreement"] >= 0.95
         assert seen >= 0.95 - 3 / len(top(exact))  # three of 32 places: an expectation is no bound
@@ -96,6 +103,57 @@ def test_the_top_share_agrees_as_much_as_is_said():
 
 def test_more_agreement_costs_more_exact_steps():
     assert facts("cascade")["doubtful"] < facts("sure")["doubtful"]
+
+
+def test_the_second_order_of_rows_in_doubt_saves_exact_steps():
+    assert facts("straight")["between"] == 0
+    assert 0 < facts("bent")["between"] < ROWS
+    assert facts("bent")["doubtful"] < facts("straight")["doubtful"]
+    exact, bent = scored("exact").numbers("score"), scored("bent")
+    between = ScoreTable(FOLDER / "bent" / "between" / "scores.parquet")
+    looked = np.flatnonzero(np.isin(_uids(bent), _uids(between)))
+    left = exact - bent.numbers("first_order")
+    # along eight directions; a second order of the wrong sign or of another row would not go with it at all
+    assert np.corrcoef(left[looked], between.numbers("second_order"))[0, 1] > 0.6
+
+
+def _uids(table: ScoreTable) -> list[str]:
+    return table.read(["uid"])["uid"].to_pylist()
+
+
+def test_the_curvature_is_that_of_the_second_derivative(monkeypatch):
+    proxy = load_proxy(str(tiny("internvl")), options=LoadOptions(dtype="float64", attention="eager"))
+    anchors = anchor_groups(proxy.encoder, [sample(row) for row in range(5)], None)
+    (group,) = measure_anchors(proxy, anchors, preconditioner={}, batch_size=2)
+    before = {name: value.detach().clone() for name, value in proxy.parameters.items()}
+    monkeypatch.setattr(curving, "_SHIFT", 1e-6)  # in float64 so short a shift leaves no third order to see
+    curvature = curving.measure_curvature(proxy, group, directions=3)
+    assert all(torch.equal(value, before[name]) for name, value in proxy.parameters.items())
+    np.testing.assert_allclose(curvature.basis @ curvature.basis.T, np.eye(3), atol=1e-12)
+    weights = list(proxy.parameters.values())
+    losses = [proxy.token_losses(batch).means().sum() / 5 for batch in group.batches]  # at weights that stay put
+    slopes = torch.autograd.grad(sum(losses), weights, create_graph=True, allow_unused=True)
+    for step in (curvature.basis[0], curvature.basis[2], curvature.basis.sum(0)):
+        parts = torch.split(step, [value.numel() for value in weights])
+        along = sum((s * p.view_as(s)).sum() for s, p in zip(slopes, parts, strict=True) if s is not None)
+        bend = torch.autograd.grad(along, weights, retain_graph=True, allow_unused=True)
+        oracle = sum(float((b * p.view_as(b)).sum()) for b, p in zip(bend, parts, strict=True) if b is not None)
+        scale = float(curvature.bends.abs().max())
+        assert curvature.along(curvature.basis @ step) == pytest.approx(
+            oracle, abs=1e-3 * scale
+        )  # of the shift, a few times over
+
+
+def test_an_unscored_row_does_not_blind_the_doubt():
+    generator = np.random.default_rng(0)
+    first = generator.normal(size=200)
+    exact, drawn = first + 0.1 * generator.normal(size=200), np.arange(40)
+    whole = learn_doubt(first[:, None], first, drawn, exact[drawn])
+    holed = np.where(np.arange(200) == 199, np.nan, first)
+    doubt = learn_doubt(holed[:, None], holed, drawn, exact[drawn])
+    assert np.isnan(doubt.expected[199])
+    # the median that small values are told from has moved by one row of 200
+    np.testing.assert_allclose(doubt.expected[:199], whole.expected[:199], atol=1e-3)
 
 
 def test_what_is_done_is_not_done_again():

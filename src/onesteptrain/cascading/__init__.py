@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.cascading.doubt import FEWEST, Doubt, Values, learn_doubt
+from onesteptrain.cascading.doubt import FEWEST, Doubt, Features, Values, learn_doubt
 from onesteptrain.cascading.seeing import Positions, Seen, see
 from onesteptrain.cascading.tables import cascade_table, landmark_table
 from onesteptrain.methods import Method, Scorer, Stages
@@ -34,6 +34,9 @@ from onesteptrain.scoring import Ahead, Progress, ScoringOptions, ScoringResult,
 
 _MOST_DRAWN = 1000
 
+_ALLOWED_UNSEEN = 0.5
+"""Of the wrong places that are allowed: those of rows that are judged by the cheap stage alone."""
+
 
 class Cascaded(NamedTuple):
     """What a cascade did; the run's provenance keeps it as `cascade`, or as `landmarks`."""
@@ -43,6 +46,9 @@ class Cascaded(NamedTuple):
 
     doubtful: int
     """Rows scored dearly because they stood near the cut."""
+
+    between: int
+    """Rows whose second order was measured."""
 
     expected_agreement: float
     """Share of the top rows that scoring all rows dearly would have chosen too, as it is expected."""
@@ -135,11 +141,16 @@ def _cascade(work: _Work, seed: int, final: Path) -> None:
     if not measured.asked[usable].all() and len(known) >= FEWEST:
         base = seen.expect(known, measured.score[known])
         doubt = learn_doubt(seen.features(base), base, known, measured.score[known])
+        if seen.glimpsed:  # the line from the glimpses is all there is to learn; another one adds noise
+            doubt = doubt._replace(expected=base)
+        doubt = _look_between(doubt, seen.features(base), measured, (usable, known, top))
         wrong, expected = _settle(doubt, measured, usable, top), doubt.expected
     utility = np.where(np.isfinite(measured.score), measured.score, expected)
-    did = Cascaded(len(drawn), int(measured.asked.sum()) - len(drawn), 1 - wrong / top)
-    facts = did._asdict() | ({"passes": _passes(measured)} if seen.glimpsed else {})
-    work.run.record(**{"landmarks" if seen.glimpsed else "cascade": facts}, seconds=work.seconds)
+    did = Cascaded(len(drawn), int(measured.asked.sum()) - len(drawn), measured.between, 1 - wrong / top)
+    facts = (
+        {"landmarks": did._asdict() | {"passes": _passes(measured)}} if seen.glimpsed else {"cascade": did._asdict()}
+    )
+    work.run.record(**facts, seconds=work.seconds)
     reference = next((one for one in (seen.table, *measured.tables()) if one.reference is not None), None)
     if reference is not None:
         shutil.copyfile(reference.path.with_name(REFERENCE), final.with_name(REFERENCE))
@@ -150,6 +161,40 @@ def _cascade(work: _Work, seed: int, final: Path) -> None:
     write_table(table, final)  # last: where it is, all is there
 
 
+def _look_between(
+    doubt: Doubt, features: Features, measured: Measured, rows: tuple[Positions, Positions, int]
+) -> Doubt:
+    """Measure rows in doubt, and the drawn ones to learn from, by what stands between cheap and dear, if it pays.
+
+    Half of the wrong places that are allowed may come from the rows that are not looked at.
+    """
+    stages, (usable, known, top) = measured.work.stages, rows
+    allowed = 2 * (1 - stages.agreement) * top
+    chances = _chances(doubt, measured, usable, top)
+    pays = len(_most_doubtful(chances, allowed, len(chances))) >= stages.between_pays
+    if stages.between is None or not pays:
+        return doubt
+    wanted = np.union1d(known, _most_doubtful(chances, _ALLOWED_UNSEEN * allowed, len(chances)))
+    table = measured.work.stage("between", stages.between, Part(measured.work.pool, tuple(wanted.tolist())))
+    more = np.full((len(features), 2), np.nan)
+    more[wanted] = np.stack([table.numbers(name) for name in ("second_order", "step_squared")], axis=1)
+    looked = np.isfinite(more).all(1)
+    learned = known[looked[known]]
+    if len(learned) < FEWEST:
+        return doubt
+    measured.between = len(wanted)
+    base = features[:, 0] + more[:, 0]
+    return doubt.where(looked, learn_doubt(np.hstack([features, more]), base, learned, measured.score[learned]))
+
+
+def _chances(doubt: Doubt, measured: Measured, usable: Positions, top: int) -> Values:
+    """Of every row, that it stands on the wrong side of the cut; none for rows that were measured."""
+    chances = np.zeros(len(measured.score))
+    chances[usable] = doubt.crossing(doubt.cut(measured.score, usable, top))[usable]
+    chances[measured.asked] = 0.0  # its place is known, or it failed and would fail again
+    return chances
+
+
 def _settle(doubt: Doubt, measured: Measured, usable: Positions, top: int) -> float:
     """Score the most doubtful rows dearly, round by round; how many places are then expected to be wrong.
 
@@ -158,9 +203,7 @@ def _settle(doubt: Doubt, measured: Measured, usable: Positions, top: int) -> fl
     """
     number, stages = 0, measured.work.stages
     while True:
-        chances = np.zeros(len(measured.score))
-        chances[usable] = doubt.crossing(doubt.cut(measured.score, usable, top))[usable]
-        chances[measured.asked] = 0.0  # its place is known, or it failed and would fail again
+        chances = _chances(doubt, measured, usable, top)
         left = int(stages.budget * len(usable)) - int(measured.asked.sum())
         more = _most_doubtful(chances, 2 * (1 - stages.agreement) * top, left)  # one that leaves lets another in
         if not len(more):
@@ -182,6 +225,9 @@ class Measured:
 
     parts: list[tuple[Positions, ScoreTable]] = field(default_factory=list)
     """Rows of each scoring, and what came out."""
+
+    between: int = 0
+    """Rows that were measured by what stands between cheap and dear."""
 
     def measure(self, name: str, rows: Positions) -> None:
         """Score some rows dearly, in a folder of that name."""
@@ -225,7 +271,7 @@ class _Work:
         """Score some rows in a folder of their own."""
         (self.run.path / name).mkdir(exist_ok=True)
         part = Run(self.run.path / name)
-        kind = "cheap" if name == "cheap" else "dear"
+        kind = name if name in ("cheap", "between") else "dear"
 
         def scorer() -> Scorer:  # the anchors are measured once for all stages of a kind
             if kind not in self.scorers:

@@ -34,8 +34,12 @@ class Doubt(NamedTuple):
     size: Values
     """Scale of the error of each row."""
 
-    tails: float
-    """Degrees of freedom of Student's t; few mean heavy tails."""
+    tails: Values
+    """Degrees of freedom of Student's t for each row; few mean heavy tails."""
+
+    def where(self, rows: NDArray[np.bool_], other: Doubt) -> Doubt:
+        """This doubt, and another one of some rows."""
+        return Doubt(*(np.where(rows, theirs, mine) for mine, theirs in zip(self, other, strict=True)))
 
     def cut(self, exact: Values, rows: NDArray[np.int64], top: int) -> float:
         """The value that as many rows are expected to exceed as the top share holds.
@@ -49,10 +53,10 @@ class Doubt(NamedTuple):
         """
         known = exact[rows][np.isfinite(exact[rows])]
         others = rows[~np.isfinite(exact[rows])]
-        expected, size = self.expected[others], self.size[others]
+        expected, size, tails = self.expected[others], self.size[others], self.tails[others]
 
         def too_many(cut: float) -> float:
-            return float((known > cut).sum() + student.sf((cut - expected) / size, self.tails).sum()) - top
+            return float((known > cut).sum() + student.sf((cut - expected) / size, tails).sum()) - top
 
         values = np.concatenate([known, expected])
         reach = 10 * float(size.max(initial=0.0)) + float(np.ptp(values)) + np.finfo(float).tiny
@@ -82,11 +86,12 @@ def learn_doubt(features: Features, first_order: Values, drawn: NDArray[np.int64
     errors = missed - _held_out(columns[drawn], missed)
     worst = float(np.abs(errors).max())
     if worst <= np.finfo(float).eps * float(np.abs(exact).max()):  # nothing is missed
-        return Doubt(expected, np.full(len(first_order), np.finfo(float).tiny), 1.0)
+        return Doubt(expected, np.full(len(first_order), np.finfo(float).tiny), np.ones(len(first_order)))
     tiny = 1e-6 * worst
     logs = np.log(np.abs(errors) + tiny)
     tails, _, scale = student.fit(errors / np.exp(_held_out(columns[drawn], logs)), floc=0.0)
-    return Doubt(expected, np.maximum(scale * np.exp(_line(columns[drawn], logs, columns)), tiny), float(tails))
+    size = np.maximum(scale * np.exp(_line(columns[drawn], logs, columns)), tiny)
+    return Doubt(expected, size, np.full(len(first_order), float(tails)))
 
 
 def _held_out(known: Features, values: Values) -> Values:

@@ -21,7 +21,7 @@ the first order leaves out grows with it."""
 GLIMPSE = "glimpse"
 """Column of a sketch of each row's gradient, as far as one pass shows it."""
 
-_BESIDE = ("loss", "worst_loss", "glimpse_length", "answer_tokens")
+_BESIDE = ("glimpse_length",)
 
 _ROWS_AT_ONCE = 8192
 

@@ -101,7 +101,7 @@ class Method(Protocol):
 
 
 class Stages(NamedTuple):
-    """Two ways to score, for a cascade."""
+    """Ways to score, from cheap to dear, for a cascade."""
 
     cheap: Method
     """For all rows: the first-order columns of one_step, or glimpses."""
@@ -120,6 +120,12 @@ class Stages(NamedTuple):
 
     budget: float = 1.0
     """Most rows that may be scored dearly, as a share; where it ends, less agreement is expected."""
+
+    between: Method | None = None
+    """For rows in doubt, before the dear method: a column `second_order`, which is what the cheap score leaves out."""
+
+    between_pays: int = 0
+    """Fewest rows in doubt for which that is worth preparing."""
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ import torch
 
 from onesteptrain.errors import AnchorError, ConfigError
 from onesteptrain.methods import Scorer, Setting, Stages, check_batch_size
+from onesteptrain.methods.one_step.bending import Bending
 from onesteptrain.methods.one_step.exact import Exact
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
 from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
@@ -32,6 +33,9 @@ from onesteptrain.utility.encoded import anchor_groups
 from onesteptrain.utility.gradients import gradient_norm
 
 _PROBES = 16
+
+_PAYS = 6
+"""Rows in doubt for each direction of the curvature: it costs half as many exact steps."""
 
 _TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "representation")
 """Options of the first-order estimators alone."""
@@ -75,6 +79,10 @@ class OneStep:
 
     cascade_agreement: float = 0.99
     """How much of that share is to be what exact would choose, as it is expected."""
+
+    cascade_curvature: int = 12
+    """Directions along which a cascade measures how the anchor loss bends, before it takes exact steps for many rows;
+    each holds a copy of the parameters in scope, and all cost three exact steps apiece. 0 goes without."""
 
     landmark_agreement: float = 0.99
     """How much of the share named by cascade_share is to be what auto would choose, as it is expected; landmarks stop
@@ -126,8 +134,9 @@ class OneStep:
         for name in ("cascade_share", "cascade_agreement", "landmark_agreement", "landmark_budget"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and below 1")
-        if self.glimpse_layers < 0:
-            raise ConfigError(f"glimpse_layers is {self.glimpse_layers}; it must be at least 0")
+        for name in ("glimpse_layers", "cascade_curvature"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         given = [name for name in _TOKENS_ONLY if getattr(self, name)]
         if self.estimator == "landmarks" and given:
             raise ConfigError(f"estimator landmarks does not measure every row; use fd or jvp with {given[0]}")
@@ -150,7 +159,16 @@ class OneStep:
             batch_size=self.batch_size,
             candidates=self.candidates,
         )
-        return Stages(replace(self, estimator="auto"), dear, self.cascade_share, self.cascade_agreement)
+        directions = self.cascade_curvature
+        bending = Bending(directions, self.step_size, self.optimizer == "adam", self.batch_size) if directions else None
+        return Stages(
+            replace(self, estimator="auto"),
+            dear,
+            self.cascade_share,
+            self.cascade_agreement,
+            between=bending,
+            between_pays=_PAYS * directions,
+        )
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Measure the anchors once, for all samples.
