@@ -88,12 +88,12 @@ class OneStep:
     """How much of the share named by cascade_share is to be what auto would choose, as it is expected; landmarks stop
     there, or at their budget."""
 
-    landmark_budget: float = 0.45
+    landmark_budget: float = 0.3
     """Most rows that landmarks score, as a share of the pool: what a row costs is a pass, and two for each scored."""
 
-    glimpse_layers: int = 0
+    glimpse_layers: int = 1
     """Layers at the top of the language model that a glimpse of landmarks goes back through; each costs about two of
-    its passes and tells more. 0 stays at the last hidden state."""
+    its passes and tells more. 0 stays at the last hidden state, and promises more agreement than there is."""
 
     store_tokens: bool = False
     """Keep utility and loss of every answer token, in the columns token_utility and token_loss."""
