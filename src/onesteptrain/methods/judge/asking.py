@@ -140,10 +140,17 @@ class _Asking:
 
     async def _find_fault(self, client: AsyncOpenAI, request: Request) -> None:
         """After a request has failed: no further one is sent if a harmless request of the same kind fails too."""
-        from openai import APIError
+        from openai import APIConnectionError, APIError, APITimeoutError
 
+        once = client.with_options(max_retries=0)
         try:
-            await _complete(client.with_options(max_retries=0), _harmless(request))
+            try:
+                await _complete(once, _harmless(request))
+            except APIConnectionError as error:
+                if isinstance(error, APITimeoutError):
+                    raise
+                # again: a server may just have closed the connection that an earlier request has left open
+                await _complete(once, _harmless(request))
         except (APIError, _NoCompletionError) as error:
             self.refused = self._as_our_error(error, str(request["model"]))
 
