@@ -61,7 +61,7 @@ def test_what_fits_is_remembered(monkeypatch, proxy):
     longest = max(proxy.encoder.encode(one).tokens for one in SAMPLES)
     tried = small_memory(monkeypatch, proxy, 2 * longest)
     scorer(SAMPLES)
-    assert proxy.room.tokens < proxy.batch_tokens
+    assert proxy.room.tokens < proxy.tokens_at_once
     tried.clear()
     scorer(SAMPLES)
     assert len(tried) > 1
@@ -109,7 +109,7 @@ def test_other_errors_are_not_swallowed(proxy):
 
 def test_a_copy_of_a_proxy_learns_for_itself(proxy):
     proxy.room.tokens = 3
-    assert dataclasses.replace(proxy).room.tokens == proxy.batch_tokens > 3
+    assert dataclasses.replace(proxy).room.tokens == proxy.tokens_at_once > 3
 
 
 class Waits(TorchDispatchMode):
@@ -145,14 +145,17 @@ def test_the_host_waits_for_nothing_in_a_pass_but_what_the_model_itself_asks_for
 def test_without_a_batch_size_a_device_takes_what_the_tokens_allow_and_a_cpu_sixteen_rows(monkeypatch, proxy):
     encoded = [proxy.encoder.encode(sample(row)) for row in range(40)]
 
-    def shapes() -> list[int]:
-        taken: list[int] = []
-        in_memory(proxy, encoded, lambda batches: taken.extend(map(len, batches)) or {}, batch_size=None)
+    length = max(one.tokens for one in encoded)
+
+    def shapes(tokens: int | None = None) -> list[int]:
+        mine, taken = dataclasses.replace(proxy), []
+        mine.room.tokens = tokens or mine.room.tokens
+        in_memory(mine, encoded, lambda batches: taken.extend(map(len, batches)) or {}, batch_size=None)
         return taken
 
-    assert shapes() == [16, 16, 8]
+    assert shapes(16 * length) == [16, 16, 8]
+    assert proxy.tokens_at_once == min(16384, 1024 * torch.get_num_threads())  # as the options say
     monkeypatch.setattr(Proxy, "device", torch.device("meta"))  # anything but a CPU
     assert shapes() == [40]
-    proxy.room.tokens = 10 * max(one.tokens for one in encoded)
-    assert max(shapes()) < 40
-    assert sum(shapes()) == 40
+    assert max(shapes(10 * length)) < 40
+    assert sum(shapes(10 * length)) == 40

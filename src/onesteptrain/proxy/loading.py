@@ -12,7 +12,7 @@ import torch
 from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.proxy.compiling import compile_blocks
 from onesteptrain.proxy.encoding import Encoder
-from onesteptrain.proxy.model import BATCH_TOKENS, Proxy
+from onesteptrain.proxy.model import Proxy
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -37,9 +37,9 @@ class LoadOptions:
     max_tokens: int | None = None
     """Longest sample, image tokens included; by default what the model's positions allow."""
 
-    batch_tokens: int = BATCH_TOKENS
-    """Most tokens of one pass, padding included, whatever the batch size; a pass that does not fit into memory is
-    split all the same."""
+    batch_tokens: int | None = None
+    """Most tokens of one pass, padding included, whatever the batch size; by default 1024 for each thread of a CPU, and
+    16384 elsewhere. A pass that does not fit into memory is split all the same."""
 
     compile: bool = False
     """Compile the blocks of the model when they are first run, which takes about a minute; not used by jvp."""

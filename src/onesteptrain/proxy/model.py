@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate
+from onesteptrain.proxy.sparing import Sparing, find_spared
 from onesteptrain.proxy.upstream import NOTHING, Replay, Upstream, agrees, find_upstream
 
 _MOVE = 1e-2
@@ -24,6 +25,9 @@ _MOVE = 1e-2
 
 BATCH_TOKENS = 16384
 """By default, one pass holds no more tokens."""
+
+CPU_TOKENS = 1024
+"""And no more for each thread of a CPU: what a layer makes of more tokens leaves the caches."""
 
 CPU_ROWS = 16
 """Rows of one pass on a CPU, unless a batch size is given."""
@@ -87,8 +91,8 @@ class Proxy:
     parameters: Mapping[str, nn.Parameter]
     """The parameters in scope by name; all others are frozen."""
 
-    batch_tokens: int = BATCH_TOKENS
-    """Most tokens of one pass, padding included."""
+    batch_tokens: int | None = None
+    """Most tokens of one pass, padding included; None leaves that to the device."""
 
     compiled: bool = False
     """Whether blocks of the model are compiled."""
@@ -96,7 +100,7 @@ class Proxy:
     @functools.cached_property
     def room(self) -> Room:
         """How much fits; learned while working."""
-        return Room(self.batch_tokens)
+        return Room(self.tokens_at_once)
 
     @functools.cached_property
     def findings(self) -> dict[str, Any]:
@@ -107,7 +111,14 @@ class Proxy:
         """How many samples one pass takes at most; tokens and memory may allow fewer."""
         if asked is not None:
             return asked
-        return CPU_ROWS if self.device.type == "cpu" else self.batch_tokens
+        return CPU_ROWS if self.device.type == "cpu" else self.tokens_at_once
+
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens one pass takes at most; memory may allow fewer."""
+        if self.batch_tokens is not None:
+            return self.batch_tokens
+        return min(BATCH_TOKENS, CPU_TOKENS * torch.get_num_threads()) if self.device.type == "cpu" else BATCH_TOKENS
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +133,8 @@ class Proxy:
     def batch(self, samples: Sequence[Encoded], *, keep: bool = False) -> Batch:
         """Pad samples to one batch on the model's device.
 
+        With the first samples of a kind the model is run, to find what their answers need.
+
         Args:
             samples: The samples.
             keep: Keep what the scope does not change from the first pass on, for a batch that several passes go over.
@@ -129,14 +142,18 @@ class Proxy:
         pixel_type = next(iter(self.model.parameters())).dtype
         padding = self.encoder.processor.tokenizer.pad_token_id
         batch = collate(samples, pad_token_id=padding).to(self.device, pixel_type)
-        if not (keep and self._may_keep):
-            return batch
-        inputs = tuple(sorted(batch.inputs))
-        if inputs not in self._replay.known:
+        keep = keep and self._may_keep
+        inputs = _names(batch)
+
+        def one() -> Batch:
             fullest = max(samples, key=lambda sample: len(sample.inputs))
-            one = collate([fullest], pad_token_id=padding).to(self.device, pixel_type)
-            self._replay.known[inputs] = self._find_upstream(one)
-        return batch._replace(kept={})
+            return collate([fullest], pad_token_id=padding).to(self.device, pixel_type)
+
+        if self._may_spare and inputs not in self._sparing.known:
+            self._sparing.known[inputs] = self._find_spared(one())
+        if keep and inputs not in self._replay.known:
+            self._replay.known[inputs] = self._find_upstream(one())
+        return batch._replace(kept={}) if keep else batch
 
     @functools.cached_property
     def _may_keep(self) -> bool:
@@ -147,9 +164,27 @@ class Proxy:
     def _replay(self) -> Replay:
         return Replay(self.model)
 
+    @property
+    def _may_spare(self) -> bool:
+        """Compiled blocks have been compiled with all tokens in sight; dropout lets no part be told from another."""
+        return not (self.compiled or self.model.training)
+
+    @functools.cached_property
+    def _sparing(self) -> Sparing:
+        return Sparing(self.model)
+
+    @torch.no_grad()
+    def _find_spared(self, batch: Batch) -> Sequence[str]:
+        """What is wanted at answers only; nothing where relying on it would change a logit."""
+        plain = self.answer_logits(batch).logits
+        answers = batch.answers
+        spared = find_spared(self.model, lambda: self.answer_logits(batch).logits, answers.place, batch.answer.shape)
+        self._sparing.known[_names(batch)] = spared
+        return spared if agrees(plain, self.answer_logits(batch).logits, torch.zeros_like(plain)) else ()
+
     def _find_upstream(self, batch: Batch) -> Upstream:
         """What lies upstream of the scope; nothing where relying on it would change a logit."""
-        inputs = tuple(sorted(batch.inputs))
+        inputs = _names(batch)
         with self.eagerly():
             upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
         if not upstream:
@@ -185,7 +220,11 @@ class Proxy:
         """
         answers = batch.answers
         arguments = {**batch.inputs, "use_cache": False}
-        with self._replay.of(batch.inputs, batch.kept), _head_only_at(answers.place, batch.answer.shape, self.model):
+        with contextlib.ExitStack() as stack:
+            if not torch.is_grad_enabled():
+                stack.enter_context(self._sparing.at(_names(batch), answers.place, batch.answer.shape))
+            stack.enter_context(self._replay.of(batch.inputs, batch.kept))
+            stack.enter_context(_head_only_at(answers.place, batch.answer.shape, self.model))
             if weights is None:
                 logits = self.model(**arguments).logits
             else:
@@ -251,6 +290,11 @@ class Proxy:
     def _drop_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
+
+
+def _names(batch: Batch) -> tuple[str, ...]:
+    """Names of the inputs: samples with and without images run through different parts."""
+    return tuple(sorted(batch.inputs))
 
 
 def not_finite(loss: float) -> str | None:

@@ -159,9 +159,10 @@ class _Slopes(NamedTuple):
 def _by_row(versions: Versions, samples: Sequence[Encoded]) -> _Slopes:
     """By one backward pass: every row has weights of its own, and so a gradient of its own."""
     proxy = versions.proxy
+    batch = proxy.batch(samples)
     weights = {name: value.requires_grad_() for name, value in versions.stacked(len(samples)).items()}
     with torch.enable_grad(), versions.at(weights):
-        losses = proxy.token_losses(proxy.batch(samples)).means()
+        losses = proxy.token_losses(batch).means()
         found = torch.autograd.grad(losses.sum(), list(weights.values()), allow_unused=True)
     gradients = {name: one for name, one in zip(weights, found, strict=True) if one is not None}
     return _Slopes(losses.tolist(), gradients, [not_finite(loss) for loss in losses.tolist()])

@@ -121,9 +121,10 @@ def first_tensor(values: Any) -> Tensor | None:
     return next((leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor) and leaf.ndim), None)
 
 
-@torch.no_grad()
+@torch.enable_grad()  # a pass without gradients spares modules tokens
 def _leading(proxy: Proxy, samples: Sequence[Encoded]) -> dict[str, list[tuple[int, int]]]:
     """Rows and dimensions of the output of each call, by module."""
+    batch = proxy.batch(samples)
     found: dict[str, list[tuple[int, int]]] = {}
     names = {module: name for name, module in proxy.model.named_modules()}
 
@@ -134,7 +135,7 @@ def _leading(proxy: Proxy, samples: Sequence[Encoded]) -> dict[str, list[tuple[i
     hooks = [module.register_forward_hook(note) for module in names]
     try:
         with proxy.eagerly():
-            proxy.answer_logits(proxy.batch(samples))
+            proxy.answer_logits(batch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -93,9 +93,9 @@ def take_apart(proxy: Proxy, samples: Sequence[Encoded], plan: Plan, take: Take)
     Raises:
         UnfitError: the samples cannot be told apart; something may have been handed over before.
     """
-    watch = _Watch(proxy, plan, shares_of(samples))
+    batch, watch = proxy.batch(samples), _Watch(proxy, plan, shares_of(samples))
     with torch.enable_grad(), watch.watching(), proxy.eagerly():
-        losses = proxy.token_losses(proxy.batch(samples)).means()
+        losses = proxy.token_losses(batch).means()
     slopes = torch.autograd.grad(losses.sum(), watch.edges, allow_unused=True)
     with torch.no_grad():
         for name, uses in watch.uses.items():
