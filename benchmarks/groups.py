@@ -113,7 +113,7 @@ def publish(name: str, kind: str, seconds: Mapping[str, Sequence[float]], groups
 
 @torch.no_grad()
 def plain(proxy: Proxy, encoded: Sequence[Encoded]) -> None:
-    for indices in in_batches(encoded, BATCH):
+    for indices in in_batches(encoded, BATCH, proxy.room.tokens):
         proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
 
 

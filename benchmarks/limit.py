@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from recording import by_turns, ratio, record
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.pool import Sample, open_pool
-from onesteptrain.proxy import Encoded, Proxy, ScopeOptions, in_batches, load_proxy
+from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy
 from onesteptrain.scoring import ScoringOptions
 from onesteptrain.utility import AnchorGroup, exact_utility, measure_anchors, token_derivatives
 from onesteptrain.worlds import checkpoint
@@ -28,6 +29,7 @@ from onesteptrain.worlds.digits import WorldOptions, make_world
 
 BATCH, ANCHORS = 16, 100
 EPSILON = 1e-3
+TOKENS = (256, 512, 1024, 2048, 4096)
 
 
 def main() -> None:
@@ -52,7 +54,9 @@ def main() -> None:
         }
         for name, scope in scopes.items():
             measure(name, load_proxy(model, scope), pool[: options.rows], anchors, options)
+        by_tokens(load_proxy(model), pool[: 2 * options.rows], options.repeats)
         whole(load_proxy(model), pool[: options.rows], anchors, options.repeats)
+        compiled(model, pool[: options.rows], anchors, options.repeats)
         charts = make_charts(ChartOptions(pool_rows=256), Path(scratch) / "charts")
         for name, rows, proxy in (("digits", pool[:256], "proxy"), ("charts", readable(charts.pool), "charts_proxy")):
             padding(name, load_proxy(checkpoint(proxy)), rows)
@@ -85,6 +89,16 @@ def measure(name: str, proxy: Proxy, rows: list[Sample], anchors: list[Sample], 
     record("limit", f"exact with {ANCHORS} anchors over fd, scope {name}", ratio=figure, unit="x")
 
 
+def by_tokens(proxy: Proxy, rows: list[Sample], repeats: int) -> None:
+    """Passes that hold more tokens or fewer than one does by default on one thread of a CPU."""
+    encoded = [proxy.encoder.encode(one) for one in rows]
+    work = {str(tokens): lambda tokens=tokens: plain(proxy, encoded, tokens) for tokens in TOKENS}
+    seconds = by_turns(work, repeats)
+    for tokens in TOKENS:
+        figure = round(ratio(seconds, str(tokens), str(proxy.tokens_at_once)), 2)
+        record("limit", f"plain passes of {tokens} tokens over those by default", ratio=figure, unit="x")
+
+
 def whole(proxy: Proxy, rows: list[Sample], anchors: list[Sample], repeats: int) -> None:
     """The same with reading images and texts, as a user sees it."""
     scorer = OneStep(estimator="fd", reference_folds=0).prepare(Setting(proxy, anchors))
@@ -97,6 +111,21 @@ def whole(proxy: Proxy, rows: list[Sample], anchors: list[Sample], repeats: int)
     record("limit", "fd over a plain pass, scope all, encoding in both", ratio=figure, unit="x")
 
 
+def compiled(model: Path, rows: list[Sample], anchors: list[Sample], repeats: int) -> None:
+    """The same with blocks compiled, for which the first batches wait."""
+    scorers, begun = {}, {}
+    for name in ("eager", "compiled"):
+        proxy = load_proxy(model, options=LoadOptions(compile=name == "compiled"))
+        started = time.perf_counter()
+        scorers[name] = OneStep(estimator="fd", reference_folds=0).prepare(Setting(proxy, anchors))
+        scorers[name](rows)
+        begun[name] = time.perf_counter() - started
+    record("limit", "--compile: what the first batches wait", value=round(begun["compiled"] - begun["eager"]), unit="s")
+    seconds = by_turns({name: lambda one=one: one(rows) for name, one in scorers.items()}, repeats)
+    figure = round(ratio(seconds, "compiled", "eager"), 2)
+    record("limit", "fd with --compile over fd without, scope all", ratio=figure, unit="x")
+
+
 def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:
     """Share of the tokens of a scoring's batches that is padding."""
     lengths = [proxy.encoder.encode(one) for one in rows]
@@ -104,15 +133,15 @@ def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:
     real = padded = 0
     for start in range(0, len(lengths), chunk):
         part = lengths[start : start + chunk]
-        for indices in in_batches(part, BATCH):
+        for indices in in_batches(part, BATCH, proxy.room.tokens):
             tokens = [part[index].tokens for index in indices]
             real, padded = real + sum(tokens), padded + len(tokens) * max(tokens)
     record("limit", f"padding of scoring batches, {name} world", value=round(100 * (padded / real - 1), 2), unit="%")
 
 
 @torch.no_grad()
-def plain(proxy: Proxy, encoded: list[Encoded]) -> None:
-    for indices in in_batches(encoded, BATCH):
+def plain(proxy: Proxy, encoded: list[Encoded], tokens: int | None = None) -> None:
+    for indices in in_batches(encoded, tokens or BATCH, tokens or proxy.room.tokens):
         proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
 
 

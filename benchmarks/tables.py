@@ -19,7 +19,7 @@ PAGE = HERE.parent / "docs" / "speed.md"
 CASES = ("text", "text, larger", "internvl", "qwen3_vl", "qwen3_vl, language")
 PEERS = (
     *("LESS, gradients", "autograd loop", "bergson", "bergson, forward mode", "dattri", "dattri-llm", "kronfluence"),
-    *("ours, fd", "ours, jvp", "ours, gradient route", "LESS, projected"),
+    *("ours, fd", "ours, jvp", "ours, gradient", "LESS, projected"),
 )
 
 
@@ -57,6 +57,17 @@ def limit(records: Records) -> list[str]:
     )
 
 
+def budgets(records: Records) -> list[str]:
+    """Tokens of a pass."""
+    found = {
+        match[1]: f"{one['ratio']:.2f}"
+        for subject, one in records.of("limit").items()
+        if (match := re.fullmatch(r"plain passes of (\d+) tokens over those by default", subject))
+    }
+    counts = sorted(found, key=int)
+    return table(["tokens of a pass", *counts], [["time over that by default", *(found[count] for count in counts)]])
+
+
 def cascade(records: Records) -> list[str]:
     """A cascade against exact steps for all."""
     rows = []
@@ -76,6 +87,13 @@ def cascade(records: Records) -> list[str]:
 def _pool_size(where: str) -> tuple[str, int]:
     world, rows = where.split(", ")
     return world, int(rows.split()[0])
+
+
+def compiled(records: Records) -> list[str]:
+    """What the compiler brings."""
+    share = records.figure("limit", "fd with --compile over fd without, scope all", "{:.2f}")
+    seconds = records.figure("limit", "--compile: what the first batches wait")
+    return [f"`fd` with `--compile` takes {share} of the time without, after {seconds} s of compiling."]
 
 
 def candidates(records: Records) -> list[str]:
@@ -140,6 +158,32 @@ def sweep(records: Records) -> list[str]:
     )
 
 
+def groups(records: Records) -> list[str]:
+    """Passes for each group, or one gradient for all."""
+    rows = []
+    for where in dict.fromkeys(subject.split(": ")[0] for subject in records.of("groups")):
+        for kind in ("fd", "jvp"):
+            found = {
+                int(match[1]): f"{one['passes']:.1f} or {one['gradient']:.1f}"
+                for subject, one in records.of("groups").items()
+                if (match := re.fullmatch(rf"{re.escape(where)}: (\d+) groups by {kind}", subject))
+            }
+            crossing = records.figure("groups", f"{where}: groups where the gradient overtakes {kind}", "{:.1f}")
+            rows.append([where, f"`{kind}`", *(found.get(count, "") for count in _GROUPS), crossing])
+    return table(["", "", *(f"{count} groups" for count in _GROUPS), "equal at"], rows)
+
+
+_GROUPS = (1, 2, 4, 16, 64)
+
+
+def landmarks(records: Records) -> list[str]:
+    """Glimpses over fd."""
+    found = records.of("landmarks").items()
+    return table(
+        ["landmarks", "time over that of `fd`"], ([name.split(":")[0], f"{one['ratio']:.2f}"] for name, one in found)
+    )
+
+
 def growth(records: Records) -> list[str]:
     """Time and memory by size."""
     sizes: dict[str, list[tuple[int, dict[str, Any]]]] = {}
@@ -200,12 +244,16 @@ TABLES: dict[str, Callable[[Records], list[str]]] = {
     one.__name__: one
     for one in (
         limit,
+        compiled,
+        budgets,
         cascade,
         candidates,
         peers,
         fastest,
         failing,
         sweep,
+        groups,
+        landmarks,
         growth,
         extrapolation,
         progress,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,23 @@ def test_every_path_that_the_readme_runs_exists():
     scripts = re.findall(r"python ((?:benchmarks|experiments)/\S+\.py)", text)
     assert scripts
     assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_the_tables_of_the_page_on_speed_say_what_was_measured():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        tables = importlib.import_module("tables")
+    finally:
+        sys.path.pop(0)
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"^<!-- (\w+) -->$", page, flags=re.MULTILINE)) == {*tables.TABLES, "end"}
+    assert tables.written(page, tables.Records()) == page
+
+
+def test_every_figure_on_speed_names_a_command_that_exists():
+    records = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    for one in records:
+        assert {"benchmark", "subject", "unit", "command"} <= one.keys()
+        script = re.match(r"python (benchmarks/\S+\.py)", one["command"])
+        assert script, one["command"]
+        assert (ROOT / script[1]).is_file()
