@@ -155,6 +155,17 @@ def test_what_would_change_a_logit_is_not_relied_on(monkeypatch):
     assert not spared(proxy, [proxy.encoder.encode(SAMPLES[0])])
 
 
+def test_a_sample_without_a_question_teaches_nothing():
+    """In it no token that predicts nothing is read, as if keys and values were wanted at answers only."""
+    proxy = fresh("internvl")
+    texts = [proxy.encoder.encode(sample(row, images=0)) for row in range(3)]
+    answer = torch.ones(texts[0].tokens, dtype=torch.bool)
+    answer[0] = False
+    proxy.batch([texts[0]._replace(answer=answer)])
+    assert not proxy._sparing.known
+    assert spared(proxy, texts) == {"mlp", "self_attn.q_proj", "self_attn.o_proj"}
+
+
 def test_a_model_in_training_is_run_in_full():
     proxy = fresh("internvl")
     proxy.model.train()

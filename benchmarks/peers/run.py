@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, required=True, help="virtual environment; made where it is not there")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--groups", type=int, nargs="*", default=[1, 4, 16, 64], help="of the search for the crossover")
     parser.add_argument("--sweep-rows", type=int, default=32, help="rows of the search for the crossover")
     parser.add_argument("--sweep-repeats", type=int, default=3)

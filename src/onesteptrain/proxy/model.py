@@ -139,21 +139,18 @@ class Proxy:
             samples: The samples.
             keep: Keep what the scope does not change from the first pass on, for a batch that several passes go over.
         """
+        batch, keep = self._collated(samples), keep and self._may_keep
+        kind, fullest = _names(batch), max(samples, key=lambda sample: len(sample.inputs))
+        if self._may_spare and kind not in self._sparing.known and _has_question(fullest):
+            self._sparing.known[kind] = self._find_spared(self._collated([fullest]))
+        if keep and kind not in self._replay.known:
+            self._replay.known[kind] = self._find_upstream(self._collated([fullest]))
+        return batch._replace(kept={}) if keep else batch
+
+    def _collated(self, samples: Sequence[Encoded]) -> Batch:
         pixel_type = next(iter(self.model.parameters())).dtype
         padding = self.encoder.processor.tokenizer.pad_token_id
-        batch = collate(samples, pad_token_id=padding).to(self.device, pixel_type)
-        keep = keep and self._may_keep
-        inputs = _names(batch)
-
-        def one() -> Batch:
-            fullest = max(samples, key=lambda sample: len(sample.inputs))
-            return collate([fullest], pad_token_id=padding).to(self.device, pixel_type)
-
-        if self._may_spare and inputs not in self._sparing.known:
-            self._sparing.known[inputs] = self._find_spared(one())
-        if keep and inputs not in self._replay.known:
-            self._replay.known[inputs] = self._find_upstream(one())
-        return batch._replace(kept={}) if keep else batch
+        return collate(samples, pad_token_id=padding).to(self.device, pixel_type)
 
     @functools.cached_property
     def _may_keep(self) -> bool:
@@ -290,6 +287,14 @@ class Proxy:
     def _drop_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
+
+
+def _has_question(sample: Encoded) -> bool:
+    """Whether tokens come before the answer, besides the one that predicts its first.
+
+    They alone show what the answer reads from tokens that predict nothing.
+    """
+    return bool(sample.answer[2:].any()) and not bool(sample.answer[:2].any())
 
 
 def _names(batch: Batch) -> tuple[str, ...]:
