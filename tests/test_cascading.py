@@ -7,10 +7,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from onesteptrain.cascading import Part
+from onesteptrain.cascading import Part, _draw, seeing
 from onesteptrain.cascading.doubt import learn_doubt
 from onesteptrain.cli import main
 from onesteptrain.errors import ConfigError
@@ -187,6 +189,42 @@ def test_the_stated_agreement_holds_on_average():
         told.append(doubt.crossing(cut).sum() / 2 / 600)
     # 100 rows tell the size of errors to a tenth, and their tails less well
     assert np.mean(told) == pytest.approx(np.mean(seen), rel=0.25)
+
+
+def test_rows_that_are_called_safe_are_so_where_errors_grow_faster_than_by_a_power_of_the_loss():
+    generator = np.random.default_rng(0)
+    seen = told = 0.0
+    for _ in range(30):
+        first, spread = generator.normal(size=(2, 3000))
+        exact = first + 0.02 * np.exp(spread + 0.5 * np.minimum(spread**2, 9)) * generator.normal(size=3000)
+        features = np.stack([first, np.exp(spread)], axis=1)
+        drawn = generator.choice(3000, 200, replace=False)
+        doubt = learn_doubt(features, first, drawn, exact[drawn])
+        cut = doubt.cut(np.full(3000, np.nan), np.arange(3000), 600)
+        chances, true = doubt.crossing(cut), np.sort(exact)[-600]
+        safe = chances < 0.05
+        told += chances[safe].sum()
+        seen += ((doubt.expected > cut) != (exact >= true))[safe].sum()
+    assert 50 < seen < told  # some 130 of 190; by straight lines alone it would be 310 of 250
+
+
+def test_rows_are_drawn_from_the_whole_pool_and_from_where_the_cut_may_be(tmp_path):
+    utility = np.random.default_rng(0).permutation(5000).astype(float)
+    columns = {"uid": [str(row) for row in range(5000)], **dict.fromkeys(seeing.FIRST_ORDER, utility)}
+    path = tmp_path / "scores.parquet"
+    pq.write_table(pa.table(columns), path)
+    table = ScoreTable(path)
+    draws = {
+        glimpsed: _draw(seeing.Seen(table, utility[:, None], glimpsed), share=0.04, top=500, seed=3)
+        for glimpsed in (False, True)
+    }
+    for drawn in draws.values():
+        assert len(drawn) == len(set(drawn.tolist())) == 200
+    near = {glimpsed: int((utility[drawn] >= 4000).sum()) for glimpsed, drawn in draws.items()}
+    # of 60 drawn anywhere a fifth, 12, is near, and the 140 others are: five standard deviations of 3.1 around that;
+    # of 200 drawn anywhere it would be 40, with one of 5.7
+    assert near[False] == pytest.approx(152, abs=15)
+    assert near[True] == pytest.approx(40, abs=28)
 
 
 def test_a_small_pool_is_scored_dearly_as_a_whole(tmp_path):

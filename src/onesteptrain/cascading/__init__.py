@@ -34,6 +34,9 @@ from onesteptrain.scoring import Ahead, Progress, ScoringOptions, ScoringResult,
 
 _MOST_DRAWN = 1000
 
+_NEAR = 2
+"""Where the cut may be: among so many times as many rows as the top share holds, the best by the cheap score."""
+
 _ALLOWED_UNSEEN = 0.5
 """Of the wrong places that are allowed: those of rows that are judged by the cheap stage alone."""
 
@@ -131,12 +134,12 @@ def _cascade(work: _Work, seed: int, final: Path) -> None:
     seen = see(work.stage("cheap", stages.cheap, work.pool))
     usable = seen.usable
     measured = Measured(work, np.full(len(seen.columns), np.nan), np.zeros(len(seen.columns), bool))
-    drawn = _draw(seen, stages.drawn_share, seed)
+    top, wrong = max(1, round(stages.share * len(usable))), 0.0
+    drawn = _draw(seen, stages.drawn_share, top, seed)
     measured.measure("drawn", drawn)
     if np.isfinite(measured.score[drawn]).sum() < FEWEST:  # a small pool, or one whose rows cannot be scored dearly
         measured.measure("rest", np.setdiff1d(usable, drawn))
     known = np.flatnonzero(np.isfinite(measured.score))
-    top, wrong = max(1, round(stages.share * len(usable))), 0.0
     expected = np.full(len(seen.columns), np.nan) if seen.glimpsed else seen.columns[:, 0]
     if not measured.asked[usable].all() and len(known) >= FEWEST:
         base = seen.expect(known, measured.score[known])
@@ -284,13 +287,23 @@ class _Work:
         return done.table
 
 
-def _draw(seen: Seen, share: float, seed: int) -> Positions:
-    """Rows at random, whatever their order."""
+def _draw(seen: Seen, share: float, top: int, seed: int) -> Positions:
+    """Rows at random, whatever their order: some from the whole pool, and the others from where the cut may be.
+
+    Which those are is told by the cheap score alone: what is learned is the dear score given the cheap columns, which
+    does not depend on how a row was drawn.
+    """
     usable = seen.usable
     count = min(max(round(share * len(usable)), 2 * FEWEST), _MOST_DRAWN, len(usable))
     uids = seen.table.read(["uid"])["uid"].take(usable).to_pylist()
     keys = np.array([uniform(seed, f"cascade:{uid}") for uid in uids])
-    return np.sort(usable[np.argsort(keys, kind="stable")[:count]])
+    order = usable[np.argsort(keys, kind="stable")]
+    anywhere, others = order[: 2 * FEWEST], order[2 * FEWEST :]
+    if not seen.glimpsed:
+        cheap = seen.columns[:, 0]
+        near = cheap[others] >= np.sort(cheap[usable])[-min(_NEAR * top, len(usable))]
+        others = np.concatenate([others[near], others[~near]])
+    return np.sort(np.concatenate([anywhere, others])[:count])
 
 
 def _most_doubtful(chances: Values, allowed: float, most: int) -> Positions:

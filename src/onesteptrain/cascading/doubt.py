@@ -26,6 +26,9 @@ _RIDGE = 1.0
 
 _FOLDS = 10
 
+_ROWS_A_COLUMN = 6
+"""Drawn rows that there must be for each column, before squares are added."""
+
 
 class Doubt(NamedTuple):
     """Exact utility as it is expected from the first-order columns, and how far off that may be."""
@@ -104,13 +107,18 @@ def _held_out(known: Features, values: Values) -> Values:
 
 
 def _standardised(features: Features, drawn: NDArray[np.int64]) -> Features:
-    """Columns and their log sizes, in standard deviations of the drawn rows; extremes are cut off at ten."""
+    """Columns and their log sizes, in standard deviations of the drawn rows; extremes are cut off at ten.
+
+    Where there are rows enough, the squares of the log sizes too: errors grow faster with the loss than by a power.
+    """
     sizes = np.log(np.abs(features) + 1e-3 * np.nanmedian(np.abs(features), axis=0) + np.finfo(float).tiny)
     columns = np.concatenate([features, sizes], axis=1)
     spread = columns[drawn].std(axis=0)
     scaled = (columns - columns[drawn].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     limited: Features = np.clip(scaled, -10, 10)
-    return limited
+    squares = np.minimum(limited[:, features.shape[1] :] ** 2, 10)
+    enough = len(drawn) >= _ROWS_A_COLUMN * (limited.shape[1] + squares.shape[1])
+    return np.hstack([limited, squares]) if enough else limited
 
 
 def _line(known: Features, values: Values, at: Features) -> Values:
