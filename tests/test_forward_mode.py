@@ -101,7 +101,13 @@ def test_a_query_that_sees_nothing_makes_no_nan():
 @pytest.mark.parametrize("moving", CHOICES[:4])
 def test_products(moving):
     values = [random(3, 4), random(4, seed=1), random(3, 4, seed=2)]
-    alike(lambda a, b, c: a * b * c * 2.0 + torch.mul(a, c).mul(b), values, moving)
+    alike(lambda a, b, c: a * b * c * 2.0 + torch.mul(a, c).mul(b) + b * a, values, moving)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.parametrize("exponent", [2, 2.0, 3, -0.5, torch.tensor(2.0)])
+def test_powers(exponent, moving):
+    alike(lambda x: x.pow(exponent) + torch.pow(x, exponent) * x**exponent, [random(3, 4).abs()], (moving,))
 
 
 def test_half_precision_is_widened_inside_attention():

@@ -69,7 +69,8 @@ def attention(  # noqa: PLR0913  the arguments of PyTorch's own
         k, dk, v, dv = (_widened(one, groups) for one in (k, dk, v, dv))
     q, dq, k, dk, v, dv = (_single(one) for one in (q, dq, k, dk, v, dv))
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    q, dq = q * factor, None if dq is None else dq * factor
+    q, dq = _times(q, factor), None if dq is None else _times(dq, factor)
+    k, v = k.contiguous(), v.contiguous()  # else each product below copies them anew
     chances = _masked(q @ k.mT, attn_mask, is_causal).softmax(-1)
     out = chances @ v
     change = None if dv is None else chances @ dv
@@ -90,7 +91,20 @@ def multiply(one: Any, other: Any) -> Any:
     (a, da), (b, db) = _parts(one), _parts(other)
     if da is None or db is None or da.dtype != db.dtype:
         return torch.mul(one, other)
-    return _dual(a * b, torch.addcmul(da * b, a, db))
+    return _dual(a * b, (da * b).addcmul_(a, db))
+
+
+def power(x: Tensor, exponent: Any) -> Tensor:
+    """x^2; its derivative is 2 x dx. Other powers are left to PyTorch."""
+    if isinstance(exponent, Tensor) or exponent != 2:
+        return torch.pow(x, exponent)
+    x, dx = _parts(x)
+    return _dual(x.square(), None if dx is None else (x * dx).mul_(2))
+
+
+def _times(value: Tensor, factor: float) -> Tensor:
+    """A product whose rows lie one after the other, whatever those of the value do."""
+    return torch.mul(value, factor, out=torch.empty(value.shape, dtype=value.dtype, device=value.device))
 
 
 def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -126,4 +140,7 @@ _RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.mul: multiply,
     Tensor.mul: multiply,
     Tensor.__mul__: multiply,
+    torch.pow: power,
+    Tensor.pow: power,
+    Tensor.__pow__: power,
 }
