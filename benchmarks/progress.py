@@ -2,7 +2,7 @@
 
 progress.py --before COMMIT [--repeats 5] checks the commit out beside this tree and runs the same cases in both, each
 turn in processes of its own: InternVL architecture, width 128, 8 layers, rows and 100 anchors of the digits world,
-reading included. Needs git.
+reading included. Counted is processor time, since the machine may be shared. Needs git.
 """
 
 from __future__ import annotations
@@ -96,13 +96,13 @@ def measure(scratch: Path) -> dict[str, float]:
     found = {}
     for name, (scope, method, rows) in CASES.items():
         proxy = load_proxy(model, SCOPES[scope], LoadOptions(device="cpu"))
-        started = time.perf_counter()
+        started = time.process_time()
         scorer = method.prepare(Setting(proxy, anchors))
-        found[f"{name}, preparation"] = time.perf_counter() - started
+        found[f"{name}, preparation"] = time.process_time() - started
         scorer(pool[:2])
-        started = time.perf_counter()
+        started = time.process_time()
         scorer(pool[:rows])
-        found[name] = time.perf_counter() - started
+        found[name] = time.process_time() - started
         if method.estimator == "fd" and method.group_by is None:
             found |= {f"share of {what}, {name}": share for what, share in shares(proxy, scorer, pool[:rows]).items()}
     return found
@@ -110,17 +110,17 @@ def measure(scratch: Path) -> dict[str, float]:
 
 def shares(proxy, scorer, rows: list[Sample]) -> dict[str, float]:  # noqa: ANN001
     """What part of the time goes into what."""
-    started = time.perf_counter()
+    started = time.process_time()
     for one in rows:
         proxy.encoder.encode(one)
-    reading = time.perf_counter() - started
+    reading = time.process_time() - started
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         scorer(rows)
     events = profiler.key_averages()
     products = sum(one.self_cpu_time_total for one in events if any(part in one.key for part in PRODUCTS)) / 1e6
-    started = time.perf_counter()
+    started = time.process_time()
     scorer(rows)
-    whole = time.perf_counter() - started
+    whole = time.process_time() - started
     return {
         "images and texts": reading / whole,
         "matrix products and attention": products / whole,
