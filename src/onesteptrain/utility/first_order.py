@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.proxy import Batch, Encoded, Proxy
-from onesteptrain.proxy.model import Direction
+from onesteptrain.proxy.model import BATCH_TOKENS, Direction
 from onesteptrain.utility.batching import Batches, in_memory, too_large
 from onesteptrain.utility.forward_mode import FewerPasses
 
@@ -25,7 +25,8 @@ RELATIVE_SHIFTS = tuple(10.0**exponent for exponent in (-2, -2.5, -3, -3.5, -4, 
 
 
 _SHIFTED_TOGETHER = 4
-"""Batches that the weights are moved for at a time: moving them costs, and so does keeping batches on the device."""
+"""Batches that the weights are moved for at a time: moving them costs, and so does keeping batches on the device. Where
+batches are small there are more of them, up to `BATCH_TOKENS` altogether."""
 
 
 class TokenDerivatives(NamedTuple):
@@ -86,7 +87,8 @@ def token_derivatives(
             records |= {index: TokenDerivatives(loss, derivative) for index, loss, derivative in parts}
         return records
 
-    records = in_memory(proxy, samples, work, batch_size=batch_size, at_once=_SHIFTED_TOGETHER)
+    together = max(_SHIFTED_TOGETHER, BATCH_TOKENS // proxy.tokens_at_once)
+    records = in_memory(proxy, samples, work, batch_size=batch_size, at_once=together)
     return [records.get(index) or _without_room(one, len(directions)) for index, one in enumerate(samples)]
 
 
