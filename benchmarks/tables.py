@@ -170,7 +170,7 @@ def groups(records: Records) -> list[str]:
             }
             crossing = records.figure("groups", f"{where}: groups where the gradient overtakes {kind}", "{:.1f}")
             rows.append([where, f"`{kind}`", *(found.get(count, "") for count in _GROUPS), crossing])
-    return table(["", "", *(f"{count} groups" for count in _GROUPS), "equal at"], rows)
+    return table(["", "", *(f"{count} {'group' if count == 1 else 'groups'}" for count in _GROUPS), "equal at"], rows)
 
 
 _GROUPS = (1, 2, 4, 16, 64)

@@ -27,7 +27,7 @@ BATCH_TOKENS = 16384
 """By default, one pass holds no more tokens."""
 
 CPU_TOKENS = 1024
-"""And no more for each thread of a CPU: what a layer makes of more tokens leaves the caches."""
+"""And no more for each thread of a CPU: what a layer makes of many more tokens leaves the caches."""
 
 CPU_ROWS = 16
 """Rows of one pass on a CPU, unless a batch size is given."""
