@@ -67,6 +67,11 @@ class Batch(NamedTuple):
     """The answers, once `to` has found them."""
 
     @property
+    def kind(self) -> tuple[str, ...]:
+        """Names of the inputs: samples with and without images run through different parts of a model."""
+        return tuple(sorted(self.inputs))
+
+    @property
     def answers(self) -> Answers:
         """Where the answers are."""
         return self.found or find_answers(self.inputs["input_ids"], self.answer)

@@ -140,11 +140,15 @@ class Proxy:
             keep: Keep what the scope does not change from the first pass on, for a batch that several passes go over.
         """
         batch, keep = self._collated(samples), keep and self._may_keep
-        kind, fullest = _names(batch), max(samples, key=lambda sample: len(sample.inputs))
-        if self._may_spare and kind not in self._sparing.known and _has_question(fullest):
-            self._sparing.known[kind] = self._find_spared(self._collated([fullest]))
-        if keep and kind not in self._replay.known:
-            self._replay.known[kind] = self._find_upstream(self._collated([fullest]))
+        spare = self._may_spare and batch.kind not in self._sparing.known
+        replay = keep and batch.kind not in self._replay.known
+        if spare or replay:
+            fullest = max(samples, key=lambda sample: len(sample.inputs))
+            alone = self._collated([fullest])
+            if spare and _has_question(fullest):
+                self._sparing.known[batch.kind] = self._find_spared(alone)
+            if replay:
+                self._replay.known[batch.kind] = self._find_upstream(alone)
         return batch._replace(kept={}) if keep else batch
 
     def _collated(self, samples: Sequence[Encoded]) -> Batch:
@@ -176,19 +180,18 @@ class Proxy:
         plain = self.answer_logits(batch).logits
         answers = batch.answers
         spared = find_spared(self.model, lambda: self.answer_logits(batch).logits, answers.place, batch.answer.shape)
-        self._sparing.known[_names(batch)] = spared
+        self._sparing.known[batch.kind] = spared
         return spared if agrees(plain, self.answer_logits(batch).logits, torch.zeros_like(plain)) else ()
 
     def _find_upstream(self, batch: Batch) -> Upstream:
         """What lies upstream of the scope; nothing where relying on it would change a logit."""
-        inputs = _names(batch)
         with self.eagerly():
             upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
         if not upstream:
             return upstream
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         remembering = batch._replace(kept={})
-        self._replay.known[inputs] = upstream
+        self._replay.known[batch.kind] = upstream
         with torch.no_grad():
             before = self.answer_logits(remembering).logits
             with self.shifted({name: value.clone() for name, value in weights.items()}, _MOVE):
@@ -219,8 +222,8 @@ class Proxy:
         arguments = {**batch.inputs, "use_cache": False}
         with contextlib.ExitStack() as stack:
             if not torch.is_grad_enabled():
-                stack.enter_context(self._sparing.at(_names(batch), answers.place, batch.answer.shape))
-            stack.enter_context(self._replay.of(batch.inputs, batch.kept))
+                stack.enter_context(self._sparing.at(batch.kind, answers.place, batch.answer.shape))
+            stack.enter_context(self._replay.of(batch.kind, batch.kept))
             stack.enter_context(_head_only_at(answers.place, batch.answer.shape, self.model))
             if weights is None:
                 logits = self.model(**arguments).logits
@@ -295,11 +298,6 @@ def _has_question(sample: Encoded) -> bool:
     They alone show what the answer reads from tokens that predict nothing.
     """
     return bool(sample.answer[2:].any()) and not bool(sample.answer[:2].any())
-
-
-def _names(batch: Batch) -> tuple[str, ...]:
-    """Names of the inputs: samples with and without images run through different parts."""
-    return tuple(sorted(batch.inputs))
 
 
 def not_finite(loss: float) -> str | None:

@@ -20,11 +20,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from onesteptrain.errors import ModelError
-from onesteptrain.proxy.scope import decoder_of
-from onesteptrain.proxy.upstream import in_place_of_forward
+from onesteptrain.proxy.upstream import REFUSALS, gradients_from, in_place_of_forward, layer_names
 
-WORTH_IT = 0.9
+_WORTH_IT = 0.9
 """Share of answers among the tokens of a batch, from which on picking them costs what it saves."""
 
 _ROUNDING = 1e-3
@@ -44,12 +42,12 @@ class Sparing:
 
     model: nn.Module
     known: dict[tuple[str, ...], Sequence[str]] = field(default_factory=dict)
-    """Names of those parts, by the names of the inputs: a sample without images may run through others."""
+    """Names of those parts, by kind of batch: a sample without images may run through others."""
 
     @contextlib.contextmanager
-    def at(self, inputs: Sequence[str], places: Int[Tensor, " answer_token"], shape: torch.Size) -> Iterator[None]:
-        """Run passes over a batch in which those parts see the tokens at some places only."""
-        parts = self.known.get(tuple(inputs), ()) if len(places) < WORTH_IT * shape.numel() else ()
+    def at(self, kind: tuple[str, ...], places: Int[Tensor, " answer_token"], shape: torch.Size) -> Iterator[None]:
+        """Run passes over a batch of a kind, in which those parts see the tokens at some places only."""
+        parts = self.known.get(kind, ()) if len(places) < _WORTH_IT * shape.numel() else ()
         with contextlib.ExitStack() as stack:
             for name in parts:
                 module = self.model.get_submodule(name)
@@ -68,25 +66,19 @@ def find_spared(
         places: Where these are predicted, as positions in the flattened tokens.
         shape: Samples and tokens of the batch.
     """
-    try:
-        stack: Any = decoder_of(model)
-    except ModelError:
+    layers = layer_names(model)
+    if not layers:
         return []
-    top: nn.Module = stack.layers[-1]
+    top = model.get_submodule(layers[-1])
     names = {module: name for name, module in model.named_modules()}
     calls: dict[str, list[_Call | None]] = {}
-
-    def begin(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if args:
-            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         plain = len(args) == 1 and not kwargs and all(_by_token(one, shape) for one in (args[0], output))
         calls.setdefault(names[module], []).append(_Call(args[0], output) if plain else None)
 
     hooks = [module.register_forward_hook(note, with_kwargs=True) for module in top.modules()]
-    hooks.append(top.register_forward_pre_hook(begin, with_kwargs=True))
+    hooks.append(gradients_from(top))
     try:
         with torch.enable_grad():
             logits = forward()
@@ -112,7 +104,7 @@ def _picking(
     def run(tokens: Tensor) -> Tensor:
         found = forward(tokens.flatten(0, 1)[places])
         everywhere = found.new_zeros(shape.numel(), found.shape[-1])
-        return everywhere.index_copy(0, places, found).view(*shape, -1)
+        return everywhere.index_copy_(0, places, found).view(*shape, -1)
 
     return run
 
@@ -138,7 +130,7 @@ def _treats_tokens_alone(module: nn.Module, call: _Call, places: Int[Tensor, " a
     among_all = call.gave.flatten(0, 1)[places]
     try:
         alone = module(call.given.flatten(0, 1)[places])
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+    except REFUSALS:
         return False  # whatever it is, it takes no tokens out of their samples
     if not isinstance(alone, Tensor) or alone.shape != among_all.shape:
         return False

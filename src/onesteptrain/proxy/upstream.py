@@ -17,12 +17,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
 
 from onesteptrain.errors import ModelError
 from onesteptrain.proxy.scope import decoder_of
 
 Kept = dict[str, list[Any]]
 """Outputs of upstream modules by name, one a call: what a batch carries from pass to pass."""
+
+REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a module raises that is not made for the input it is given."""
 
 _AGREEMENT = 1e-3
 """Of the effect of moved weights: what a replay may be off by. A module wrongly held fast is off by all of it."""
@@ -51,12 +55,12 @@ class Replay:
 
     model: nn.Module
     known: dict[tuple[str, ...], Upstream] = field(default_factory=dict)
-    """What is upstream, by the names of the inputs: a sample without images runs no vision tower."""
+    """What is upstream, by kind of batch: a sample without images runs no vision tower."""
 
     @contextlib.contextmanager
-    def of(self, inputs: Mapping[str, Tensor], kept: Kept | None) -> Iterator[None]:
-        """Run one pass over a batch; `kept` is filled by its first pass. Without it, nothing is kept."""
-        upstream = self.known.get(tuple(sorted(inputs)), NOTHING)
+    def of(self, kind: tuple[str, ...], kept: Kept | None) -> Iterator[None]:
+        """Run one pass over a batch of a kind; `kept` is filled by its first pass. Without it, nothing is kept."""
+        upstream = self.known.get(kind, NOTHING)
         if kept is None or not upstream:
             yield
             return
@@ -105,7 +109,7 @@ def find_upstream(model: nn.Module, forward: Callable[[], Tensor]) -> Upstream:
 
 def _cut(model: nn.Module, names: Sequence[str]) -> Upstream:
     """Of the layers of the language model, the highest stands for those below it; parts of a layer are not worth it."""
-    layers = _layers(model)
+    layers = layer_names(model)
     others = [name for name in names if not set(layers).intersection((name, *_above(name)))]
     lower = [name for name in layers if name in names]
     if lower != layers[: len(lower)]:
@@ -113,8 +117,8 @@ def _cut(model: nn.Module, names: Sequence[str]) -> Upstream:
     return Upstream([*others, *lower[-1:]], dict.fromkeys(lower[:-1], "".join(lower[-1:])))
 
 
-def _layers(model: nn.Module) -> list[str]:
-    """Names of the layers of the language model, from the lowest up."""
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of the layers of the language model, from the lowest up; none where they cannot be told."""
     try:
         stack: Any = decoder_of(model)
     except ModelError:
@@ -149,6 +153,17 @@ def _replaying(calls: Sequence[Any]) -> Callable[..., Any]:
         return pytree.tree_unflatten(leaves, form)  # anew each time: some models write into what they are given
 
     return replay
+
+
+def gradients_from(layer: nn.Module) -> RemovableHandle:
+    """Let gradients be taken of all that comes of what a layer is given, and no further back."""
+
+    def begin(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if args:
+            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+
+    return layer.register_forward_pre_hook(begin, with_kwargs=True)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from onesteptrain.errors import ModelError
 from onesteptrain.proxy.encoding import Answers, Batch
 from onesteptrain.proxy.model import Proxy
 from onesteptrain.proxy.scope import decoder_of
-from onesteptrain.proxy.upstream import agrees, in_place_of_forward
+from onesteptrain.proxy.upstream import REFUSALS, agrees, in_place_of_forward
 
 Stacked = Mapping[str, Tensor]
 """Versions of each parameter in scope by name, along a new first dimension."""
@@ -58,8 +58,7 @@ class Versions:
 
     proxy: Proxy
     known: dict[tuple[bool | str, ...], bool] = field(default_factory=dict)
-    """Whether it gives what single passes give, by whether something is kept and by the names of the inputs: samples
-    without images run no tower."""
+    """Whether it gives what single passes give, by whether something is kept and by kind of batch."""
 
     def stacked(self, count: int) -> dict[str, Tensor]:
         """So many copies of the parameters in scope."""
@@ -79,7 +78,7 @@ class Versions:
 
     def fits(self, batch: Batch) -> bool:
         """Whether a batch of such inputs can be run so; found out once, by two versions drawn at random."""
-        kind: tuple[bool | str, ...] = (batch.kept is not None, *sorted(batch.inputs))
+        kind: tuple[bool | str, ...] = (batch.kept is not None, *batch.kind)
         if kind not in self.known:
             seen = self._is_as_it_seems(batch)
             if seen is None:
@@ -102,7 +101,7 @@ class Versions:
         try:
             with self.at(versions):
                 found = self.proxy.answer_logits(repeated(batch, len(moves))).logits.chunk(len(moves))
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except REFUSALS as error:
             if should_reduce_batch_size(error):
                 raise
             return False  # whatever it is, it does not run in this way; alone it does

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.proxy import Encoded, Proxy, TokenLosses
 from onesteptrain.proxy.scope import decoder_of
+from onesteptrain.proxy.upstream import gradients_from
 from onesteptrain.utility.batching import Batches, in_memory, too_large
 from onesteptrain.utility.sketch import Sketch, make_sketch
 
@@ -141,17 +142,11 @@ class Glimpser:
     def _top_hooks(self, seen: list[_Layer]) -> list[Any]:
         top = self._stack[-self.layers :]
 
-        def begin(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-            if args:
-                return (args[0].detach().requires_grad_(), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
-
         def note(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             seen.append(_Layer(args[0].detach(), output))
 
         linear = [module for layer in top for module in layer.modules() if isinstance(module, nn.Linear)]
-        first = top[0].register_forward_pre_hook(begin, with_kwargs=True)
-        return [first, *(module.register_forward_hook(note) for module in linear)]
+        return [gradients_from(top[0]), *(module.register_forward_hook(note) for module in linear)]
 
     @functools.cached_property
     def _head(self) -> nn.Module:
