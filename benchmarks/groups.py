@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from limit import BATCH, EPSILON, plain
 from recording import by_turns, ratio, record
 
 from onesteptrain.pool import Sample, open_pool
-from onesteptrain.proxy import Encoded, Proxy, ScopeOptions, in_batches, load_proxy
+from onesteptrain.proxy import Encoded, Proxy, ScopeOptions, load_proxy
 from onesteptrain.proxy.model import Direction
 from onesteptrain.utility import token_derivatives
 from onesteptrain.utility.first_order import FirstOrder
@@ -28,8 +29,6 @@ from onesteptrain.utility.per_sample import inner_products, per_sample, squares
 from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
 from onesteptrain.worlds.digits import WorldOptions, make_world
 
-BATCH = 16
-EPSILON = 1e-3
 PASSES_UP_TO = 4
 """Groups for which passes are timed; for more, each further group is taken to cost what the last ones did."""
 
@@ -109,12 +108,6 @@ def publish(name: str, kind: str, seconds: Mapping[str, Sequence[float]], groups
     record(
         "groups", f"{name}: {groups[-1]} groups by {kind}, passes over gradient", ratio=round(better[-1], 1), unit="x"
     )
-
-
-@torch.no_grad()
-def plain(proxy: Proxy, encoded: Sequence[Encoded]) -> None:
-    for indices in in_batches(encoded, BATCH, proxy.room.tokens):
-        proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
 
 
 def passes(proxy: Proxy, encoded: Sequence[Encoded], along: Sequence[Direction], estimator: FirstOrder) -> None:

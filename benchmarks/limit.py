@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -140,7 +141,8 @@ def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:
 
 
 @torch.no_grad()
-def plain(proxy: Proxy, encoded: list[Encoded], tokens: int | None = None) -> None:
+def plain(proxy: Proxy, encoded: Sequence[Encoded], tokens: int | None = None) -> None:
+    """The mean answer loss of every row, by batched forward passes."""
     for indices in in_batches(encoded, tokens or BATCH, tokens or proxy.room.tokens):
         proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
 

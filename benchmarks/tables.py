@@ -21,6 +21,7 @@ PEERS = (
     *("LESS, gradients", "autograd loop", "bergson", "bergson, forward mode", "dattri", "dattri-llm", "kronfluence"),
     *("ours, fd", "ours, jvp", "ours, gradient", "LESS, projected"),
 )
+GROUPS = (1, 2, 4, 16, 64)
 
 
 class Records:
@@ -169,11 +170,8 @@ def groups(records: Records) -> list[str]:
                 if (match := re.fullmatch(rf"{re.escape(where)}: (\d+) groups by {kind}", subject))
             }
             crossing = records.figure("groups", f"{where}: groups where the gradient overtakes {kind}", "{:.1f}")
-            rows.append([where, f"`{kind}`", *(found.get(count, "") for count in _GROUPS), crossing])
-    return table(["", "", *(f"{count} {'group' if count == 1 else 'groups'}" for count in _GROUPS), "equal at"], rows)
-
-
-_GROUPS = (1, 2, 4, 16, 64)
+            rows.append([where, f"`{kind}`", *(found.get(count, "") for count in GROUPS), crossing])
+    return table(["", "", *(f"{count} {'group' if count == 1 else 'groups'}" for count in GROUPS), "equal at"], rows)
 
 
 def landmarks(records: Records) -> list[str]:
