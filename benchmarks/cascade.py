@@ -1,17 +1,20 @@
 """What a cascade saves against exact steps for all rows, and how well the two agree on the top share.
 
 cascade.py [--rows 1500] [--world digits] makes a built-in world with 60 % noise and 100 anchors, warms up the packaged
-proxy, and scores the pool by exact steps and by cascades. Times are processor time of scoring, since the machine may be
-shared; the anchors' and the images' are included.
+proxy, and scores the pool by exact steps and by cascades. What a cascade costs depends on the rows that it happens to
+draw: there are --draws of them, and their medians are recorded, with the extremes. Times are processor time of scoring,
+since the machine may be shared; the anchors' and the images' are included.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--world", choices=("digits", "charts"), default="digits")
     parser.add_argument("--agreement", type=float, default=0.99)
+    parser.add_argument("--draws", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -51,29 +55,49 @@ def main() -> None:
         warmup = WarmupOptions(share=min(1.0, 400 / options.rows), finetune=dataclasses.replace(WARMUP, seed=0))
         proxy, _ = provide_proxy(out / "warm", str(checkpoint(PROXIES[options.world])), pool, warmup, loading, print)
         sure = {"cascade_agreement": options.agreement}
-        methods = {
-            "exact": OneStep("exact"),
-            "fd": OneStep("fd"),
+        cascades = {
             "cascade": OneStep("cascade", **sure),
             "cascade with gradient lengths": OneStep("cascade", agreement=True, **sure),
         }
-        tables, seconds = {}, {}
-        for name, method in methods.items():
-            started = time.process_time()
-            tables[name] = score_into(out / name, pool, method, anchors=world.heldout, proxy=proxy).table
-            seconds[name] = time.process_time() - started
+
+        def scored(method: OneStep, seed: int = 0) -> Scored:
+            run, started = out / f"run-{len(list(out.iterdir()))}", time.process_time()
+            table = score_into(run, pool, method, anchors=world.heldout, proxy=proxy, seed=seed).table
+            return Scored(time.process_time() - started, top(table), Run(run).provenance.get("cascade", {}))
+
+        exact = scored(OneStep("exact"))
         where = f"{options.world}, {options.rows} rows"
-        for name in list(methods)[1:]:
-            figure = round(seconds["exact"] / seconds[name], 1)
-            record("cascade", f"{where}: exact over {name}", ratio=figure, unit="x")
-            seen = round(100 * len(top(tables["exact"]) & top(tables[name])) / len(top(tables["exact"])), 1)
-            record("cascade", f"{where}: top 20 % of {name} in common with exact", value=seen, unit="%")
-        for name in list(methods)[2:]:
-            did = Run(out / name).provenance["cascade"]
-            share = round(100 * (did["drawn"] + did["doubtful"]) / options.rows, 1)
-            record("cascade", f"{where}: exact steps of {name}", value=share, unit="% of the rows")
-            told = round(100 * did["expected_agreement"], 1)
-            record("cascade", f"{where}: agreement expected by {name}", value=told, unit="%")
+        for name, runs in {
+            "fd": [scored(OneStep("fd"))],
+            **{name: [scored(method, seed) for seed in range(options.draws)] for name, method in cascades.items()},
+        }.items():
+            write_down(where, name, exact, runs, options.rows)
+
+
+class Scored(NamedTuple):
+    """What a method took, and what came out."""
+
+    seconds: float
+    top: set[int]
+    did: dict[str, float]
+
+
+def write_down(where: str, name: str, exact: Scored, runs: list[Scored], rows: int) -> None:
+    """Medians over the draws, with the lowest and the highest."""
+
+    def keep(what: str, key: str, unit: str, values: list[float]) -> None:
+        low, middle, high = (round(f(values), 1) for f in (min, statistics.median, max))
+        record("cascade", f"{where}: {what}", **{key: middle, "lowest": low, "highest": high}, unit=unit)
+
+    keep(f"exact over {name}", "ratio", "x", [exact.seconds / one.seconds for one in runs])
+    seen = [100 * len(exact.top & one.top) / len(exact.top) for one in runs]
+    keep(f"top 20 % of {name} in common with exact", "value", "%", seen)
+    if not runs[0].did:
+        return
+    steps = [100 * (one.did["drawn"] + one.did["doubtful"]) / rows for one in runs]
+    keep(f"exact steps of {name}", "value", "% of the rows", steps)
+    told = [100 * one.did["expected_agreement"] for one in runs]
+    keep(f"agreement expected by {name}", "value", "%", told)
 
 
 def top(table: ScoreTable) -> set[int]:

@@ -40,6 +40,12 @@ class Records:
         value = one.get(key) if key else one.get("ratio", one.get("value"))
         return "fails" if one.get("error") else "" if value is None else form.format(value)
 
+    def spread(self, benchmark: str, subject: str, form: str = "{}") -> str:
+        """One number and, where several were measured that differ, the lowest and the highest."""
+        low, high = (self.figure(benchmark, subject, key=key) for key in ("lowest", "highest"))
+        middle = self.figure(benchmark, subject, form)
+        return middle if low == high else f"{middle} ({low} to {high})"
+
 
 def limit(records: Records) -> list[str]:
     """Estimators over plain passes."""
@@ -79,8 +85,8 @@ def cascade(records: Records) -> list[str]:
                 f"agreement expected by {name}",
                 f"top 20 % of {name} in common with exact",
             )
-            figures = [records.figure("cascade", f"{where}: {key}", "{} %") for key in keys]
-            rows.append([where, f"`{name}`", records.figure("cascade", f"{where}: exact over {name}"), *figures])
+            figures = [records.spread("cascade", f"{where}: {key}", "{} %") for key in keys]
+            rows.append([where, f"`{name}`", records.spread("cascade", f"{where}: exact over {name}"), *figures])
     head = ["pool", "", "times faster than `exact`", "rows with exact steps", "agreement expected", "seen"]
     return table(head, rows)
 

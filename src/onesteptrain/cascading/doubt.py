@@ -1,9 +1,10 @@
 """How sure is it, from the first-order utility of a row, on which side of the cut its exact utility lies?
 
 On rows drawn at random both are known. From them a line is fitted from the first-order columns to the exact utility,
-and one to the size of what it misses; what is missed, in units of that size, follows Student's t, whose tails are those
-of the drawn rows. So each row has a chance to lie on the other side of the cut, and the chances of all rows that were
-not measured add up to twice the places in the top share that are expected to be wrong.
+and one to the size of what it misses; what is missed, in units of that size, follows Student's t, with tails of its own
+above and below: a long step does harm that the first order does not see, and seldom good. So each row has a chance to
+lie on the other side of the cut, and the chances of all rows that were not measured add up to twice the places in the
+top share that are expected to be wrong.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ Features = NDArray[np.float64]
 FEWEST = 30
 """Rows that the lines can be fitted to."""
 
+_FEWEST_OF_A_SIDE = 40
+"""Errors of one sign that tails of its own can be fitted to; with fewer, both signs share them."""
+
 _RIDGE = 1.0
 """Penalty on standardised slopes, in rows."""
 
@@ -30,19 +34,44 @@ _ROWS_A_COLUMN = 6
 """Drawn rows that there must be for each column, before squares are added."""
 
 
-class Doubt(NamedTuple):
-    """Exact utility as it is expected from the first-order columns, and how far off that may be."""
+class Side(NamedTuple):
+    """Errors of one sign: half of Student's t."""
 
-    expected: Values
+    share: Values
+    """How many of the errors of a row's kind have this sign."""
+
     size: Values
     """Scale of the error of each row."""
 
     tails: Values
-    """Degrees of freedom of Student's t for each row; few mean heavy tails."""
+    """Degrees of freedom; few mean heavy tails."""
+
+    def beyond(self, distance: Values) -> Values:
+        """Chance of each row that its error has this sign and is larger than so much, which is at least zero."""
+        chance: Values = 2 * self.share * student.sf(distance / self.size, self.tails)
+        return chance
+
+
+class Doubt(NamedTuple):
+    """Exact utility as it is expected from the first-order columns, and how far off that may be."""
+
+    expected: Values
+    up: Side
+    """Of rows whose exact utility is above what is expected."""
+
+    down: Side
+
+    def of(self, rows: NDArray[np.int64]) -> Doubt:
+        """The doubt of some rows."""
+        return Doubt(self.expected[rows], *(Side(*(one[rows] for one in side)) for side in self[1:]))
 
     def where(self, rows: NDArray[np.bool_], other: Doubt) -> Doubt:
         """This doubt, and another one of some rows."""
-        return Doubt(*(np.where(rows, theirs, mine) for mine, theirs in zip(self, other, strict=True)))
+        sides = [
+            Side(*(np.where(rows, theirs, mine) for mine, theirs in zip(*both, strict=True)))
+            for both in zip(self[1:], other[1:], strict=True)
+        ]
+        return Doubt(np.where(rows, other.expected, self.expected), *sides)
 
     def cut(self, exact: Values, rows: NDArray[np.int64], top: int) -> float:
         """The value that as many rows are expected to exceed as the top share holds.
@@ -56,19 +85,26 @@ class Doubt(NamedTuple):
         """
         known = exact[rows][np.isfinite(exact[rows])]
         others = rows[~np.isfinite(exact[rows])]
-        expected, size, tails = self.expected[others], self.size[others], self.tails[others]
+        part = self.of(others)
 
         def too_many(cut: float) -> float:
-            return float((known > cut).sum() + student.sf((cut - expected) / size, tails).sum()) - top
+            return float((known > cut).sum() + part._above(cut).sum()) - top
 
-        values = np.concatenate([known, expected])
-        reach = 10 * float(size.max(initial=0.0)) + float(np.ptp(values)) + np.finfo(float).tiny
+        values = np.concatenate([known, part.expected])
+        sizes = np.concatenate([part.up.size, part.down.size])
+        reach = 10 * float(sizes.max(initial=0.0)) + float(np.ptp(values)) + np.finfo(float).tiny
         return float(bisect(too_many, values.min() - reach, values.max() + reach, xtol=1e-6 * reach))
 
     def crossing(self, cut: float) -> Values:
         """Chance of each row that its exact utility lies on the other side of the cut."""
-        chance: Values = student.sf(np.abs(self.expected - cut) / self.size, self.tails)
-        return chance
+        above = self._above(cut)
+        return np.where(self.expected > cut, 1 - above, above)
+
+    def _above(self, cut: float) -> Values:
+        """Chance of each row that its exact utility lies above the cut."""
+        distance = cut - self.expected
+        up, down = self.up.beyond(np.maximum(distance, 0)), self.down.beyond(np.maximum(-distance, 0))
+        return np.where(distance >= 0, up, 1 - down)
 
 
 def learn_doubt(features: Features, first_order: Values, drawn: NDArray[np.int64], exact: Values) -> Doubt:
@@ -88,13 +124,29 @@ def learn_doubt(features: Features, first_order: Values, drawn: NDArray[np.int64
     expected = first_order + _line(columns[drawn], missed, columns)
     errors = missed - _held_out(columns[drawn], missed)
     worst = float(np.abs(errors).max())
+    everywhere = np.ones(len(first_order))
     if worst <= np.finfo(float).eps * float(np.abs(exact).max()):  # nothing is missed
-        return Doubt(expected, np.full(len(first_order), np.finfo(float).tiny), np.ones(len(first_order)))
+        none = Side(0.5 * everywhere, np.finfo(float).tiny * everywhere, everywhere)
+        return Doubt(expected, none, none)
     tiny = 1e-6 * worst
     logs = np.log(np.abs(errors) + tiny)
-    tails, _, scale = student.fit(errors / np.exp(_held_out(columns[drawn], logs)), floc=0.0)
-    size = np.maximum(scale * np.exp(_line(columns[drawn], logs, columns)), tiny)
-    return Doubt(expected, size, np.full(len(first_order), float(tails)))
+    relative = errors / np.exp(_held_out(columns[drawn], logs))
+    sizes = np.exp(_line(columns[drawn], logs, columns))
+
+    def side(share: float, tails: float, scale: float) -> Side:
+        return Side(share * everywhere, np.maximum(scale * sizes, tiny), tails * everywhere)
+
+    return Doubt(expected, *(side(*found) for found in _sides(relative)))
+
+
+def _sides(errors: Values) -> list[tuple[float, float, float]]:
+    """Share, degrees of freedom and scale of the errors above zero, and of those below."""
+    signs = [errors[errors > 0], -errors[errors <= 0]]
+    shares = [len(one) / len(errors) for one in signs]
+    if min(map(len, signs)) < _FEWEST_OF_A_SIDE:
+        signs, shares = [np.abs(errors)] * 2, [0.5] * 2
+    fits = [student.fit(np.concatenate([one, -one]), floc=0.0) for one in signs]  # a half that is mirrored is whole
+    return [(share, tails, scale) for share, (tails, _, scale) in zip(shares, fits, strict=True)]
 
 
 def _held_out(known: Features, values: Values) -> Values:
