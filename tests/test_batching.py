@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from onesteptrain.errors import AnchorError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
+from onesteptrain.utility import measure_anchors
 from onesteptrain.utility.batching import in_memory
+from onesteptrain.utility.representing import represent
 from tests.building import checkpoint, sample
 
 SAMPLES = [sample(row, images=row % 2) for row in range(11)]
@@ -97,6 +100,71 @@ def test_every_sample_is_measured_once_although_batches_break(proxy):
     found = in_memory(proxy, encoded, work, batch_size=8, at_once=2)
     assert found == {index: index for index in range(len(SAMPLES))}
     assert counts == Counter(dict.fromkeys(range(len(SAMPLES)), 1))
+
+
+def test_how_many_batches_fit_at_once_is_remembered(proxy):
+    encoded = [proxy.encoder.encode(one) for one in SAMPLES]
+    sizes: list[int] = []
+
+    def work(batches):
+        sizes.append(len(batches))
+        if len(batches) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return {index: index for batch in batches for index in batch}
+
+    for _ in range(2):
+        found = in_memory(proxy, encoded, work, batch_size=1, at_once=8)
+        assert found == {index: index for index in range(len(SAMPLES))}
+    assert [size for size in sizes if size > 2] == [8, 4]  # once each, although there are two groups and two calls
+    assert proxy.room.tokens == proxy.tokens_at_once
+
+
+def test_one_batch_that_does_not_fit_says_nothing_of_several(proxy):
+    encoded = [proxy.encoder.encode(one) for one in SAMPLES]
+
+    def work(batches):
+        if max(map(len, batches)) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return {index: index for batch in batches for index in batch}
+
+    assert len(in_memory(proxy, encoded, work, batch_size=4, at_once=2)) == len(SAMPLES)
+    assert proxy.room.together is None
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_anchors_that_do_not_fit_into_one_pass_are_split(keep, monkeypatch, proxy):
+    encoded = [proxy.encoder.encode(one) for one in ANCHORS]
+
+    def measured():
+        return measure_anchors(proxy, {"": encoded}, preconditioner={}, batch_size=None, keep=keep)[0]
+
+    whole, longest = measured(), max(one.tokens for one in encoded)
+    tried = small_memory(monkeypatch, proxy, 2 * longest)
+    parts = measured()
+    assert (len(whole.batches), len(parts.batches)) == ((1, 2) if keep else (0, 0))
+    assert any(rows * length > 2 * longest for rows, length in tried)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)  # float32 sums in another order, as below
+    for name, value in whole.direction.items():
+        torch.testing.assert_close(parts.direction[name], value, rtol=1e-3, atol=1e-5)
+    assert proxy.room.tokens == proxy.tokens_at_once  # forward passes may hold more than those that go back
+    assert all(parameter.grad is None for parameter in proxy.parameters.values())
+
+
+def test_an_anchor_that_does_not_fit_alone_is_refused(monkeypatch, proxy):
+    small_memory(monkeypatch, proxy, 10)
+    with pytest.raises(AnchorError, match=r"an anchor does not fit into memory: they have up to \d+ tokens"):
+        OneStep().prepare(Setting(proxy, ANCHORS))
+
+
+def test_a_representation_for_which_there_is_no_memory_has_a_reason(monkeypatch, proxy):
+    encoded = [proxy.encoder.encode(one) for one in SAMPLES]
+    wanted, longest = represent(proxy, encoded, batch_size=4), max(one.tokens for one in encoded)
+    small_memory(monkeypatch, proxy, longest - 1)
+    for one, before, found in zip(encoded, wanted, represent(proxy, encoded, batch_size=4), strict=True):
+        if one.tokens == longest:
+            assert "do not fit into memory" in found
+        else:
+            torch.testing.assert_close(found, before, rtol=1e-4, atol=1e-5)  # padded otherwise
 
 
 def test_other_errors_are_not_swallowed(proxy):

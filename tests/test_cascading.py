@@ -15,10 +15,10 @@ import torch
 from onesteptrain.cascading import Part, _draw, seeing
 from onesteptrain.cascading.doubt import learn_doubt
 from onesteptrain.cli import main
-from onesteptrain.errors import ConfigError
-from onesteptrain.methods.one_step import OneStep
+from onesteptrain.errors import AnchorError, ConfigError
+from onesteptrain.methods.one_step import OneStep, bending
 from onesteptrain.pool import Unreadable, open_pool
-from onesteptrain.proxy import LoadOptions, load_proxy
+from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 from onesteptrain.runs import Run
 from onesteptrain.scores import ScoreTable
 from onesteptrain.scoring import ScoringOptions, ScoringResult
@@ -126,7 +126,7 @@ def _uids(table: ScoreTable) -> list[str]:
 def test_the_curvature_is_that_of_the_second_derivative(monkeypatch):
     proxy = load_proxy(str(tiny("internvl")), options=LoadOptions(dtype="float64", attention="eager"))
     anchors = anchor_groups(proxy.encoder, [sample(row) for row in range(5)], None)
-    (group,) = measure_anchors(proxy, anchors, preconditioner={}, batch_size=2)
+    (group,) = measure_anchors(proxy, anchors, preconditioner={}, batch_size=2, keep=True)
     before = {name: value.detach().clone() for name, value in proxy.parameters.items()}
     monkeypatch.setattr(curving, "_SHIFT", 1e-6)  # in float64 so short a shift leaves no third order to see
     curvature = curving.measure_curvature(proxy, group, directions=3)
@@ -271,6 +271,40 @@ def test_a_part_of_a_pool_is_numbered_anew(tmp_path, start):
     assert [(one.uid, one.row) for one in found] == [("s1", 0), ("s2", 1), ("s5", 2), ("s8", 3)][start:]
     assert not [one for one in found if isinstance(one, Unreadable)]
     assert part.count() == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "loading", "said"),
+    [
+        (OneStep("cascade"), LoadOptions(dtype="bfloat16"), "estimator exact moves the weights"),
+        (OneStep("landmarks", group_by="typo"), LoadOptions(), "has no column 'typo'"),
+        (OneStep("landmarks", optimizer="adam"), LoadOptions(), "needs the second moments of a warm-up"),
+    ],
+)
+def test_what_the_dear_stage_refuses_is_refused_before_the_pool_is_read(method, loading, said, tmp_path):
+    pool, anchors = open_pool(write_pool(tmp_path / "pool", 8)), write_pool(tmp_path / "anchors", 3, start=500)
+    given = {"anchors": anchors, "proxy": str(tiny("qwen3_vl")), "loading": (ScopeOptions(), loading)}
+    with pytest.raises((AnchorError, ConfigError), match=said):
+        score_into(tmp_path / "run", pool, method, **given)
+    assert not (tmp_path / "run" / "cheap").exists()
+
+
+def test_curvature_takes_fewer_directions_where_there_is_no_memory_for_all(monkeypatch):
+    asked: list[int] = []
+    measure = bending.measure_curvature
+
+    def limited(*args, directions: int):
+        asked.append(directions)
+        if directions > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return measure(*args, directions=directions)
+
+    setting = default_setting()
+    wanted = [record.score for record in bending.Bending(3, STEP).prepare(setting)([sample(1), sample(2)])]
+    monkeypatch.setattr(bending, "measure_curvature", limited)
+    found = [record.score for record in bending.Bending(12, STEP).prepare(setting)([sample(1), sample(2)])]
+    assert asked == [12, 6, 3]
+    assert found == wanted
 
 
 def test_what_cannot_be_asked_for_is_refused(tmp_path, capsys):

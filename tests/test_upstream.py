@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -127,9 +128,11 @@ def test_gradients_do_not_depend_on_what_is_kept():
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
-def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(monkeypatch):
-    one = load_proxy(checkpoint("llava"), ScopeOptions(scope="last", last_layers=1), LoadOptions(max_tokens=4096))
-    projector, scoped = one.model.model.multi_modal_projector, next(iter(one.parameters.values()))
+@pytest.mark.parametrize("scope", ["last", "lora"])
+def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(scope, monkeypatch):
+    one = load_proxy(checkpoint("llava"), ScopeOptions(scope=scope, last_layers=1), LoadOptions(max_tokens=4096))
+    projector = next(module for name, module in one.model.named_modules() if name.endswith("multi_modal_projector"))
+    scoped = next(iter(one.parameters.values()))
     forward = projector.forward
     monkeypatch.setattr(projector, "forward", lambda *args: forward(*args) * (1 + 50 * scoped.detach().square().mean()))
     encoded = [one.encoder.encode(SAMPLES[1])]
@@ -137,6 +140,26 @@ def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(monke
     assert one._replay.known == {keeping.kind: NOTHING}
     with torch.no_grad(), one.shifted(direction(one), 1.0):
         assert torch.equal(one.answer_logits(keeping).logits, one.answer_logits(plain).logits)
+
+
+@pytest.mark.parametrize("finding", ["_sparing", "_replay"])
+def test_what_could_not_be_put_to_the_test_is_not_relied_on(finding, monkeypatch):
+    one = load_proxy(checkpoint("qwen3_vl"), ScopeOptions(scope="last", last_layers=1), LoadOptions(max_tokens=4096))
+    encoded, passes = [one.encoder.encode(SAMPLES[1])], itertools.count()
+    place = {"_sparing": 2, "_replay": 5}[finding]  # passes before the one that tests the finding
+    forward = one.model.forward
+
+    def limited(*args, **kwargs):
+        if next(passes) == place:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(one.model, "forward", limited)
+    with pytest.raises(torch.OutOfMemoryError):
+        one.batch(encoded, keep=True)
+    assert not getattr(one, finding).known
+    kept = one.batch(encoded, keep=True)
+    assert getattr(one, finding).known[kept.kind]
 
 
 def test_a_pass_that_breaks_off_leaves_nothing_half_kept(monkeypatch):

@@ -131,6 +131,8 @@ def score_cascade(  # noqa: PLR0913  the parts of one request
 
 def _cascade(work: _Work, seed: int, final: Path) -> None:
     stages = work.stages
+    if not (work.run.path / "cheap" / "scores.parquet").exists():
+        work.scorer("dear", stages.dear)  # what it refuses, it refuses before all rows have been looked at
     seen = see(work.stage("cheap", stages.cheap, work.pool))
     usable = seen.usable
     measured = Measured(work, np.full(len(seen.columns), np.nan), np.zeros(len(seen.columns), bool))
@@ -150,10 +152,7 @@ def _cascade(work: _Work, seed: int, final: Path) -> None:
         wrong, expected = _settle(doubt, measured, usable, top), doubt.expected
     utility = np.where(np.isfinite(measured.score), measured.score, expected)
     did = Cascaded(len(drawn), int(measured.asked.sum()) - len(drawn), measured.between, 1 - wrong / top)
-    facts = (
-        {"landmarks": did._asdict() | {"passes": _passes(measured)}} if seen.glimpsed else {"cascade": did._asdict()}
-    )
-    work.run.record(**facts, seconds=work.seconds)
+    work.run.record(**{"landmarks" if seen.glimpsed else "cascade": did._asdict()}, seconds=work.seconds)
     reference = next((one for one in (seen.table, *measured.tables()) if one.reference is not None), None)
     if reference is not None:
         shutil.copyfile(reference.path.with_name(REFERENCE), final.with_name(REFERENCE))
@@ -246,15 +245,6 @@ class Measured:
         return [table for _, table in self.parts]
 
 
-def _passes(measured: Measured) -> float:
-    """Forward passes a row on average: one for the glimpse, and two a yardstick for rows that are scored.
-
-    What a glimpse of upper layers takes beyond its pass is not counted, nor that forward mode takes longer than two.
-    """
-    names = {name for table in measured.tables() for name in table.names if name.startswith("utility.")}
-    return 1 + 2 * max(1, len(names)) * float(measured.asked.mean())
-
-
 @dataclass
 class _Work:
     """What all stages share, and what they have cost."""
@@ -270,16 +260,22 @@ class _Work:
     scored_now: int = 0
     scorers: dict[str, Scorer] = field(default_factory=dict)
 
+    def scorer(self, kind: str, method: Method) -> Scorer:
+        """The scorer of a kind of stage; the anchors are measured once for all of them."""
+        if kind not in self.scorers:
+            self.scorers[kind] = self.prepare(method)
+        return self.scorers[kind]
+
     def stage(self, name: str, method: Method, rows: Pool | Part) -> ScoreTable:
         """Score some rows in a folder of their own."""
         (self.run.path / name).mkdir(exist_ok=True)
         part = Run(self.run.path / name)
         kind = name if name in ("cheap", "between") else "dear"
 
-        def scorer() -> Scorer:  # the anchors are measured once for all stages of a kind
-            if kind not in self.scorers:
-                self.scorers[kind] = self.prepare(method)
-            return self.scorers[kind]
+        def scorer() -> Scorer:
+            found = self.scorer(kind, method)
+            # what the anchors look like is wanted once: a plain function says nothing of them
+            return found if name in ("cheap", "drawn") else lambda samples: found(samples)
 
         done = score_pool(rows, scorer, part, self.options, self.progress, self.ahead)
         self.seconds += part.provenance.get("seconds", 0.0)

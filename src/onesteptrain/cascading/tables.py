@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from onesteptrain.cascading.doubt import FEWEST, Values, learn_doubt
+from onesteptrain.cascading.doubt import FEWEST, Values
 from onesteptrain.cascading.seeing import GLIMPSE, Positions, Seen
 from onesteptrain.scores import BASE_COLUMNS, ScoreTable
 
@@ -47,9 +47,7 @@ def landmark_table(seen: Seen, utility: Values, parts: Parts, landmarks: Positio
         rows = landmarks[np.isfinite(known[name][landmarks])]
         if len(rows) < FEWEST:
             return known[name]
-        base = seen.expect(rows, known[name][rows])
-        expected = learn_doubt(seen.features(base), base, rows, known[name][rows]).expected
-        return np.where(np.isfinite(known[name]), known[name], expected)
+        return np.where(np.isfinite(known[name]), known[name], seen.expect(rows, known[name][rows]))
 
     if parts:
         columns["first_order"] = _where_finite(_gather("utility", parts, len(utility)))

@@ -119,7 +119,7 @@ class Stages(NamedTuple):
     """Of the rows, scored both ways to learn from; sixty at least and a thousand at most."""
 
     budget: float = 1.0
-    """Most rows that may be scored dearly, as a share; where it ends, less agreement is expected."""
+    """Most rows that may be scored dearly, as a share, or sixty; where it ends, less agreement is expected."""
 
     between: Method | None = None
     """For rows in doubt, before the dear method: a column `second_order`, which is what the cheap score leaves out."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -20,8 +20,13 @@ from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate
 from onesteptrain.proxy.sparing import Sparing, find_spared
 from onesteptrain.proxy.upstream import NOTHING, Replay, Upstream, agrees, find_upstream
 
-_MOVE = 1e-2
-"""Share of its own length that the weights in scope are moved by, to see whether what is upstream is truly so."""
+T = TypeVar("T")
+
+_MOVE = 3e-2
+"""Share of its own size that each weight is moved by, to see what depends on it."""
+
+_LEAST = 1e-2
+"""Size that a weight of zero is taken to have."""
 
 BATCH_TOKENS = 16384
 """By default, one pass holds no more tokens."""
@@ -80,6 +85,9 @@ class Room:
 
     samples: int | None = None
     """Samples that one pass may hold, where tokens do not say; None as long as nothing has failed."""
+
+    together: int | None = None
+    """Batches that may be held at once; None as long as nothing has failed."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +188,9 @@ class Proxy:
         plain = self.answer_logits(batch).logits
         answers = batch.answers
         spared = find_spared(self.model, lambda: self.answer_logits(batch).logits, answers.place, batch.answer.shape)
-        self._sparing.known[batch.kind] = spared
-        return spared if agrees(plain, self.answer_logits(batch).logits, torch.zeros_like(plain)) else ()
+        with _on_trial(self._sparing.known, batch.kind, spared):
+            found = self.answer_logits(batch).logits
+        return spared if agrees(plain, found, torch.zeros_like(plain)) else ()
 
     def _find_upstream(self, batch: Batch) -> Upstream:
         """What lies upstream of the scope; nothing where relying on it would change a logit."""
@@ -189,14 +198,25 @@ class Proxy:
             upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
         if not upstream:
             return upstream
-        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         remembering = batch._replace(kept={})
-        self._replay.known[batch.kind] = upstream
-        with torch.no_grad():
+        with torch.no_grad(), _on_trial(self._replay.known, batch.kind, upstream):
             before = self.answer_logits(remembering).logits
-            with self.shifted({name: value.clone() for name, value in weights.items()}, _MOVE):
+            with self.shifted(self.anyhow(0), 1.0):
                 plain, replayed = (self.answer_logits(one).logits for one in (batch, remembering))
         return upstream if agrees(plain, replayed, before) else NOTHING
+
+    def anyhow(self, seed: int) -> dict[str, Tensor]:
+        """A move of all parameters in scope, by a few hundredths of their size: what depends on them shows.
+
+        They grow by a part of themselves, which changes their length, and by as much at random, which moves a weight of
+        zero too: fresh adapters begin there.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {}
+        for name, value in self.parameters.items():
+            size = max(float(value.detach().square().mean().sqrt()), _LEAST)
+            drawn[name] = _MOVE * (value.detach() + (size * torch.randn(value.shape, generator=generator)).to(value))
+        return drawn
 
     def eagerly(self) -> AbstractContextManager[Any]:
         """Run the model without what is compiled, where its modules are looked into."""
@@ -233,22 +253,33 @@ class Proxy:
         wide = torch.promote_types(logits.dtype, torch.float32)
         return AnswerLogits(logits.to(wide), answers.target, answers.sample, answers.lengths)
 
-    def gradient(self, batches: Sequence[Batch]) -> tuple[float, dict[str, Tensor]]:
+    def gradient(self, batches: Iterable[Batch], *, count: int | None = None) -> tuple[float, dict[str, Tensor]]:
         """Mean sample loss over some batches, in nats a token, and its gradient.
 
         A parameter that does not enter the loss (such as the last vision layer of LLaVA) has no entry.
+
+        Args:
+            batches: One after the other, so that they may be made as they are wanted.
+            count: Samples of all batches; counted if it is not said, for which they must all be there.
+
+        Raises:
+            ScoreError: the loss is not finite.
         """
-        count = sum(batch.answer.shape[0] for batch in batches)
+        if count is None:
+            batches = list(batches)
+            count = sum(batch.answer.shape[0] for batch in batches)
         self._drop_gradients()
         losses = []
-        for batch in batches:
-            with torch.enable_grad():
-                loss = self.token_losses(batch).means().sum() / count
-                loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        try:
+            for batch in batches:
+                with torch.enable_grad():
+                    loss = self.token_losses(batch).means().sum() / count
+                    loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+            gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        finally:
+            self._drop_gradients()
         total = sum(torch.stack(losses).tolist())
-        gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        self._drop_gradients()
         if problem := not_finite(total):
             raise ScoreError(problem)
         return total, gradient
@@ -298,6 +329,16 @@ def _has_question(sample: Encoded) -> bool:
     They alone show what the answer reads from tokens that predict nothing.
     """
     return bool(sample.answer[2:].any()) and not bool(sample.answer[:2].any())
+
+
+@contextlib.contextmanager
+def _on_trial(known: dict[tuple[str, ...], T], kind: tuple[str, ...], finding: T) -> Iterator[None]:
+    """Rely on what was found about a kind of batch while it is put to the test, and no longer."""
+    known[kind] = finding
+    try:
+        yield
+    finally:
+        del known[kind]
 
 
 def not_finite(loss: float) -> str | None:

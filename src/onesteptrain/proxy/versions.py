@@ -37,12 +37,6 @@ from onesteptrain.proxy.upstream import REFUSALS, agrees, in_place_of_forward
 Stacked = Mapping[str, Tensor]
 """Versions of each parameter in scope by name, along a new first dimension."""
 
-_MOVE = 3e-2
-"""Share of its own size that each weight is moved by, at random, to see whether versions are kept apart."""
-
-_LEAST = 1e-2
-"""Size that a weight of zero is taken to have: fresh adapters begin at zero."""
-
 
 class _Owner(NamedTuple):
     """A module that owns parameters in scope, itself or in its parts."""
@@ -89,7 +83,7 @@ class Versions:
     @torch.no_grad()
     def _is_as_it_seems(self, batch: Batch) -> bool | None:
         """Whether both versions give what they give alone; None where no logit is a number."""
-        moves = [self._move(seed) for seed in range(2)]
+        moves = [self.proxy.anyhow(seed) for seed in range(2)]
         before = self.proxy.answer_logits(batch).logits
         apart = []
         for move in moves:
@@ -109,14 +103,6 @@ class Versions:
         if not usable.any():
             return None
         return all(agrees(a[usable], b[usable], before[usable]) for a, b in zip(apart, found, strict=True))
-
-    def _move(self, seed: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = {}
-        for name, value in self.proxy.parameters.items():
-            size = _MOVE * max(float(value.detach().square().mean().sqrt()), _LEAST)
-            drawn[name] = (size * torch.randn(value.shape, generator=generator)).to(value)
-        return drawn
 
     @functools.cached_property
     def by_row(self) -> bool:

@@ -9,9 +9,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
-from onesteptrain.errors import ModelError
+from onesteptrain.errors import AnchorError, ModelError
 from onesteptrain.proxy import Batch, Encoded, Proxy, in_batches
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class AnchorGroup(NamedTuple):
     """P times the gradient of that loss: samples whose loss rises along it lower this group's loss."""
 
     batches: list[Batch]
+    """The anchors themselves, where they will be measured again; else nothing."""
 
 
 def measure_anchors(
@@ -51,20 +53,50 @@ def measure_anchors(
         groups: Anchors by group.
         preconditioner: Adam's diagonal, or nothing for SGD.
         batch_size: Anchors in one pass.
-        keep: For anchors that will be measured again, after steps: keep what the scope does not change, and take the
-            loss as it is taken then, so that no step at all is worth exactly nothing.
+        keep: For anchors that will be measured again, after steps: keep them, with what the scope does not change, and
+            take the loss as it is taken then, so that no step at all is worth exactly nothing.
+
+    Raises:
+        AnchorError: one does not fit into memory.
+        ScoreError: the loss is not finite.
     """
     total = sum(len(members) for members in groups.values())
     measured = []
     for name, members in groups.items():
-        batches = [
-            proxy.batch([members[index] for index in indices], keep=keep)
-            for indices in in_batches(members, proxy.rows_at_once(batch_size), proxy.room.tokens)
-        ]
-        loss, gradient = proxy.gradient(batches)
-        loss = mean_loss(proxy, batches) if keep else loss
+        loss, gradient, batches = _in_memory(proxy, members, batch_size=batch_size, keep=keep)
         measured.append(AnchorGroup(name, len(members) / total, loss, precondition(gradient, preconditioner), batches))
     return measured
+
+
+def _in_memory(
+    proxy: Proxy, anchors: Sequence[Encoded], *, batch_size: int | None, keep: bool
+) -> tuple[float, dict[str, Tensor], list[Batch]]:
+    """Loss and gradient of some anchors; in smaller batches if they do not fit.
+
+    What does not fit a backward pass may fit those that go forward only, so that the proxy does not learn of it.
+    """
+    tokens = proxy.room.tokens
+    while True:
+        groups = in_batches(anchors, proxy.rows_at_once(batch_size), tokens)
+        try:
+            batches = (proxy.batch([anchors[index] for index in indices], keep=keep) for indices in groups)
+            if not keep:
+                return *proxy.gradient(batches, count=len(anchors)), []
+            kept = list(batches)
+            _, gradient = proxy.gradient(kept)
+            return mean_loss(proxy, kept), gradient, kept
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            sizes = [len(group) * max(anchors[index].tokens for index in group) for group in groups]
+            several = [size for size, group in zip(sizes, groups, strict=True) if len(group) > 1]
+            if not several:
+                raise AnchorError(
+                    f"an anchor does not fit into memory: they have up to {max(sizes)} tokens; choose shorter ones, or "
+                    "lower --max-tokens"
+                ) from error
+        tokens = max(several) // 2
+        clear_device_cache()  # after the error has let go of its tensors
 
 
 def together(groups: Sequence[AnchorGroup]) -> AnchorGroup:

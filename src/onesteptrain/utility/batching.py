@@ -45,12 +45,15 @@ def in_memory(
     waiting = [batches[start : start + at_once] for start in range(0, len(batches), at_once)][::-1]
     while waiting:
         group = waiting.pop()
+        if len(group) > (room.together or at_once):
+            waiting += _halves(group)
+            continue
         try:
             found |= work(group)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
-            waiting += _split(group, samples, room)[::-1]
+            waiting += _split(group, samples, room)
         else:
             continue
         clear_device_cache()  # after the error has let go of its tensors
@@ -58,18 +61,26 @@ def in_memory(
 
 
 def _split(group: Batches, samples: Sequence[Encoded], room: Room) -> list[Batches]:
-    """Smaller work: each batch alone, then each in halves; nothing for a single sample."""
+    """Smaller work: fewer batches, then halves of the only one; nothing for a single sample."""
     if len(group) > 1:
-        return [[batch] for batch in group]
+        room.together = len(group) // 2
+        return _halves(group)
     (batch,) = group
     half = len(batch) // 2
+    room.together = None  # it was not for their number that several did not fit
     if not half:
         return []
     if room.tokens is None:
         room.samples = half
     else:
         room.tokens = min(room.tokens, half * max(samples[index].tokens for index in batch))
-    return [[batch[:half]], [batch[half:]]]
+    return [[batch[half:]], [batch[:half]]]
+
+
+def _halves(group: Batches) -> list[Batches]:
+    """The second half first: what waits is taken from the end."""
+    half = len(group) // 2
+    return [group[half:], group[:half]]
 
 
 def too_large(sample: Encoded) -> str:

@@ -189,5 +189,6 @@ def _one_by_one(versions: Versions, samples: Sequence[Encoded]) -> _Slopes:
 @torch.no_grad()
 def _mean_losses(proxy: Proxy, batches: Sequence[Batch], count: int) -> Float64[Tensor, " version"]:
     """What `mean_loss` gives, at each version."""
-    sums = [proxy.token_losses(repeated(one, count)).means().cpu().double().view(count, -1).sum(1) for one in batches]
+    means = [proxy.token_losses(repeated(one, count)).means() for one in batches]  # the host waits after the last
+    sums = [values.cpu().double().view(count, -1).sum(1) for values in means]
     return torch.stack(sums).sum(0) / sum(one.answer.shape[0] for one in batches)

@@ -48,6 +48,10 @@ class Curvature:
         """
         return float(inside @ self.bends @ inside)
 
+    def forgotten(self) -> Curvature:
+        """The bends without their directions, which take much memory."""
+        return Curvature(self.basis.new_empty(len(self.basis), 0), self.bends)
+
     def named(self, proxy: Proxy) -> dict[str, Float[Tensor, "direction ..."]]:
         """The directions, parameter by parameter."""
         sizes = [value.numel() for value in proxy.parameters.values()]
@@ -79,21 +83,22 @@ def measure_curvature(proxy: Proxy, anchors: AnchorGroup, *, directions: int) ->
     if not 0 < size < float("inf"):
         raise ConfigError(f"the anchor gradient has length {size}; check the anchors and the scope")
     shift = _SHIFT * float(torch.linalg.vector_norm(_flat(proxy, dict(proxy.parameters)).detach()))
-    basis, middle, beside = [start / size], [], []
-    while True:
-        with proxy.shifted(_named(proxy, basis[-1]), shift):
-            moved = _flat(proxy, proxy.gradient(anchors.batches)[1])
-        product = (moved - here) / shift
-        middle.append(float(product @ basis[-1]))
+    basis, middle, beside = start.new_empty(directions, len(start)), [], []
+    basis[0] = start / size
+    for known in range(1, directions + 1):
+        with proxy.shifted(_named(proxy, basis[known - 1]), shift):
+            product = _flat(proxy, proxy.gradient(anchors.batches)[1])
+        product.sub_(here).div_(shift)
+        middle.append(float(product @ basis[known - 1]))
         for _ in range(2):  # once leaves round-off behind
-            for known in basis:
-                product -= (product @ known) * known
+            for one in basis[:known]:
+                product -= (product @ one) * one
         left = float(product.norm())
         beside.append(left)
-        if len(basis) == directions or left <= _EXHAUSTED * beside[0] or not left < float("inf"):
+        if known == directions or left <= _EXHAUSTED * beside[0] or not left < float("inf"):
             break
-        basis.append(product / left)
-    return Curvature(torch.stack(basis), _tridiagonal(middle, beside[:-1]))
+        basis[known] = product / left
+    return Curvature(basis[: len(middle)], _tridiagonal(middle, beside[:-1]))
 
 
 def _flat(proxy: Proxy, vector: Direction) -> Float[Tensor, " coordinate"]:

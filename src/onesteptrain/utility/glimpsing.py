@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from onesteptrain.errors import ConfigError, ModelError
-from onesteptrain.proxy import Encoded, Proxy, TokenLosses
+from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.scope import decoder_of
 from onesteptrain.proxy.upstream import gradients_from
 from onesteptrain.utility.batching import Batches, in_memory, too_large
@@ -88,31 +87,30 @@ class Glimpser:
         # no weight requires a gradient here, so that the backward pass ends where the glimpse begins
         weights = {name: parameter.detach() for name, parameter in self.proxy.parameters.items()}
         with torch.enable_grad(), self._watching(seen), self.proxy.eagerly():
-            logits = self.proxy.answer_logits(batch, weights)
-            losses = TokenLosses(
-                cross_entropy(logits.logits, logits.target, reduction="none"), logits.sample, logits.lengths
-            )
-            outside = [one.outside for one in seen]
-            slopes = torch.autograd.grad(losses.means().sum(), outside, allow_unused=True)
+            losses = self.proxy.token_losses(batch, weights)
+            slopes = torch.autograd.grad(losses.means().sum(), [one.outside for one in seen], allow_unused=True)
         used = [(one.inside, slope) for one, slope in zip(seen, slopes, strict=True) if slope is not None]
-        loss = losses.loss.detach().cpu().double()
-        return [self._of(place, loss, losses.sample, batch.answer, used) for place in range(len(samples))]
+        layers = [[self._by_sample(one, batch.answer.shape) for one in both] for both in used]
+        gradients = [self._of(place, layers) for place in range(len(samples))]
+        lengths = torch.stack([torch.linalg.vector_norm(one, dtype=torch.float32) for one in gradients]).tolist()
+        sketched = torch.stack([self._sketch(one)(one) for one in gradients]).cpu()
+        loss = torch.split(losses.loss.detach().cpu().double(), list(losses.lengths))
+        return [Glimpse(*one) for one in zip(loss, lengths, sketched, strict=True)]
 
-    def _of(
-        self, place: int, loss: Tensor, owner: Tensor, answer: Tensor, used: Sequence[tuple[Tensor, Tensor]]
-    ) -> Glimpse:
+    def _by_sample(self, values: Tensor, shape: torch.Size) -> Tensor:
+        """What a layer has of each token, sample by sample; some layers see the tokens of all samples in a row."""
+        if values.numel() != shape.numel() * values.shape[-1]:
+            raise ModelError(
+                f"a layer at the top of {type(self.proxy.model).__name__} sees other tokens than the model does; use "
+                "--glimpse-layers 0, or --estimator fd"
+            )
+        return values.reshape(*shape, values.shape[-1])
+
+    @staticmethod
+    def _of(place: int, layers: Sequence[Sequence[Tensor]]) -> Tensor:
         """The gradient of one sample, layer by layer."""
-        parts = []
-        for inside, slope in used:
-            if slope.shape[:2] == answer.shape:
-                e, a = slope[place], inside[place]
-            else:  # the head is given answer tokens only
-                mine = owner == place
-                e, a = (one.reshape(-1, one.shape[-1])[mine] for one in (slope, inside))
-            parts.append((e.T @ a).flatten().float())
-        gradient = torch.cat(parts)
-        length = float(torch.linalg.vector_norm(gradient, dtype=torch.float32))
-        return Glimpse(loss[(owner == place).cpu()], length, self._sketch(gradient)(gradient).cpu())
+        parts = [slope[place].T @ inside[place] for inside, slope in layers]
+        return torch.cat([one.flatten().float() for one in parts])
 
     def _sketch(self, gradient: Tensor) -> Sketch:
         size = gradient.numel()

@@ -102,13 +102,13 @@ class _Deita:
 
 
 def _record(
-    sample: Encoded, vector: Float32[Tensor, " dim"], complexity: list[float] | str, quality: list[float] | str
+    sample: Encoded, vector: Float32[Tensor, " dim"] | str, complexity: list[float] | str, quality: list[float] | str
 ) -> Record:
     """Multiply, and sum over the exchanges, as the original does with the turns of a conversation."""
     if isinstance(complexity, str) or isinstance(quality, str):
         return Record(reason=complexity if isinstance(complexity, str) else str(quality))
-    if not vector.isfinite().all():
-        return Record(reason="its representation is not finite; check the sample, or load the proxy in float32")
+    if isinstance(vector, str):
+        return Record(reason=vector)
     columns: dict[str, Any] = {
         "complexity": sum(complexity),
         "quality": sum(quality),

@@ -37,6 +37,9 @@ _PROBES = 16
 _PAYS = 6
 """Rows in doubt for each direction of the curvature: it costs half as many exact steps."""
 
+_LANDMARKS = 0.1
+"""Of the rows: those that landmarks begin with."""
+
 _TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "representation")
 """Options of the first-order estimators alone."""
 
@@ -89,7 +92,8 @@ class OneStep:
     there, or at their budget."""
 
     landmark_budget: float = 0.3
-    """Most rows that landmarks score, as a share of the pool: what a row costs is a pass, and two for each scored."""
+    """Most rows that landmarks score, as a share of the pool, or sixty: what a row costs is a pass, and two for each
+    scored."""
 
     glimpse_layers: int = 1
     """Layers at the top of the language model that a glimpse of landmarks goes back through; each costs about two of
@@ -148,7 +152,8 @@ class OneStep:
         if self.estimator == "landmarks":
             glimpses = Glimpses(self.glimpse_layers, batch_size=self.batch_size)
             share, agreement = self.cascade_share, self.landmark_agreement
-            return Stages(glimpses, replace(self, estimator="auto"), share, agreement, 0.1, self.landmark_budget)
+            drawn, budget = min(_LANDMARKS, self.landmark_budget), self.landmark_budget
+            return Stages(glimpses, replace(self, estimator="auto"), share, agreement, drawn, budget)
         if self.estimator != "cascade":
             return None
         dear = OneStep(

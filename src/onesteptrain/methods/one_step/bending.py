@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.scores import Record
-from onesteptrain.utility import Preconditioner, measure_anchors, read_preconditioner
+from onesteptrain.utility import AnchorGroup, Preconditioner, measure_anchors, read_preconditioner
 from onesteptrain.utility.anchoring import precondition
 from onesteptrain.utility.curvature import Curvature, measure_curvature
 from onesteptrain.utility.encoded import anchor_groups, records_of
@@ -41,13 +42,25 @@ class Bending:
         (anchors,) = measure_anchors(
             proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size, keep=True
         )
-        curvature = measure_curvature(proxy, anchors, directions=self.directions)
-        along = {
-            name: precondition({name: value}, preconditioner)[name] for name, value in curvature.named(proxy).items()
-        }
+        curvature, along = self._along(proxy, anchors, preconditioner)
         measure = both(inner_products(along), _squares(preconditioner))
         look = _Bends(proxy, curvature, measure, self.step_size, self.batch_size)
         return lambda samples: records_of(proxy.encoder, samples, look)
+
+    def _along(
+        self, proxy: Proxy, anchors: AnchorGroup, preconditioner: Preconditioner
+    ) -> tuple[Curvature, dict[str, Tensor]]:
+        """The curvature, and its directions as gradients meet them; fewer where there is no memory for all."""
+        directions = self.directions
+        while True:
+            try:
+                curvature = measure_curvature(proxy, anchors, directions=directions)
+                return curvature.forgotten(), precondition(curvature.named(proxy), preconditioner)
+            except RuntimeError as error:
+                if directions == 1 or not should_reduce_batch_size(error):
+                    raise
+            directions //= 2
+            clear_device_cache()  # after the error has let go of its tensors
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,7 @@ class Representations:
     ) -> Found:
         """Column representation."""
         return [
-            {"representation": vector.numpy()}
-            if vector.isfinite().all()
-            else "its representation is not finite; check the sample, or use float32"
+            vector if isinstance(vector, str) else {"representation": vector.numpy()}
             for vector in represent(self.proxy, encoded, batch_size=self.batch_size)
         ]
 

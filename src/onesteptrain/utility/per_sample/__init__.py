@@ -170,8 +170,8 @@ def both(one: Measure, other: Measure) -> Measure:
 def _squared_length(values: Float[Tensor, "sample ..."]) -> Float[Tensor, " sample"]:
     if values.device.type not in ("cpu", "cuda"):
         return values.flatten(1).square().sum(1)
-    if values.dtype == torch.float32 and values.ndim > 2:
-        # along one dimension float32 is good enough, and much faster than a copy in float64
+    if values.device.type == "cpu" and values.dtype == torch.float32 and values.ndim > 2:
+        # along one dimension float32 is good enough, and much faster there than a copy in float64
         lengths: Tensor = torch.linalg.vector_norm(values, dim=-1)
         total = lengths.double().flatten(1).square().sum(1)
         if ((total > _TINY) & (total < _HUGE)).all():  # or else squares may have left the range of float32
