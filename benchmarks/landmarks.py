@@ -8,6 +8,7 @@ the two agree is not told by random weights: see experiments/landmarks.
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
@@ -42,12 +43,11 @@ def main() -> None:
             score_into(Path(scratch) / name, pool, method, anchors=made.heldout, proxy=str(model), overwrite=True)
 
         most = {"estimator": "landmarks", "landmark_agreement": 1 - 1e-9}
-        work = {
-            "fd": lambda: score("fd", estimator="fd"),
-            "at the head": lambda: score("head", **most),
-            "of the top layer": lambda: score("layer", **most, glimpse_layers=1),
-            "at the head, 30 % scored": lambda: score("less", **most, landmark_budget=0.3),
-        }
+        work = {"fd": lambda: score("fd", estimator="fd")}
+        for what, layers in {"at the head": 0, "of the top layer": 1}.items():
+            for budget in (0.1, 0.3):
+                chosen = most | {"glimpse_layers": layers, "landmark_budget": budget}
+                work[f"{what}, {budget:.0%} scored"] = functools.partial(score, f"{layers}-{budget}", **chosen)
         seconds = by_turns(work, options.repeats)
         for name in list(work)[1:]:
             record("landmarks", f"glimpse {name}: over fd", ratio=round(ratio(seconds, name, "fd"), 2), unit="x")
