@@ -1,6 +1,6 @@
 """How near the estimators are to the limit: what they cost in plain loss passes over the same rows.
 
-limit.py [--hidden 256] [--layers 8] [--rows 64] builds a model of the InternVL architecture with random weights (speed
+limit.py [--hidden 256] [--layers 8] [--rows 192] builds a model of the InternVL architecture with random weights (speed
 does not depend on them) and takes rows of the digits world. A plain pass is one batched forward pass that gives the
 mean answer loss of every row. Everything is encoded before; batch sizes and scope are the same; each figure is the
 median over the turns of the ratio within a turn.
@@ -37,9 +37,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--exact-rows", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
