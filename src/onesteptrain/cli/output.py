@@ -50,7 +50,7 @@ def progress_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
         task = bars.add_task(what, total=None, rate="")
 
         def advance(done: int, total: int) -> None:
-            rate = meter.rate(done)
+            rate = meter.rate(done, total)
             bars.update(task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s" if rate else "")
 
         yield advance
@@ -58,14 +58,20 @@ def progress_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
 
 @dataclass
 class _Meter:
-    """Throughput since the first report, so that rows that were there already do not count."""
+    """Throughput since the first report, so that rows that were there already do not count.
 
-    first: tuple[float, int] | None = None
+    Work in stages counts anew in each of them.
+    """
 
-    def rate(self, done: int) -> float:
+    first: tuple[float, int] = (0.0, 0)
+    last: tuple[int, int] | None = None
+    """Rows done and in all."""
+
+    def rate(self, done: int, total: int) -> float:
         now = time.monotonic()
-        if self.first is None:
+        if self.last is None or done < self.last[0] or total != self.last[1]:
             self.first = (now, done)
+        self.last = (done, total)
         seconds = now - self.first[0]
         return (done - self.first[1]) / seconds if seconds > 0 else 0.0
 
@@ -78,7 +84,7 @@ class _Lines:
     printed: float = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        rate = self.meter.rate(done)
+        rate = self.meter.rate(done, total)
         now = time.monotonic()
         if done < total and now - self.printed < _SECONDS_BETWEEN_LINES:
             return
