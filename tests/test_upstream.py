@@ -128,13 +128,18 @@ def test_gradients_do_not_depend_on_what_is_kept():
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
-@pytest.mark.parametrize("scope", ["last", "lora"])
-def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(scope, monkeypatch):
+@pytest.mark.parametrize(
+    ("scope", "place", "power"),
+    [("last", 0, 2), ("lora", 0, 2), ("lora", -1, 1)],  # the last one of a fresh adapter is all zeros
+)
+def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(scope, place, power, monkeypatch):
     one = load_proxy(checkpoint("llava"), ScopeOptions(scope=scope, last_layers=1), LoadOptions(max_tokens=4096))
     projector = next(module for name, module in one.model.named_modules() if name.endswith("multi_modal_projector"))
-    scoped = next(iter(one.parameters.values()))
-    forward = projector.forward
-    monkeypatch.setattr(projector, "forward", lambda *args: forward(*args) * (1 + 50 * scoped.detach().square().mean()))
+    scoped, forward = list(one.parameters.values())[place], projector.forward
+    assert bool(scoped.any()) == (place == 0)
+    monkeypatch.setattr(
+        projector, "forward", lambda *args: forward(*args) * (1 + 50 * scoped.detach().abs().pow(power).mean())
+    )
     encoded = [one.encoder.encode(SAMPLES[1])]
     keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
     assert one._replay.known == {keeping.kind: NOTHING}
