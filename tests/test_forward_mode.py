@@ -86,6 +86,12 @@ def test_attention_with_fewer_keys_than_queries(moving):
     alike(lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, enable_gqa=True), values, moving)
 
 
+@pytest.mark.parametrize("moving", CHOICES)
+def test_attention_of_several_queries_to_the_same_keys(moving):
+    values = [random(2, 3, 4, 5), random(1, 3, 6, 5, seed=1), random(1, 3, 6, 5, seed=2)]
+    alike(functional.scaled_dot_product_attention, values, moving)
+
+
 def test_a_query_that_sees_nothing_makes_no_nan():
     seen = SEEN.clone()
     seen[1] = False
@@ -102,6 +108,24 @@ def test_a_query_that_sees_nothing_makes_no_nan():
 def test_products(moving):
     values = [random(3, 4), random(4, seed=1), random(3, 4, seed=2)]
     alike(lambda a, b, c: a * b * c * 2.0 + torch.mul(a, c).mul(b) + b * a, values, moving)
+
+
+@pytest.mark.parametrize("moving", CHOICES[:4])
+def test_products_of_a_tensor_that_spreads_over_another(moving):
+    values = [random(3, 4), random(3, 1, seed=1), random(2, 3, 4, seed=2)]
+    alike(lambda a, b, c: b * a + a * b * c + c.mT.mul(a.mT).mT, values, moving)
+
+
+@pytest.mark.parametrize("moving", CHOICES[:4])
+def test_sums_with_numbers_and_with_tensors(moving):
+    values = [random(3, 4), random(4, seed=1), random(3, 4, seed=2)]
+    alike(lambda a, b, c: (a + 1e-3) * torch.add(b, 2, alpha=3) + c.add(b, alpha=2) + (1 + c), values, moving)
+
+
+def test_what_is_changed_in_place_was_not_shared():
+    values, changes = [random(3, 4), random(3, 4, seed=1)], [random(3, 4, seed=2), random(3, 4, seed=3)]
+    found, wanted = (derivative(lambda a, b: (a + 1).mul_(b) * a, values, changes, ours=ours) for ours in (True, False))
+    torch.testing.assert_close(found.tangent, wanted.tangent, rtol=1e-12, atol=1e-12)  # float64, other order of sums
 
 
 @pytest.mark.parametrize("moving", [False, True])

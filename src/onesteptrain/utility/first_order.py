@@ -71,7 +71,7 @@ def token_derivatives(
         batches = [proxy.batch([samples[index] for index in indices], keep=keep) for indices in groups]
         passes: list[list[_Pass]] | list[list[_Ends]]
         if estimator == "jvp":
-            passes = [[_forward_mode(proxy, batch, direction) for batch in batches] for direction in directions]
+            passes = [_forward_mode(proxy, batches, direction) for direction in directions]
         else:
             passes = [
                 _central_difference(proxy, batches, direction, epsilon)
@@ -169,7 +169,7 @@ def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direc
 
 
 @torch.no_grad()
-def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
+def _forward_mode(proxy: Proxy, batches: Sequence[Batch], direction: Direction) -> list[_Pass]:
     with forward_ad.dual_level(), FewerPasses(), proxy.eagerly():
         weights = {
             name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
@@ -177,8 +177,8 @@ def _forward_mode(proxy: Proxy, batch: Batch, direction: Direction) -> _Pass:
             )
             for name, step in direction.items()
         }
-        loss, derivative = forward_ad.unpack_dual(proxy.token_losses(batch, weights).loss)  # type: ignore[no-untyped-call]
-        return _Pass(loss, torch.zeros_like(loss) if derivative is None else derivative)
+        duals = (forward_ad.unpack_dual(proxy.token_losses(batch, weights).loss) for batch in batches)  # type: ignore[no-untyped-call]
+        return [_Pass(loss, torch.zeros_like(loss) if derivative is None else derivative) for loss, derivative in duals]
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

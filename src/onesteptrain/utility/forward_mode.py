@@ -76,11 +76,11 @@ def attention(  # noqa: PLR0913  the arguments of PyTorch's own
     change = None if dv is None else chances @ dv
     score = None if dq is None else dq @ k.mT
     if dk is not None:
-        score = q @ dk.mT if score is None else score.add_(q @ dk.mT)
+        score = _plus_product(score, q, dk.mT)
     if score is not None:
         score.mul_(chances)
         score.addcmul_(chances, score.sum(-1, keepdim=True), value=-1)
-        change = score @ v if change is None else change.add_(score @ v)
+        change = _plus_product(change, score, v)
     return _dual(out.to(narrow), None if change is None else change.to(narrow))
 
 
@@ -89,9 +89,20 @@ def multiply(one: Any, other: Any) -> Any:
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
         return torch.mul(one, other)
     (a, da), (b, db) = _parts(one), _parts(other)
-    if da is None or db is None or da.dtype != db.dtype:
+    if a.dtype != b.dtype:
         return torch.mul(one, other)
-    return _dual(a * b, (da * b).addcmul_(a, db))
+    change = None if da is None else da * b
+    if db is not None:
+        change = a * db if change is None else change.addcmul_(a, db)
+    return _dual(a * b, change)
+
+
+def add(one: Any, other: Any, *, alpha: Any = 1) -> Any:
+    """A tensor and a number, which changes no derivative; all else is left to PyTorch."""
+    if not isinstance(one, Tensor) or isinstance(other, Tensor):
+        return torch.add(one, other, alpha=alpha)
+    x, dx = _parts(one)
+    return _dual(torch.add(x, other, alpha=alpha), None if dx is None else dx.clone())
 
 
 def power(x: Tensor, exponent: Any) -> Tensor:
@@ -99,7 +110,17 @@ def power(x: Tensor, exponent: Any) -> Tensor:
     if isinstance(exponent, Tensor) or exponent != 2:
         return torch.pow(x, exponent)
     x, dx = _parts(x)
-    return _dual(x.square(), None if dx is None else (x * dx).mul_(2))
+    return _dual(x.square(), None if dx is None else torch.addcmul(x.new_zeros(()), x, dx, value=2))
+
+
+def _plus_product(into: Tensor | None, one: Tensor, other: Tensor) -> Tensor:
+    """A B, added to what is there, without a tensor in between."""
+    if into is None:
+        return one @ other
+    if not one.shape[:-2] == other.shape[:-2] == into.shape[:-2]:
+        return into.add_(one @ other)
+    into.flatten(0, -3).baddbmm_(one.flatten(0, -3), other.flatten(0, -3))
+    return into
 
 
 def _times(value: Tensor, factor: float) -> Tensor:
@@ -140,6 +161,9 @@ _RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.mul: multiply,
     Tensor.mul: multiply,
     Tensor.__mul__: multiply,
+    torch.add: add,
+    Tensor.add: add,
+    Tensor.__add__: add,
     torch.pow: power,
     Tensor.pow: power,
     Tensor.__pow__: power,
