@@ -7,6 +7,7 @@ benchmark is not touched. It reads the planted labels: the clean arm is the ceil
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import multiprocessing
@@ -54,6 +55,7 @@ def run(description: str, model: str, max_new_tokens: int, make: Callable[[int, 
     parser.add_argument("--model", default=model, help="name of a packaged model, or a folder")
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 2e-3])
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pool-rows", type=int, default=4000)
     parser.add_argument("--noise-share", type=float, default=0.5)
@@ -68,7 +70,8 @@ def run(description: str, model: str, max_new_tokens: int, make: Callable[[int, 
     with tempfile.TemporaryDirectory() as scratch:
         world = make(options.pool_rows, options.noise_share, Path(scratch) / "world")
         with ProcessPoolExecutor(options.workers, mp_context=context, initializer=one_thread) as pool:
-            measure = functools.partial(accuracies, world, options.model, options.steps, max_new_tokens)
+            tuning = FinetuneOptions(batch_size=options.batch_size, steps=options.steps)
+            measure = functools.partial(accuracies, world, options.model, tuning, max_new_tokens)
             found = list(pool.map(measure, trials))
     for arm, rate in dict.fromkeys((trial.arm, trial.rate) for trial in trials):
         mine = [one for trial, one in zip(trials, found, strict=True) if (trial.arm, trial.rate) == (arm, rate)]
@@ -80,14 +83,16 @@ def run(description: str, model: str, max_new_tokens: int, make: Callable[[int, 
         print(f"{arm:8} rate {rate:.0e}: {statistics.mean(values):.1f}{spread}; {skills}", flush=True)
 
 
-def accuracies(world: World, model: str, steps: int, max_new_tokens: int, trial: Trial) -> dict[str, float]:
+def accuracies(
+    world: World, model: str, tuning: FinetuneOptions, max_new_tokens: int, trial: Trial
+) -> dict[str, float]:
     """Per cent right on the held-out part, over all and by skill."""
     proxy = load_proxy(folder(model))
     if trial.arm != "untuned":
         rows, clean = encoded(world.pool, model), pq.read_table(world.truth)["clean"].to_numpy(zero_copy_only=False)
         chosen = {"clean": np.flatnonzero(clean), "full": range(len(rows)), "half": range(0, len(rows), 2)}[trial.arm]
-        tuning = FinetuneOptions(batch_size=32, steps=steps, learning_rate=trial.rate, seed=trial.seed)
-        finetune(proxy, [rows[index] for index in chosen], tuning)
+        asked = dataclasses.replace(tuning, learning_rate=trial.rate, seed=trial.seed)
+        finetune(proxy, [rows[index] for index in chosen], asked)
     asking = EvaluateOptions(max_new_tokens=max_new_tokens, batch_size=250, by=("skill",))
     found = evaluate(proxy, read_benchmark(world.heldout), asking)
     by_skill = {name: 100 * one.value for name, one in found.by["skill"].items()}
