@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 RESULTS = Path(__file__).parent / "results.json"
 
 
@@ -31,11 +33,17 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str) -> float:
 
 
 def record(benchmark: str, subject: str, *, unit: str, path: Path = RESULTS, **figures: Any) -> None:
-    """Write down one figure, in place of an earlier one of the same name, with the command that made it."""
+    """Write down one figure, in place of an earlier one of the same name, with the command that made it.
+
+    Benchmarks that run at once wait for one another here.
+    """
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    kept = [one for one in kept if (one["benchmark"], one["subject"]) != (benchmark, subject)]
-    kept.append({"benchmark": benchmark, "subject": subject, **figures, "unit": unit, "command": command})
-    kept.sort(key=lambda one: (one["benchmark"], one["subject"]))
-    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    with FileLock(f"{path}.lock"):
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        kept = [one for one in kept if (one["benchmark"], one["subject"]) != (benchmark, subject)]
+        kept.append({"benchmark": benchmark, "subject": subject, **figures, "unit": unit, "command": command})
+        kept.sort(key=lambda one: (one["benchmark"], one["subject"]))
+        whole = path.with_suffix(".part")
+        whole.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        whole.replace(path)
     print(f"{benchmark}: {subject}: {figures} {unit}", flush=True)
