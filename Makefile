@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/ost demo --out $(DEMO_OUT) --overwrite
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 check: lint test
 

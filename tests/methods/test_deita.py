@@ -188,14 +188,15 @@ def test_a_scorer_must_have_a_token_for_each_score(tmp_path):
 @pytest.mark.parametrize(
     ("folder", "said"),
     [
-        ("/nowhere", "'/nowhere' does not exist; give a folder"),
-        ("", "has no config.json"),
-        (str(checkpoint("smolvlm")), "cannot be loaded: .*; give a causal language model"),
+        (lambda _: Path("/nowhere"), "'/nowhere' does not exist; give a folder"),
+        (lambda empty: empty, "has no config.json"),
+        (lambda _: checkpoint("smolvlm"), "cannot be loaded: .*; give a causal language model"),
     ],
+    ids=["nowhere", "empty", "vision-language"],
 )
 def test_what_is_no_scorer_is_refused_in_one_line(tmp_path, folder, said):
     with pytest.raises(ModelError, match=said) as caught:
-        text_scorer(Path(folder or tmp_path))
+        text_scorer(folder(tmp_path))
     assert "\n" not in str(caught.value)
 
 
