@@ -128,6 +128,14 @@ def test_what_is_changed_in_place_was_not_shared():
     torch.testing.assert_close(found.tangent, wanted.tangent, rtol=1e-12, atol=1e-12)  # float64, other order of sums
 
 
+@pytest.mark.parametrize("function", [torch.add, torch.mul])
+def test_results_are_written_where_it_is_asked_for(function):
+    one, other, place = random(3), random(3, seed=1), random(3, seed=2)
+    with torch.no_grad(), FewerPasses():
+        function(one, other, out=place)
+    torch.testing.assert_close(place, function(one, other), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("moving", [False, True])
 @pytest.mark.parametrize("exponent", [2, 2.0, 3, -0.5, torch.tensor(2.0)])
 def test_powers(exponent, moving):

@@ -24,8 +24,10 @@ class FewerPasses(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a function, by a rule of this module if there is one."""
-        return _RULES.get(func, func)(*args, **(kwargs or {}))
+        """Run a function, by a rule of this module if there is one; none writes into a tensor that is given."""
+        kwargs = kwargs or {}
+        rule = func if "out" in kwargs else _RULES.get(func, func)
+        return rule(*args, **kwargs)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
