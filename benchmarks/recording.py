@@ -12,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from onesteptrain.runs import write_text
+
 RESULTS = Path(__file__).parent / "results.json"
 
 
@@ -43,7 +45,5 @@ def record(benchmark: str, subject: str, *, unit: str, path: Path = RESULTS, **f
         kept = [one for one in kept if (one["benchmark"], one["subject"]) != (benchmark, subject)]
         kept.append({"benchmark": benchmark, "subject": subject, **figures, "unit": unit, "command": command})
         kept.sort(key=lambda one: (one["benchmark"], one["subject"]))
-        whole = path.with_suffix(".part")
-        whole.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        whole.replace(path)
+        write_text(path, json.dumps(kept, indent=1) + "\n")
     print(f"{benchmark}: {subject}: {figures} {unit}", flush=True)

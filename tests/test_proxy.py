@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from onesteptrain.errors import ConfigError, ModelError, SampleError, ScoreError
 from onesteptrain.pool import ImageRef, Sample, Turn
@@ -133,6 +134,14 @@ def test_a_template_that_changes_the_answer_is_refused(new):
     encoder = with_template("qwen3_vl", "{{ c.text }}", new)
     with pytest.raises(SampleError, match=r"does not keep the answer as it is .*starts 'It is 7"):
         encoder.encode(asked("What is 3 plus 4?", "It is 7."))
+
+
+def test_an_answer_that_the_tokenizer_itself_rewrites_is_no_fault_of_the_template():
+    processor = load_proxy(checkpoint("qwen3_vl")).encoder.processor
+    encoder = replace(proxy_of("qwen3_vl").encoder, processor=processor)
+    processor.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("It is", "it is")
+    rewritten = encoder.encode(asked("What is 3 plus 4?", "It is 7."))
+    assert processor.tokenizer.decode(rewritten.inputs["input_ids"][0][rewritten.answer]).startswith("it is 7.")
 
 
 def test_a_sample_that_is_too_long_is_refused_and_not_cut():
