@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
+import signal
 import threading
 
 import pytest
 import torch
 
-from onesteptrain.errors import ConfigError, SampleError
+from onesteptrain.errors import ConfigError, RunError, SampleError
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.pool import ImageRef, Sample, Turn, open_pool
@@ -83,6 +85,20 @@ def test_nothing_stays_behind(encoder):
         child.join(20)
     assert not multiprocessing.active_children()
     assert threading.active_count() <= before + 1
+
+
+def test_a_reader_that_died_is_told_whoever_notices_it_first(encoder):
+    with encoded_ahead(encoder, 1) as expect:
+        expect(SAMPLES[:1])
+        encoder.encode(SAMPLES[0])
+        (reader,) = multiprocessing.active_children()
+        os.kill(reader.pid, signal.SIGSTOP)  # so that it is at work on what it will not finish
+        expect(SAMPLES[1:2])
+        reader.kill()
+        with pytest.raises(RunError, match="a process that reads images and texts died"):
+            encoder.encode(SAMPLES[1])
+        with pytest.raises(RunError, match="a process that reads images and texts died"):
+            expect(SAMPLES)
 
 
 def test_readers_by_default_stand_beside_a_gpu_only():

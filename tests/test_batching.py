@@ -14,7 +14,8 @@ from onesteptrain.errors import AnchorError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
+from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.utility import measure_anchors
 from onesteptrain.utility.batching import in_memory
 from onesteptrain.utility.representing import represent
@@ -148,6 +149,50 @@ def test_anchors_that_do_not_fit_into_one_pass_are_split(keep, monkeypatch, prox
         torch.testing.assert_close(parts.direction[name], value, rtol=1e-3, atol=1e-5)
     assert proxy.room.tokens == proxy.tokens_at_once  # forward passes may hold more than those that go back
     assert all(parameter.grad is None for parameter in proxy.parameters.values())
+
+
+def test_anchors_that_do_not_fit_together_with_what_is_kept_of_them_are_computed_anew(monkeypatch):
+    proxy = load_proxy(checkpoint("qwen3_vl"), ScopeOptions("last", last_layers=1), LoadOptions(max_tokens=4096))
+    encoded = [proxy.encoder.encode(one) for one in ANCHORS]
+    given = {"preconditioner": {}, "batch_size": None, "keep": True}
+    (whole,) = measure_anchors(proxy, {"": encoded}, **given)
+    make, forward, held = type(proxy).batch, proxy.model.forward, []
+
+    def noted(self, samples, *, keep=False):
+        held.append(make(self, samples, keep=keep))
+        return held[-1]
+
+    def limited(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        if sum(len(one.answer) for one in held if one.kept) > 2:  # whatever the batches, more anchors do not fit
+            held.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return output
+
+    monkeypatch.setattr(type(proxy), "batch", noted)
+    monkeypatch.setattr(proxy.model, "forward", limited)
+    (found,) = measure_anchors(proxy, {"": encoded}, **given)
+    assert [one.kept for one in whole.batches] != [None]
+    assert [one.kept for one in found.batches] == [None]
+    assert found.loss == pytest.approx(whole.loss, rel=1e-6)  # float32 sums in another order
+    for name, value in whole.direction.items():
+        torch.testing.assert_close(found.direction[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "smaller"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (torch.OutOfMemoryError("HIP out of memory"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_which_errors_smaller_work_may_avoid(error, smaller):
+    assert out_of_memory(error) is smaller
 
 
 def test_an_anchor_that_does_not_fit_alone_is_refused(monkeypatch, proxy):

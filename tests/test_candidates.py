@@ -258,6 +258,17 @@ def test_what_is_upstream_is_repeated_and_not_computed_again(monkeypatch):
         assert all(map(torch.equal, kept[name], [leaf for leaf in calls[0][0] if leaf is not None]))
 
 
+def test_a_repeated_batch_whose_first_pass_broke_off_leaves_the_batch_alone():
+    one = made("internvl", "last")
+    batch = one.batch([one.encoder.encode(each) for each in ANCHORS], keep=True)
+    wanted = one.answer_logits(batch._replace(kept=None)).logits.detach()
+    versions = Versions(one)
+    with torch.no_grad(), versions.at(versions.stacked(2)):
+        one.answer_logits(repeated(batch, 2))  # nothing is kept of the batch yet
+    with torch.no_grad():
+        assert torch.equal(one.answer_logits(batch).logits, wanted)
+
+
 def test_rows_that_lie_joined_are_never_split_evenly():
     assert Versions(proxy("internvl", "lora")).by_row
     assert Versions(proxy("internvl", "last")).by_row

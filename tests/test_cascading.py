@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from onesteptrain.cascading import Part, _draw, seeing
-from onesteptrain.cascading.doubt import learn_doubt
+from onesteptrain.cascading.doubt import Doubt, Side, learn_doubt
 from onesteptrain.cli import main
 from onesteptrain.errors import AnchorError, ConfigError
 from onesteptrain.methods.one_step import OneStep, bending
@@ -189,6 +189,18 @@ def test_the_stated_agreement_holds_on_average():
         told.append(doubt.crossing(cut).sum() / 2 / 600)
     # 100 rows tell the size of errors to a tenth, and their tails less well
     assert np.mean(told) == pytest.approx(np.mean(seen), rel=0.25)
+
+
+@pytest.mark.parametrize("tails", [0.5, 3.0])
+@pytest.mark.parametrize("top", [10, 1000, 1990])
+def test_the_cut_has_as_many_rows_above_it_as_are_wanted_whatever_single_rows_are_like(tails, top):
+    rows = np.random.default_rng(0).normal(size=2000)
+    sizes = np.full(2000, 0.1)
+    sizes[7] = 1e6
+    sides = [Side(np.full(2000, 0.5), sizes, np.full(2000, tails)) for _ in range(2)]
+    doubt = Doubt(rows, *sides)
+    cut = doubt.cut(np.full(2000, np.nan), np.arange(2000), top)
+    assert doubt._above(cut).sum() == pytest.approx(top, abs=1e-3)  # the root is found to 1e-9 of the spread
 
 
 def test_harm_that_the_first_order_does_not_see_is_no_reason_to_doubt_rows_below_the_cut():

@@ -82,11 +82,13 @@ class Part:
     def rows(self, start: int = 0) -> Iterator[Sample | Unreadable]:
         """The rows from `start`, with their place among the chosen as row."""
         places = {row: place for place, row in enumerate(self.chosen)}
-        return (
-            dataclasses.replace(one, row=places[one.row])
-            for one in self.pool.rows(self.chosen[start] if start < len(self.chosen) else 0)
-            if places.get(one.row, -1) >= start
-        )
+        if start >= len(self.chosen):
+            return
+        for one in self.pool.rows(self.chosen[start]):
+            if places.get(one.row, -1) >= start:
+                yield dataclasses.replace(one, row=places[one.row])
+            if one.row >= self.chosen[-1]:
+                return
 
 
 def score_cascade(  # noqa: PLR0913  the parts of one request

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import bisect
+from scipy.optimize import brentq
 from scipy.stats import t as student
 
 Values = NDArray[np.float64]
@@ -29,6 +29,9 @@ _RIDGE = 1.0
 """Penalty on standardised slopes, in rows."""
 
 _FOLDS = 10
+
+_MOST_WIDENED = 100
+"""Times that the range is widened in which the cut is looked for; beyond that it has no end."""
 
 _ROWS_A_COLUMN = 6
 """Drawn rows that there must be for each column, before squares are added."""
@@ -91,9 +94,13 @@ class Doubt(NamedTuple):
             return float((known > cut).sum() + part._above(cut).sum()) - top
 
         values = np.concatenate([known, part.expected])
-        sizes = np.concatenate([part.up.size, part.down.size])
-        reach = 10 * float(sizes.max(initial=0.0)) + float(np.ptp(values)) + np.finfo(float).tiny
-        return float(bisect(too_many, values.min() - reach, values.max() + reach, xtol=1e-6 * reach))
+        spread = float(np.ptp(values)) + np.finfo(float).tiny  # not the sizes: one row may have any
+        low, high = values.min() - spread, values.max() + spread
+        for _ in range(_MOST_WIDENED):
+            if too_many(low) >= 0 >= too_many(high):
+                return float(brentq(too_many, low, high, xtol=1e-9 * spread))
+            low, high = low - (high - low), high + (high - low)
+        return float(low if too_many(low) < 0 else high)
 
     def crossing(self, cut: float) -> Values:
         """Chance of each row that its exact utility lies on the other side of the cut."""

@@ -53,7 +53,8 @@ def encoded_ahead(encoder: Encoder, workers: int) -> Iterator[Expect]:
         def expect(samples: Sequence[Sample]) -> None:
             for start in range(0, len(samples), _TOGETHER):
                 group = list(samples[start : start + _TOGETHER])
-                task = pool.submit(_encode_all, group)
+                with _telling_of_death():
+                    task = pool.submit(_encode_all, group)
                 for place, sample in enumerate(group):
                     encoder.expected[id(sample)] = (sample, functools.partial(_taken, task, place))
 
@@ -72,17 +73,23 @@ def readers(asked: int | None, device: torch.device) -> int:
 
 
 def _taken(task: Any, place: int) -> Encoded:
-    try:
+    with _telling_of_death():
         found = task.result()[place]
+    if isinstance(found, str):
+        raise SampleError(found)
+    inputs, answer = found
+    return Encoded({name: torch.from_numpy(value) for name, value in inputs.items()}, torch.from_numpy(answer))
+
+
+@contextlib.contextmanager
+def _telling_of_death() -> Iterator[None]:
+    try:
+        yield
     except BrokenProcessPool as error:
         raise RunError(
             "a process that reads images and texts died, perhaps for want of memory; give fewer --readers: what is "
             "scored is kept"
         ) from error
-    if isinstance(found, str):
-        raise SampleError(found)
-    inputs, answer = found
-    return Encoded({name: torch.from_numpy(value) for name, value in inputs.items()}, torch.from_numpy(answer))
 
 
 _encoder: list[Encoder] = []

@@ -83,8 +83,7 @@ class Batch(NamedTuple):
         """
 
         def move(value: Tensor) -> Tensor:
-            pinned = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
-            return pinned.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+            return sent(value, device, dtype if value.is_floating_point() else None)
 
         place, target, sample, lengths = self.answers
         found = Answers(move(place), move(target), move(sample), lengths)
@@ -245,6 +244,17 @@ def collate(samples: Sequence[Encoded], *, pad_token_id: int, side: Literal["lef
             joined[name] = torch.cat([_pad(value, (value.shape[0], *inner), 0) for value, _ in values])
     answer = torch.stack([_pad(sample.answer, (longest,), 0, side) for sample in samples])
     return Batch(joined, answer)
+
+
+def sent(value: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor on a device, without waiting for it where that is safe.
+
+    CUDA keeps pinned memory until a copy is done. Others may read memory that has been given to something else by then.
+    """
+    if device.type != "cuda":
+        return value.to(device, dtype)
+    pinned = value.pin_memory() if value.device.type == "cpu" else value
+    return pinned.to(device, dtype, non_blocking=True)
 
 
 def _pad(value: Tensor, shape: Sequence[int], fill: int, side: Literal["left", "right"] = "right") -> Tensor:

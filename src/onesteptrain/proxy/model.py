@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
-from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate
+from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, sent
 from onesteptrain.proxy.sparing import Sparing, find_spared
 from onesteptrain.proxy.upstream import NOTHING, Replay, Upstream, agrees, find_upstream
 
@@ -56,7 +56,7 @@ class TokenLosses(NamedTuple):
     def means(self) -> Float[Tensor, " sample"]:
         """Mean loss over the answer tokens of each sample: the loss that the paper calls l(z)."""
         total = self.loss.new_zeros(len(self.lengths)).index_add(0, self.sample, self.loss)
-        return total / torch.tensor(self.lengths).to(total.device, non_blocking=True)
+        return total / sent(torch.tensor(self.lengths), total.device)
 
 
 class AnswerLogits(NamedTuple):
@@ -108,6 +108,11 @@ class Proxy:
     @functools.cached_property
     def room(self) -> Room:
         """How much fits; learned while working."""
+        return Room(self.tokens_at_once)
+
+    @functools.cached_property
+    def backward_room(self) -> Room:
+        """How much fits a pass that goes back too, which forward passes need not learn of."""
         return Room(self.tokens_at_once)
 
     @functools.cached_property
@@ -256,7 +261,8 @@ class Proxy:
     def gradient(self, batches: Iterable[Batch], *, count: int | None = None) -> tuple[float, dict[str, Tensor]]:
         """Mean sample loss over some batches, in nats a token, and its gradient.
 
-        A parameter that does not enter the loss (such as the last vision layer of LLaVA) has no entry.
+        A parameter that does not enter the loss (such as the last vision layer of LLaVA) has no entry. Gradients of
+        half precision are added up in float32, and divided there: float16 has no numbers small enough.
 
         Args:
             batches: One after the other, so that they may be made as they are wanted.
@@ -268,6 +274,14 @@ class Proxy:
         if count is None:
             batches = list(batches)
             count = sum(batch.answer.shape[0] for batch in batches)
+        add_up = self._in_float32 if self.dtype in (torch.bfloat16, torch.float16) else self._in_place
+        losses, gradient = add_up(batches, count)
+        total = sum(torch.stack(losses).tolist())
+        if problem := not_finite(total):
+            raise ScoreError(problem)
+        return total, gradient
+
+    def _in_place(self, batches: Iterable[Batch], count: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         self._drop_gradients()
         losses = []
         try:
@@ -276,13 +290,21 @@ class Proxy:
                     loss = self.token_losses(batch).means().sum() / count
                     loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
-            gradient = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+            return losses, {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         finally:
             self._drop_gradients()
-        total = sum(torch.stack(losses).tolist())
-        if problem := not_finite(total):
-            raise ScoreError(problem)
-        return total, gradient
+
+    def _in_float32(self, batches: Iterable[Batch], count: int) -> tuple[list[Tensor], dict[str, Tensor]]:
+        losses, gradient = [], dict[str, Tensor]()
+        for batch in batches:
+            with torch.enable_grad():
+                loss = self.token_losses(batch).means().sum()
+                found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+            losses.append(loss.detach() / count)
+            for name, value in zip(self.parameters, found, strict=True):
+                if value is not None:
+                    gradient[name] = value.float().add_(gradient.get(name, 0))
+        return losses, {name: value.div_(count) for name, value in gradient.items()}
 
     @contextlib.contextmanager
     def shifted(self, direction: Direction, size: float) -> Iterator[None]:

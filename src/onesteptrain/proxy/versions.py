@@ -23,13 +23,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from onesteptrain.errors import ModelError
 from onesteptrain.proxy.encoding import Answers, Batch
+from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.proxy.model import Proxy
 from onesteptrain.proxy.scope import decoder_of
 from onesteptrain.proxy.upstream import REFUSALS, agrees, in_place_of_forward
@@ -96,7 +96,7 @@ class Versions:
             with self.at(versions):
                 found = self.proxy.answer_logits(repeated(batch, len(moves))).logits.chunk(len(moves))
         except REFUSALS as error:
-            if should_reduce_batch_size(error):
+            if out_of_memory(error):
                 raise
             return False  # whatever it is, it does not run in this way; alone it does
         usable = torch.stack([before, *apart]).isfinite().all(-1).all(0)
@@ -138,9 +138,11 @@ def repeated(batch: Batch, count: int) -> Batch:
     def again(value: Any) -> Any:
         return value.repeat(count, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
 
-    kept = batch.kept and {
-        name: [([again(leaf) for leaf in leaves], form) for leaves, form in calls] for name, calls in batch.kept.items()
-    }
+    kept = batch.kept
+    if kept is not None:  # one of its own, even if it is empty: this batch's first pass may be the first of all
+        kept = {
+            name: [([again(leaf) for leaf in leaves], form) for leaves, form in calls] for name, calls in kept.items()
+        }
     inputs = {name: again(value) for name, value in batch.inputs.items()}
     place, target, sample, lengths = batch.answers
     rows, tokens = batch.answer.shape

@@ -16,12 +16,14 @@ first line; TracIn (arXiv:2002.08484) for the second.
 from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, measure_anchors, read_preconditioner
 from onesteptrain.utility.candidates import ExactSteps
 from onesteptrain.utility.exact import exact_utility
-from onesteptrain.utility.first_order import choose_epsilon, token_derivatives
+from onesteptrain.utility.first_order import check_direction, check_forward_mode, choose_epsilon, token_derivatives
 
 __all__ = [
     "AnchorGroup",
     "ExactSteps",
     "Preconditioner",
+    "check_direction",
+    "check_forward_mode",
     "choose_epsilon",
     "exact_utility",
     "measure_anchors",

@@ -9,11 +9,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from onesteptrain.errors import AnchorError, ModelError
 from onesteptrain.proxy import Batch, Encoded, Proxy, in_batches
+from onesteptrain.proxy.memory import clear_device_cache, out_of_memory
 
 T = TypeVar("T")
 
@@ -73,29 +73,33 @@ def _in_memory(
 ) -> tuple[float, dict[str, Tensor], list[Batch]]:
     """Loss and gradient of some anchors; in smaller batches if they do not fit.
 
-    What does not fit a backward pass may fit those that go forward only, so that the proxy does not learn of it.
+    What does not fit a backward pass may fit those that go forward only, so that the proxy does not learn of it. Where
+    what the scope does not change has no room for all anchors at once, it is computed anew in every pass.
     """
-    tokens = proxy.room.tokens
+    tokens, remember = proxy.room.tokens, keep
     while True:
         groups = in_batches(anchors, proxy.rows_at_once(batch_size), tokens)
         try:
-            batches = (proxy.batch([anchors[index] for index in indices], keep=keep) for indices in groups)
+            batches = (proxy.batch([anchors[index] for index in indices], keep=remember) for indices in groups)
             if not keep:
                 return *proxy.gradient(batches, count=len(anchors)), []
             kept = list(batches)
             _, gradient = proxy.gradient(kept)
             return mean_loss(proxy, kept), gradient, kept
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not out_of_memory(error):
                 raise
             sizes = [len(group) * max(anchors[index].tokens for index in group) for group in groups]
             several = [size for size, group in zip(sizes, groups, strict=True) if len(group) > 1]
-            if not several:
+            if not (several or remember):
                 raise AnchorError(
                     f"an anchor does not fit into memory: they have up to {max(sizes)} tokens; choose shorter ones, or "
                     "lower --max-tokens"
                 ) from error
-        tokens = max(several) // 2
+        if several:
+            tokens = max(several) // 2
+        else:
+            tokens, remember = proxy.room.tokens, False
         clear_device_cache()  # after the error has let go of its tensors
 
 
@@ -152,7 +156,8 @@ def read_preconditioner(path: Path, proxy: Proxy, *, epsilon: float = 1e-8) -> d
     """Adam's diagonal, 1 / (sqrt(v) + epsilon), from the second moments v (bias removed) that a warm-up kept.
 
     A coordinate that the warm-up never touched, such as the embedding of a token it did not see, has v = 0 and would be
-    multiplied by 1 / epsilon; it takes no step instead.
+    multiplied by 1 / epsilon; it takes no step instead. Half precision has its diagonal in float32: float16 has no
+    numbers as small as second moments are.
 
     Raises:
         ModelError: the file is missing or was kept for other parameters.
@@ -170,7 +175,7 @@ def read_preconditioner(path: Path, proxy: Proxy, *, epsilon: float = 1e-8) -> d
         )
     scale = {}
     for name, value in proxy.parameters.items():
-        moment = moments[name].to(value.device, value.dtype)
+        moment = moments[name].to(value.device, torch.promote_types(value.dtype, torch.float32))
         scale[name] = torch.where(moment > 0, 1 / (moment.sqrt() + epsilon), 0)
     return scale
 

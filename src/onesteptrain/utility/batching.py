@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
 from onesteptrain.proxy import Encoded, Proxy, in_batches
+from onesteptrain.proxy.memory import clear_device_cache, out_of_memory
 from onesteptrain.proxy.model import Room
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ def in_memory(
         try:
             found |= work(group)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not out_of_memory(error):
                 raise
             waiting += _split(group, samples, room)
         else:

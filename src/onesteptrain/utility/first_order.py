@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -17,12 +18,18 @@ from onesteptrain.proxy import Batch, Encoded, Proxy
 from onesteptrain.proxy.model import BATCH_TOKENS, Direction
 from onesteptrain.utility.batching import Batches, in_memory, too_large
 from onesteptrain.utility.forward_mode import FewerPasses
+from onesteptrain.utility.gradients import gradient_norm
 
 FirstOrder = Literal["fd", "jvp"]
 
 RELATIVE_SHIFTS = tuple(10.0**exponent for exponent in (-2, -2.5, -3, -3.5, -4, -4.5, -5, -5.5, -6))
 """Candidate sizes of the central difference's shift, as a share of the norm of the weights it moves."""
 
+_FORWARD_ERROR = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""Of the lengths of gradient and direction: what forward mode may be off by. A derivative that was dropped is missing
+with all of its size."""
+
+_FEW_BLOCKS = 4
 
 _SHIFTED_TOGETHER = 4
 """Batches that the weights are moved for at a time: moving them costs, and so does keeping batches on the device. Where
@@ -92,6 +99,60 @@ def token_derivatives(
     return [records.get(index) or _without_room(one, len(directions)) for index, one in enumerate(samples)]
 
 
+def check_direction(direction: Direction) -> float:
+    """Length of a direction to measure along.
+
+    Raises:
+        ConfigError: it is zero or not finite, so that there is nothing to measure along.
+    """
+    length = gradient_norm(direction)
+    if not 0 < length < math.inf:
+        raise ConfigError(f"the anchor gradient has length {length}; check the anchors and the scope")
+    return length
+
+
+def check_forward_mode(proxy: Proxy, probes: Sequence[Encoded], direction: Direction) -> None:
+    """Refuse a model that forward mode does not see through: a kernel without a rule may drop derivatives unnoticed.
+
+    Along a direction, the mean loss of the probes must change by the inner product of its gradient with it; so it must
+    along its parts that move a few blocks alone, where rounding of the others hides nothing.
+
+    Raises:
+        ConfigError: a kernel knows no forward mode, or the two numbers differ.
+        ScoreError: the loss of the probes is not finite.
+    """
+    _, gradient = proxy.gradient([proxy.batch([one]) for one in probes])
+    directions = [direction, *_blocks(direction)]
+    none = [0.0] * len(directions)
+    try:
+        records = token_derivatives(proxy, probes, directions, estimator="jvp", epsilons=none, batch_size=1)
+    except NotImplementedError as error:
+        raise _blind(str(error).strip().split("\n")[0]) from error
+    found = torch.stack([one.derivative.mean(1) for one in records]).mean(0).tolist()
+    for along, value in zip(directions, found, strict=True):
+        here = {name: gradient[name].float() for name in along if name in gradient}
+        wanted = sum(float((slope * along[name].float()).sum()) for name, slope in here.items())
+        if not abs(value - wanted) <= _FORWARD_ERROR[proxy.dtype] * gradient_norm(here) * gradient_norm(along):
+            raise _blind(f"it gives {value:.3g} for the anchors, where their gradient gives {wanted:.3g}")
+
+
+def _blocks(direction: Direction) -> list[Direction]:
+    """Parts of a direction that move one block of the model each; a few that lie apart."""
+    blocks: dict[str, dict[str, Tensor]] = {}
+    for name, value in direction.items():
+        if found := re.match(r".*?\.\d+(?=\.)", name):
+            blocks.setdefault(found[0], {})[name] = value
+    step = max(1, math.ceil(len(blocks) / _FEW_BLOCKS))
+    return [one for one in list(blocks.values())[::step] if gradient_norm(one)]
+
+
+def _blind(reason: str) -> ConfigError:
+    return ConfigError(
+        f"estimator jvp does not see through this model: {reason}; use --dtype float32 with --estimator fd, or another "
+        "--attention"
+    )
+
+
 def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction, *, batch_size: int | None) -> float:
     """Find the shift at which a central difference along a direction is most trustworthy.
 
@@ -103,10 +164,8 @@ def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction
         ConfigError: the direction is zero or not finite, so that there is nothing to measure along.
         ScoreError: a weight is not finite.
     """
-    length = _norm(direction.values())
-    if not 0 < length < float("inf"):
-        raise ConfigError(f"the anchor gradient has length {length}; check the anchors and the scope")
-    unit = _norm(proxy.parameters[name].detach() for name in direction) / length
+    length = check_direction(direction)
+    unit = gradient_norm({name: proxy.parameters[name].detach() for name in direction}) / length
     if not math.isfinite(unit):
         raise ScoreError("a weight of the proxy is not finite; check the checkpoint, or load it in float32")
 
@@ -170,6 +229,14 @@ def _central_difference(proxy: Proxy, batches: Sequence[Batch], direction: Direc
 
 @torch.no_grad()
 def _forward_mode(proxy: Proxy, batches: Sequence[Batch], direction: Direction) -> list[_Pass]:
+    if proxy.dtype == torch.float16:  # so narrow that a direction must be of the size of what it moves
+        size = _length(direction.values()) / _length(proxy.parameters[name].detach() for name in direction)
+        passes = _along(proxy, batches, {name: step / size for name, step in direction.items()})
+        return [_Pass(one.loss, one.derivative * size) for one in passes]
+    return _along(proxy, batches, direction)
+
+
+def _along(proxy: Proxy, batches: Sequence[Batch], direction: Direction) -> list[_Pass]:
     with forward_ad.dual_level(), FewerPasses(), proxy.eagerly():
         weights = {
             name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
@@ -181,6 +248,7 @@ def _forward_mode(proxy: Proxy, batches: Sequence[Batch], direction: Direction) 
         return [_Pass(loss, torch.zeros_like(loss) if derivative is None else derivative) for loss, derivative in duals]
 
 
-def _norm(tensors: Iterable[Tensor]) -> float:
-    norms = [torch.linalg.vector_norm(tensor).cpu().double() for tensor in tensors]
-    return float(torch.stack(norms).norm())
+def _length(tensors: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """Of all together, where they are: the host does not wait for it."""
+    length: Tensor = torch.stack([torch.linalg.vector_norm(one, dtype=torch.float32) for one in tensors]).norm()
+    return length

@@ -24,6 +24,8 @@ from onesteptrain.utility import (
     AnchorGroup,
     ExactSteps,
     Preconditioner,
+    check_direction,
+    check_forward_mode,
     choose_epsilon,
     measure_anchors,
     read_preconditioner,
@@ -33,6 +35,9 @@ from onesteptrain.utility.encoded import anchor_groups
 from onesteptrain.utility.gradients import gradient_norm
 
 _PROBES = 16
+
+_FEW_PROBES = 2
+"""Anchors that forward mode is put to the test on."""
 
 _PAYS = 6
 """Rows in doubt for each direction of the curvature: it costs half as many exact steps."""
@@ -180,7 +185,8 @@ class OneStep:
 
         Raises:
             AnchorError: an anchor cannot be encoded, or has no such group, or there are too few for the intervals.
-            ConfigError: the estimator cannot work with the proxy's type of weights.
+            ConfigError: the estimator cannot work with the proxy's type of weights, forward mode does not see through
+                the model, or there is no direction to measure along.
             ScoreError: the anchor loss is not finite.
         """
         proxy = setting.need_proxy("one_step")
@@ -195,6 +201,8 @@ class OneStep:
         parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         total = together(anchors)
         epsilon = self._epsilon(proxy, everyone, total, estimator)
+        if estimator == "jvp":
+            check_forward_mode(proxy, everyone[:_FEW_PROBES], total.direction)
         by_gradient = self._by_gradient(proxy, anchors)
         along = [total] if by_gradient or not any(one.name for one in anchors) else anchors
         yardsticks = [one for one in along if one.name or not parts]
@@ -238,6 +246,7 @@ class OneStep:
         return read_preconditioner(setting.second_moments, proxy)
 
     def _epsilon(self, proxy: Proxy, members: Sequence[Encoded], group: AnchorGroup, estimator: str) -> float:
+        check_direction(group.direction)
         if estimator == "jvp":
             return 0.0
         return self.fd_epsilon or choose_epsilon(proxy, members[:_PROBES], group.direction, batch_size=self.batch_size)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy.memory import clear_device_cache, out_of_memory
 from onesteptrain.scores import Record
 from onesteptrain.utility import AnchorGroup, Preconditioner, measure_anchors, read_preconditioner
 from onesteptrain.utility.anchoring import precondition
@@ -57,7 +57,7 @@ class Bending:
                 curvature = measure_curvature(proxy, anchors, directions=directions)
                 return curvature.forgotten(), precondition(curvature.named(proxy), preconditioner)
             except RuntimeError as error:
-                if directions == 1 or not should_reduce_batch_size(error):
+                if directions == 1 or not out_of_memory(error):
                     raise
             directions //= 2
             clear_device_cache()  # after the error has let go of its tensors

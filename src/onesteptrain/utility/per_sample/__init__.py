@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from onesteptrain.errors import ScoreError
 from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.utility.batching import Batches, in_memory, too_large
 from onesteptrain.utility.per_sample.checking import dense, plan_for
 from onesteptrain.utility.per_sample.watching import Piece, take_apart
@@ -98,7 +98,7 @@ def per_sample(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, *, ba
             found |= dict(zip(indices, measured, strict=True))
         return found
 
-    records = in_memory(proxy, samples, work, batch_size=batch_size)
+    records = in_memory(proxy, samples, work, batch_size=batch_size, room=proxy.backward_room)
     return [records.get(index) or _without(measure, too_large(one)) for index, one in enumerate(samples)]
 
 
@@ -193,7 +193,7 @@ def _together(proxy: Proxy, samples: Sequence[Encoded], measure: Measure) -> lis
 
         losses = take_apart(proxy, samples, plan, add).cpu().double()
     except Exception as error:
-        if should_reduce_batch_size(error):
+        if out_of_memory(error):
             raise
         return None  # this batch is not like the one that was checked
     numbers = totals.cpu()

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from onesteptrain.errors import ScoreError
 from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.utility.gradients import gradient_norm
 from onesteptrain.utility.per_sample.ownership import find_rows, shares_of
 from onesteptrain.utility.per_sample.watching import Piece, Plan, take_apart
@@ -91,7 +91,7 @@ def _find(proxy: Proxy, samples: Sequence[Encoded]) -> Plan | None:
         except ScoreError:
             raise  # nothing can be compared with this batch; the next one may do
         except Exception as error:
-            if should_reduce_batch_size(error):
+            if out_of_memory(error):
                 raise  # says nothing of the model, and is answered by smaller batches
             wrong = set(proxy.parameters)  # perhaps a parameter that cannot be spread out
         if not wrong:
@@ -108,7 +108,7 @@ def _own(proxy: Proxy, owner: str) -> list[str]:
 
 
 def _agree(found: Tensor, wanted: Tensor, length: float) -> bool:
-    rounding = _ROUNDINGS * torch.finfo(wanted.dtype).eps
+    rounding = _ROUNDINGS * torch.finfo(found.dtype).eps
     allowed = max(_OF_ONE, rounding) * gradient_norm({"": wanted}) + max(_OF_ALL, rounding) * length
     return found.shape == wanted.shape and gradient_norm({"": found - wanted}) <= allowed
 
