@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onesteptrain.cascading.ridge import fit_ridge
 from onesteptrain.cli import main
-from onesteptrain.errors import ConfigError, ModelError
+from onesteptrain.errors import ConfigError
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.pool import open_pool
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
@@ -24,8 +24,7 @@ from onesteptrain.scores import ScoreTable
 from onesteptrain.scoring import Progress, ScoringOptions, ScoringResult
 from onesteptrain.selection import SelectOptions
 from onesteptrain.steps import score_into, select_into
-from onesteptrain.utility.glimpsing import Glimpser
-from onesteptrain.utility.sketch import make_sketch
+from onesteptrain.utility.glimpsing import SIDE, Glimpser, _sides
 from onesteptrain.worlds import checkpoint
 from onesteptrain.worlds.digits import World, WorldOptions, make_world
 from tests.building import checkpoint as tiny
@@ -33,7 +32,6 @@ from tests.building import sample, write_pool
 
 FOLDER = Path(tempfile.mkdtemp(prefix="ost-landmarks-"))
 ROWS, BUDGET = 400, 0.4
-DIMENSIONS = 64
 ARCHITECTURES = ("internvl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "llava")
 
 
@@ -47,57 +45,77 @@ def encoded(architecture: str) -> list[Encoded]:
     return [proxy(architecture).encoder.encode(one) for one in rows]
 
 
-def at_the_head(model: Proxy, one: Encoded) -> list[Tensor]:
-    """Gradient of a square matrix, the identity, put in front of the head."""
-    head = model.model.get_output_embeddings()
-    identity = torch.eye(head.in_features, requires_grad=True)
-    hook = head.register_forward_pre_hook(lambda _, args: (args[0] @ identity.T,))
+def with_an_identity(model: Proxy, layers: int, one: Encoded) -> Tensor:
+    """Gradient of a square matrix, the identity, that the states go through below so many layers."""
+    above = model.model.get_decoder().layers[-layers] if layers else model.model.get_output_embeddings()
+    weight = next(model.model.parameters())
+    width = model.model.get_output_embeddings().weight.shape[1]
+    identity = torch.eye(width, dtype=weight.dtype, requires_grad=True)
+    hook = above.register_forward_pre_hook(lambda _, args: (args[0] @ identity.T, *args[1:]))
     try:
         with torch.enable_grad():
             loss = model.token_losses(model.batch([one])).means().sum()
-            return list(torch.autograd.grad(loss, [identity]))
+            (gradient,) = torch.autograd.grad(loss, [identity])
     finally:
         hook.remove()
-
-
-def in_the_last_layer(model: Proxy, one: Encoded) -> list[Tensor]:
-    """Gradients of its linear maps, as the training step has them."""
-    _, gradient = model.gradient([model.batch([one])])
-    layer = model.model.get_decoder().layers[-1]
-    names = {parameter: name for name, parameter in model.parameters.items()}
-    calls: list[nn.Module] = []
-    hooks = [
-        module.register_forward_hook(lambda module, *_: calls.append(module))
-        for module in layer.modules()
-        if isinstance(module, nn.Linear)
-    ]
-    model.token_losses(model.batch([one]))
-    for hook in hooks:
-        hook.remove()
-    return [gradient[names[module.weight]] for module in calls]  # type: ignore[index]
+    return gradient
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("layers", [0, 1, 2])
 def test_a_glimpse_is_a_sketch_of_the_gradient_that_autograd_finds(architecture, layers):
     model, samples = proxy(architecture), encoded(architecture)
+    anchors = [model.encoder.encode(sample(row)) for row in range(20, 25)]
     before = {name: value.detach().clone() for name, value in model.model.named_parameters()}
-    oracle = in_the_last_layer if layers else at_the_head
-    for found, one in zip(Glimpser(model, layers, DIMENSIONS, 5, 4)(samples), samples, strict=True):
-        gradient = torch.cat([part.detach().flatten() for part in oracle(model, one)])
-        sketch = make_sketch(len(gradient), DIMENSIONS, seed=5, device=gradient.device)(gradient)
+    look = Glimpser(model, layers, 5, 4).towards(anchors)
+    yardstick = sum(with_an_identity(model, layers, one) for one in anchors)
+    outer, inner = _sides(len(yardstick), 5, yardstick.dtype, yardstick.device)
+    for found, one in zip(look(samples), samples, strict=True):
+        gradient = with_an_identity(model, layers, one)
+        along = (gradient * yardstick).sum() / yardstick.norm()
+        wanted = torch.cat([along[None], (outer.T @ gradient @ inner).flatten()])
         # float32 round-off of padded and plain sums
-        torch.testing.assert_close(found.sketch, sketch, rtol=1e-3, atol=2e-5 * float(gradient.norm()))
-        assert found.length == pytest.approx(float(gradient.norm()), rel=1e-4)
+        torch.testing.assert_close(found.shown, wanted, rtol=1e-3, atol=2e-5 * float(gradient.norm()))
         losses = model.token_losses(model.batch([one])).loss.detach().double()
         torch.testing.assert_close(found.loss, losses, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.model.named_parameters())
     assert all(value.grad is None for value in model.parameters.values())
 
 
+def test_a_sketch_keeps_inner_products_on_average():
+    """By definition: the mean over draws of P and Q is the inner product, and its variance falls with their columns."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 24, 24, generator=generator, dtype=torch.float64)
+    other += one
+    seen = []
+    for seed in range(400):
+        outer, inner = _sides(24, seed, torch.float64, torch.device("cpu"))
+        seen.append(float(((outer.T @ one @ inner) * (outer.T @ other @ inner)).sum()))
+    size = float(one.norm() * other.norm())
+    assert np.mean(seen) == pytest.approx(float((one * other).sum()), abs=4 * np.std(seen) / 400**0.5)
+    assert np.std(seen) < 3 * size / SIDE
+
+
+def test_anchors_that_do_not_fit_together_are_looked_at_in_parts(monkeypatch):
+    model = load_proxy(str(tiny("qwen3_vl")))
+    anchors = [model.encoder.encode(sample(row)) for row in range(20, 26)]
+    wanted = Glimpser(model, 1, 0, 8).towards(anchors).anchors
+    forward = model.model.forward
+
+    def limited(*args, **kwargs):
+        if len(kwargs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", limited)
+    found = Glimpser(model, 1, 0, 8).towards(anchors).anchors
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+    assert model.room.tokens == model.tokens_at_once  # forward passes may hold more than those that go back
+
+
 def test_more_layers_than_there_are_is_refused():
     with pytest.raises(ConfigError, match="glimpse_layers is 99 and the language model has"):
-        Glimpser(proxy("internvl"), 99, DIMENSIONS, 0, 4)(encoded("internvl"))
+        Glimpser(proxy("internvl"), 99, 0, 4)(encoded("internvl"))
 
 
 @pytest.mark.parametrize(("rows", "dimensions"), [(40, 6), (12, 30)])
@@ -211,21 +229,6 @@ def test_what_the_anchors_look_like_is_measured_once():
 def test_no_more_is_drawn_than_the_budget_allows():
     shares = [OneStep("landmarks", landmark_budget=budget).stages().drawn_share for budget in (0.03, 0.3)]
     assert shares == [0.03, 0.1]
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_layer_that_sees_the_tokens_of_all_samples_in_a_row_is_seen_the_same(layers, monkeypatch):
-    model = proxy("qwen3_vl")
-    glimpser = Glimpser(model, layers, DIMENSIONS, 0, 4)
-    wanted = glimpser(encoded("qwen3_vl"))
-    part = model.model.get_decoder().layers[-1].mlp
-    forward = part.forward
-    monkeypatch.setattr(part, "forward", lambda states: forward(states.flatten(0, 1)).view(states.shape))
-    for found, one in zip(glimpser(encoded("qwen3_vl")), wanted, strict=True):
-        torch.testing.assert_close(found.sketch, one.sketch, rtol=1e-4, atol=1e-6)  # products of other shapes
-    monkeypatch.setattr(part, "forward", lambda states: 0 * states + forward(states.flatten(0, 1)[:3]).sum())
-    with pytest.raises(ModelError, match="sees other tokens than the model does"):
-        glimpser(encoded("qwen3_vl"))
 
 
 def test_what_is_told_from_a_glimpse_goes_with_the_first_order():

@@ -79,12 +79,13 @@ def study(world: str, seed: int, rows: int, out: Path) -> Iterator[tuple[str, di
     proxy = load_proxy(locate_proxy(folder)[0], *loading)
     encoded = [proxy.encoder.encode(sample) for sample in pool.rows()]  # these worlds have no bad files
     yield "fd along all", {"agreement": 1.0, "seconds": round(fd_seconds, 1)}
-    for name, (cost, vectors) in glimpses(proxy, encoded).items():
+    anchors = [proxy.encoder.encode(sample) for sample in open_pool(made.heldout).rows()]
+    for name, (cost, vectors) in glimpses(proxy, encoded, anchors).items():
         budget = (PASSES - cost) / 2
         found = [simulate(vectors, utility, budget, draw) for draw in range(4)]
         seen, told = np.mean(found, axis=0).round(3).tolist()
         yield name, {"agreement": seen, "expected": told, "glimpse_passes": round(cost, 2), "scored": round(budget, 3)}
-    for layers, budget in ((0, 0.2), (0, 0.3), (0, 0.45), (1, 0.3), (2, 0.2)):
+    for layers, budget in ((0, 0.1), (0, 0.3), (1, 0.2), (1, 0.3), (2, 0.2)):
         name = f"landmarks, {layers} layers, budget {budget}"
         table, seconds = scored(name, OneStep("landmarks", glimpse_layers=layers, landmark_budget=budget))
         did = Run(out / name).provenance["landmarks"]
@@ -103,7 +104,7 @@ def study(world: str, seed: int, rows: int, out: Path) -> Iterator[tuple[str, di
         )
 
 
-def glimpses(proxy: Proxy, rows: Sequence[Encoded]) -> dict[str, tuple[float, np.ndarray]]:
+def glimpses(proxy: Proxy, rows: Sequence[Encoded], anchors: Sequence[Encoded]) -> dict[str, tuple[float, np.ndarray]]:
     """Vectors of all rows by several kinds of glimpse, and what one costs in passes.
 
     A layer of the language model counts as its share of the layers, as if there were no vision tower: too much.
@@ -111,9 +112,12 @@ def glimpses(proxy: Proxy, rows: Sequence[Encoded]) -> dict[str, tuple[float, np
     layers = len(decoder_of(proxy.model).layers)
     found: dict[str, tuple[float, np.ndarray]] = {}
     for count in range(layers):
-        looks = Glimpser(proxy, count, 512, 0, 16)(rows)
-        name = f"gradient of the top {count} layers" if count else "gradient at the head"
-        found[name] = (1 + 2 * count / layers, np.stack([one.sketch.numpy() for one in looks]).astype(float))
+        looks = Glimpser(proxy, count, 0, 16).towards(anchors)(rows)
+        shown = np.stack([one.shown.numpy() for one in looks]).astype(float)
+        place = f"below {count} layers" if count else "at the head"
+        found[f"gradient {place}"] = (1 + count / layers, shown)
+        found[f"gradient {place}, sketch alone"] = (1 + count / layers, shown[:, 1:])
+        found[f"gradient {place}, along the anchors alone"] = (1 + count / layers, shown[:, :1])
         if not count:
             losses = [(one.loss.mean(), one.loss.max(), one.loss.median(), len(one.loss)) for one in looks]
             found["losses"] = (1.0, both_sizes(np.array(losses, dtype=float)))

@@ -155,13 +155,19 @@ def _replaying(calls: Sequence[Any]) -> Callable[..., Any]:
     return replay
 
 
-def gradients_from(layer: nn.Module) -> RemovableHandle:
-    """Let gradients be taken of all that comes of what a layer is given, and no further back."""
+def gradients_from(layer: nn.Module, leaves: list[Tensor] | None = None) -> RemovableHandle:
+    """Let gradients be taken of all that comes of what a layer is given, and no further back.
+
+    Args:
+        layer: The layer.
+        leaves: What it is given is added here, call by call.
+    """
 
     def begin(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if args:
-            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+        states = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        if leaves is not None:
+            leaves.append(states)
+        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
 
     return layer.register_forward_pre_hook(begin, with_kwargs=True)
 

@@ -1,17 +1,22 @@
 """A glimpse of a sample: what one pass shows of its gradient.
 
-Where a linear layer takes a to W a, the gradient of a sample's loss with respect to W is the sum of e a^T over tokens,
-e being the derivative with respect to what the layer gives out. At the top of the model both are at hand: the last
-hidden state and, by one product with the head, the derivative with respect to it. The utility is linear in the whole
-gradient, and gradients of the top and of the rest go together, so that a line fitted to some rows tells much of the
-others. The matrix is kept as a sketch.
+If a square matrix, the identity, stood in the residual stream, the gradient of a sample's loss with respect to it would
+be G = sum over tokens of e a^T: a is the hidden state there, and e the derivative with respect to it, for which a
+backward pass through the layers above is enough. The utility is linear in the whole gradient, and what the layers
+below do with e and a goes together with G, so that a line fitted to some rows tells much of the others. Kept are the
+inner product with the mean G of the anchors, and a sketch.
+
+    sketch(G) = P^T G Q = sum over tokens of (P^T e) (Q^T a)^T
+
+with random matrices P and Q whose columns are few, so that G itself is never made; E <sketch(G), sketch(H)> = <G, H>.
+
+Source: two-sided random projections of gradients, LoGra (arXiv:2405.13954), section 3.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,11 +25,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from onesteptrain.errors import ConfigError, ModelError
-from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy import Encoded, Proxy, TokenLosses
 from onesteptrain.proxy.scope import decoder_of
 from onesteptrain.proxy.upstream import gradients_from
 from onesteptrain.utility.batching import Batches, in_memory, too_large
-from onesteptrain.utility.sketch import Sketch, make_sketch
+
+SIDE = 32
+"""Columns of P and of Q."""
 
 
 class Glimpse(NamedTuple):
@@ -33,19 +40,20 @@ class Glimpse(NamedTuple):
     loss: Float64[Tensor, " token"]
     """Of each answer token, in nats."""
 
-    length: float
-    """Of the gradient that was seen: all coordinates, before the sketch."""
+    shown: Float[Tensor, " number"]
+    """Of its gradient: the part that lies along the anchors', and then the sketch."""
 
-    sketch: Float[Tensor, " dimension"]
     problem: str | None = None
     """Why there are no numbers, where there are none."""
 
 
-class _Layer(NamedTuple):
-    """A linear layer in one pass: what went in, and what came out (or, of the head, what went in)."""
+class _Seen(NamedTuple):
+    """One place of the model in one pass."""
 
-    inside: Tensor
-    outside: Tensor
+    losses: TokenLosses
+    states: Float[Tensor, "sample token width"]
+    slopes: Float[Tensor, "sample token width"]
+    """Derivatives of the samples' mean losses with respect to the states."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +62,30 @@ class Glimpser:
 
     proxy: Proxy
     layers: int
-    """Layers at the top of the language model whose linear maps are looked at; 0 looks at the last hidden state only,
-    as if a square matrix stood there."""
-
-    dimensions: int
-    """Of a sketch."""
+    """Layers of the language model above the place that is looked at; with 0 it is what the head is given."""
 
     seed: int
     batch_size: int | None
-    _sketches: dict[int, Sketch] = field(default_factory=dict, compare=False, repr=False)
+    anchors: Float[Tensor, "width width"] | None = field(default=None, repr=False)
+    """Mean G of the anchors, of length one; without it nothing lies along it."""
+
+    def towards(self, anchors: Sequence[Encoded]) -> Glimpser:
+        """The same with some anchors to look along.
+
+        Raises:
+            ModelError: the model shows no output head or no layers.
+            ConfigError: it has fewer layers.
+        """
+        total = torch.zeros((), device=self.proxy.device)
+
+        def work(batches: Batches) -> dict[int, bool]:
+            nonlocal total
+            parts = [self._see([anchors[index] for index in indices]) for indices in batches]
+            total = total + sum(one.slopes.flatten(0, 1).T @ one.states.flatten(0, 1) for one in parts)
+            return {index: True for indices in batches for index in indices}
+
+        self._in_memory(anchors, work)
+        return Glimpser(self.proxy, self.layers, self.seed, self.batch_size, total / total.norm())
 
     def __call__(self, samples: Sequence[Encoded]) -> list[Glimpse]:
         """One glimpse a sample, in the order given.
@@ -75,89 +98,65 @@ class Glimpser:
         def work(batches: Batches) -> dict[int, Glimpse]:
             found: dict[int, Glimpse] = {}
             for indices in batches:
-                found |= dict(zip(indices, self._batch([samples[index] for index in indices]), strict=True))
+                found |= dict(zip(indices, self._glimpses([samples[index] for index in indices]), strict=True))
             return found
 
-        found = in_memory(self.proxy, samples, work, batch_size=self.batch_size)
+        found = self._in_memory(samples, work)
         return [found.get(index) or self._without_room(one) for index, one in enumerate(samples)]
 
-    def _batch(self, samples: Sequence[Encoded]) -> list[Glimpse]:
+    def _in_memory(self, samples: Sequence[Encoded], work: Callable[[Batches], dict[int, Any]]) -> dict[int, Any]:
+        return in_memory(self.proxy, samples, work, batch_size=self.batch_size, room=self.proxy.backward_room)
+
+    def _glimpses(self, samples: Sequence[Encoded]) -> list[Glimpse]:
+        seen = self._see(samples)
+        outer, inner = _sides(seen.states.shape[-1], self.seed, seen.states.dtype, seen.states.device)
+        sketch = (seen.slopes @ outer).mT @ (seen.states @ inner)
+        along = sketch.new_zeros(len(samples))
+        if self.anchors is not None:
+            along = (seen.slopes * (seen.states @ self.anchors.T)).sum((1, 2))
+        shown = torch.cat([along[:, None], sketch.flatten(1)], 1).cpu()
+        loss = torch.split(seen.losses.loss.detach().cpu().double(), list(seen.losses.lengths))
+        return [Glimpse(*one) for one in zip(loss, shown, strict=True)]
+
+    def _see(self, samples: Sequence[Encoded]) -> _Seen:
         batch = self.proxy.batch(samples)
-        seen: list[_Layer] = []
+        place: list[Tensor] = []
+        hook = gradients_from(self._above, place)
         # no weight requires a gradient here, so that the backward pass ends where the glimpse begins
         weights = {name: parameter.detach() for name, parameter in self.proxy.parameters.items()}
-        with torch.enable_grad(), self._watching(seen), self.proxy.eagerly():
-            losses = self.proxy.token_losses(batch, weights)
-            slopes = torch.autograd.grad(losses.means().sum(), [one.outside for one in seen], allow_unused=True)
-        used = [(one.inside, slope) for one, slope in zip(seen, slopes, strict=True) if slope is not None]
-        layers = [[self._by_sample(one, batch.answer.shape) for one in both] for both in used]
-        gradients = [self._of(place, layers) for place in range(len(samples))]
-        lengths = torch.stack([torch.linalg.vector_norm(one, dtype=torch.float32) for one in gradients]).tolist()
-        sketched = torch.stack([self._sketch(one)(one) for one in gradients]).cpu()
-        loss = torch.split(losses.loss.detach().cpu().double(), list(losses.lengths))
-        return [Glimpse(*one) for one in zip(loss, lengths, sketched, strict=True)]
-
-    def _by_sample(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """What a layer has of each token, sample by sample; some layers see the tokens of all samples in a row."""
-        if values.numel() != shape.numel() * values.shape[-1]:
-            raise ModelError(
-                f"a layer at the top of {type(self.proxy.model).__name__} sees other tokens than the model does; use "
-                "--glimpse-layers 0, or --estimator fd"
-            )
-        return values.reshape(*shape, values.shape[-1])
-
-    @staticmethod
-    def _of(place: int, layers: Sequence[Sequence[Tensor]]) -> Tensor:
-        """The gradient of one sample, layer by layer."""
-        parts = [slope[place].T @ inside[place] for inside, slope in layers]
-        return torch.cat([one.flatten().float() for one in parts])
-
-    def _sketch(self, gradient: Tensor) -> Sketch:
-        size = gradient.numel()
-        if size not in self._sketches:
-            self._sketches[size] = make_sketch(size, self.dimensions, seed=self.seed, device=gradient.device)
-        return self._sketches[size]
+        try:
+            with torch.enable_grad(), self.proxy.eagerly():
+                losses = self.proxy.token_losses(batch, weights)
+                (slopes,) = torch.autograd.grad(losses.means().sum(), place)
+        finally:
+            hook.remove()
+        wide = torch.promote_types(slopes.dtype, torch.float32)
+        return _Seen(losses, place[0].detach().to(wide), slopes.to(wide))
 
     def _without_room(self, sample: Encoded) -> Glimpse:
         nothing = torch.full((1,), float("nan"), dtype=torch.float64)
-        return Glimpse(nothing, float("nan"), nothing.float().expand(self.dimensions), too_large(sample))
-
-    @contextlib.contextmanager
-    def _watching(self, seen: list[_Layer]) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for hook in self._top_hooks(seen) if self.layers else [self._head_hook(seen)]:
-                stack.callback(hook.remove)
-            yield
-
-    def _head_hook(self, seen: list[_Layer]) -> Any:
-        def note(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            states = args[0].detach().requires_grad_()
-            seen.append(_Layer(states.detach(), states))
-            return (states, *args[1:])
-
-        return self._head.register_forward_pre_hook(note)
-
-    def _top_hooks(self, seen: list[_Layer]) -> list[Any]:
-        top = self._stack[-self.layers :]
-
-        def note(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            seen.append(_Layer(args[0].detach(), output))
-
-        linear = [module for layer in top for module in layer.modules() if isinstance(module, nn.Linear)]
-        return [gradients_from(top[0]), *(module.register_forward_hook(note) for module in linear)]
+        return Glimpse(nothing, nothing.float().expand(1 + SIDE**2), too_large(sample))
 
     @functools.cached_property
-    def _head(self) -> nn.Module:
+    def _above(self) -> nn.Module:
+        """The module that is given the states of the place."""
+        if self.layers:
+            stack: Any = decoder_of(self.proxy.model).layers
+            if self.layers > len(stack):
+                raise ConfigError(
+                    f"glimpse_layers is {self.layers} and the language model has {len(stack)} layers; give fewer"
+                )
+            layer: nn.Module = stack[-self.layers]
+            return layer
         head = self.proxy.model.get_output_embeddings()
         if not isinstance(head, nn.Module):
             raise ModelError(f"{type(self.proxy.model).__name__} shows no output head; use --estimator fd")
         return head
 
-    @functools.cached_property
-    def _stack(self) -> Any:
-        layers: Any = decoder_of(self.proxy.model).layers
-        if self.layers > len(layers):
-            raise ConfigError(
-                f"glimpse_layers is {self.layers} and the language model has {len(layers)} layers; give fewer"
-            )
-        return layers
+
+@functools.lru_cache(maxsize=2)
+def _sides(width: int, seed: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "2 width side"]:
+    """P and Q; they do not depend on the device."""
+    generator = torch.Generator().manual_seed(seed)
+    sides: Tensor = torch.randn(2, width, SIDE, generator=generator) / SIDE**0.5
+    return sides.to(device, dtype)

@@ -101,8 +101,8 @@ class OneStep:
     scored."""
 
     glimpse_layers: int = 1
-    """Layers at the top of the language model that a glimpse of landmarks goes back through; each costs about two of
-    its passes and tells more. 0 stays at the last hidden state, and promises more agreement than there is."""
+    """Layers at the top of the language model that a glimpse of landmarks goes back through; each costs about one more
+    of its passes and tells more. 0 stays at the last hidden state, and promises more agreement than there is."""
 
     store_tokens: bool = False
     """Keep utility and loss of every answer token, in the columns token_utility and token_loss."""
