@@ -136,6 +136,14 @@ def test_max_min_serves_a_group_that_ranking_forgets(tmp_path):
     assert hard[fair].sum() > hard[ranked].sum() + 20
 
 
+def test_a_max_min_selection_begins_the_order_of_all_rows(tmp_path):
+    utilities = np.random.default_rng(1).normal(size=(50, 3))
+    columns = {f"utility.{name}": utilities[:, place] for place, name in enumerate("abc")}
+    table = table_of(tmp_path, utilities.mean(1), **columns)
+    rows = select_rows(table, keep="8", options=SelectOptions(prefer="maxmin")).rows
+    assert rows.tolist() == sorted(maxmin_order(utilities, 50)[:8].tolist())
+
+
 def test_any_beginning_of_a_cover_holds_each_cluster_in_proportion():
     generator = np.random.default_rng(0)
     centres = np.eye(3)

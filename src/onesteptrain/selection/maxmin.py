@@ -37,16 +37,20 @@ def maxmin_order(utilities: NDArray[np.float64], count: int) -> NDArray[np.int64
     """
     sizes = np.maximum(np.abs(utilities).mean(0), np.finfo(float).tiny)
     scaled = utilities / sizes
-    rankings = np.argsort(-scaled, axis=0, kind="stable")
-    places = np.zeros(scaled.shape[1], np.int64)
-    got = np.zeros(scaled.shape[1])
-    taken = np.zeros(len(scaled), np.bool_)
+    groups = range(scaled.shape[1])
+    # the loop sees plain numbers: of arrays, each look at one would cost more than all that it does
+    rankings = [np.argsort(-scaled[:, group], kind="stable").data for group in groups]
+    does, taken = scaled.ravel().data, bytearray(len(scaled))
+    places, got = [0] * len(groups), [0.0] * len(groups)
     chosen = np.empty(min(count, len(scaled)), np.int64)
     for turn in range(len(chosen)):
-        group = int(got.argmin())
-        while taken[rankings[places[group], group]]:
-            places[group] += 1
-        row = rankings[places[group], group]
-        taken[row], chosen[turn] = True, row
-        got += scaled[row]
+        worst_off = got.index(min(got))
+        ranking, place = rankings[worst_off], places[worst_off]
+        while taken[ranking[place]]:
+            place += 1
+        row, places[worst_off] = ranking[place], place + 1
+        taken[row], chosen[turn] = 1, row
+        start = row * len(groups)
+        for group in groups:
+            got[group] += does[start + group]
     return chosen

@@ -34,7 +34,8 @@ def order_rows(table: ScoreTable, gated: Gated, options: SelectOptions, wanted: 
         table: The scores.
         gated: What the gate lets pass.
         options: What is preferred.
-        wanted: How many rows of each group will be kept; setwise puts no more than these into order, others all.
+        wanted: How many rows of each group will be kept; setwise puts no more than these into order, nor does maxmin
+            where there is one group, others all.
     """
     return _ORDERS[preference(options, gated)](table, gated.passed, options, wanted)
 
@@ -90,7 +91,8 @@ def setwise(table: ScoreTable, passed: Positions, options: SelectOptions, wanted
 
 def maxmin(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: Wanted) -> Positions:
     """By what each row brings the group of anchors that is worst off."""
-    return passed[maxmin_order(read_group_utilities(table)[passed], len(passed))]
+    count = int(wanted.counts[0]) if len(wanted.counts) == 1 else len(passed)
+    return passed[maxmin_order(read_group_utilities(table)[passed], count)]
 
 
 _ORDERS: Mapping[Preference, Callable[[ScoreTable, Positions, SelectOptions, Wanted], Positions]] = {
