@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
 from onesteptrain.cascading.ridge import fit_ridge
+from onesteptrain.cascading.seeing import see
 from onesteptrain.cli import main
 from onesteptrain.errors import ConfigError
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.pool import open_pool
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
 from onesteptrain.runs import Run
-from onesteptrain.scores import ScoreTable
+from onesteptrain.scores import ScoreTable, write_table
 from onesteptrain.scoring import Progress, ScoringOptions, ScoringResult
 from onesteptrain.selection import SelectOptions
 from onesteptrain.steps import score_into, select_into
@@ -139,6 +141,24 @@ def _penalty_of(slopes: np.ndarray, vectors: np.ndarray, values: np.ndarray) -> 
     centred = vectors - vectors.mean(0)
     left = centred.T @ (values - values.mean()) - centred.T @ (centred @ slopes)
     return float(left @ slopes / (slopes @ slopes))
+
+
+def test_short_glimpses_are_told_in_proportion_to_their_length(tmp_path):
+    """The utility is a line of the glimpse with an error in proportion to it; a plain fit sees the long ones only."""
+    generator = np.random.default_rng(0)
+    lengths = np.where(np.arange(600) % 2, 1.0, 1e-3)
+    glimpses = (generator.normal(size=(600, 20)) * lengths[:, None]).astype(np.float32)
+    utility = glimpses @ generator.normal(size=20) + 0.3 * lengths * generator.normal(size=600)
+    table = pa.table({"glimpse": list(glimpses), "glimpse_length": np.linalg.norm(glimpses, axis=1)})
+    write_table(table, tmp_path / "scores.parquet")
+    known = np.arange(100)
+    seen = see(ScoreTable(tmp_path / "scores.parquet"))
+    short = (lengths < 1) & (np.arange(600) >= 100)
+    told = seen.expect(known, utility[known])[short]
+    plain = fit_ridge(glimpses[known].astype(float), utility[known])(glimpses)[short]
+    errors = [float(np.abs(one - utility[short]).mean() / np.abs(utility[short]).mean()) for one in (told, plain)]
+    assert errors[0] < 0.3  # 0.07 is the noise; the line itself is fitted to a hundred rows
+    assert errors[1] > 1  # its intercept alone
 
 
 @functools.cache

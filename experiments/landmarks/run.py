@@ -82,9 +82,16 @@ def study(world: str, seed: int, rows: int, out: Path) -> Iterator[tuple[str, di
     anchors = [proxy.encoder.encode(sample) for sample in open_pool(made.heldout).rows()]
     for name, (cost, vectors) in glimpses(proxy, encoded, anchors).items():
         budget = (PASSES - cost) / 2
-        found = [simulate(vectors, utility, budget, draw) for draw in range(4)]
-        seen, told = np.mean(found, axis=0).round(3).tolist()
-        yield name, {"agreement": seen, "expected": told, "glimpse_passes": round(cost, 2), "scored": round(budget, 3)}
+        for by_length in (True, False) if name.startswith("gradient") else (False,):
+            found = [simulate(vectors, utility, budget, draw, by_length=by_length) for draw in range(4)]
+            seen, told = np.mean(found, axis=0).round(3).tolist()
+            figures = {
+                "agreement": seen,
+                "expected": told,
+                "glimpse_passes": round(cost, 2),
+                "scored": round(budget, 3),
+            }
+            yield f"{name}{', rows weighted by length' if by_length else ''}", figures
     depth = len(decoder_of(proxy.model).layers)
     for layers, budget in ((0, 0.1), (0, 0.3), (1, 0.2), (1, 0.3), (2, 0.2)):
         name = f"landmarks, {layers} layers, budget {budget}"
@@ -144,14 +151,17 @@ def states(proxy: Proxy, rows: Sequence[Encoded]) -> list[np.ndarray]:
     return [np.stack(one).astype(float) for one in zip(*vectors, strict=True)]
 
 
-def simulate(vectors: np.ndarray, utility: np.ndarray, budget: float, seed: int) -> tuple[float, float]:
+def simulate(
+    vectors: np.ndarray, utility: np.ndarray, budget: float, seed: int, *, by_length: bool
+) -> tuple[float, float]:
     """Agreement with the true top 20 %, and that which is expected, where so large a share of the rows is scored."""
     rows = len(utility)
     drawn = np.sort(np.random.default_rng(seed).permutation(rows)[: round(DRAWN * rows)])
-    ridge = fit_ridge(vectors[drawn], utility[drawn])
-    base = ridge(vectors)
-    base[drawn] = ridge.held_out
     lengths = np.linalg.norm(vectors, axis=1)
+    scale = lengths + 0.1 * np.median(lengths[drawn]) if by_length else np.ones(rows)
+    ridge = fit_ridge(vectors[drawn] / scale[drawn, None], utility[drawn] / scale[drawn])
+    base = scale * ridge(vectors / scale[:, None])
+    base[drawn] = scale[drawn] * ridge.held_out
     doubt = learn_doubt(np.column_stack([base, lengths]), base, drawn, utility[drawn])
     known, top = np.full(rows, np.nan), rows // 5
     known[drawn] = utility[drawn]

@@ -23,6 +23,9 @@ GLIMPSE = "glimpse"
 
 _BESIDE = ("glimpse_length",)
 
+_SHORTEST = 0.1
+"""Of the median length of a glimpse: added to each, so that one of nothing counts as little."""
+
 _ROWS_AT_ONCE = 8192
 
 Positions = NDArray[np.int64]
@@ -48,11 +51,15 @@ class Seen:
         """What each row's dear score may be expected to be, from those of a few rows; theirs as the others tell it."""
         if not self.glimpsed:
             return self.columns[:, 0]
-        some = [sketches[np.isin(rows, known)] for rows, sketches in self._glimpses()]
-        ridge, expected = fit_ridge(np.concatenate(some), values), np.full(len(self.columns), np.nan)
+        some = np.concatenate([sketches[np.isin(rows, known)] for rows, sketches in self._glimpses()])
+        # what a line misses grows with the gradient: each row counts by what it is in lengths of its own
+        shortest = _SHORTEST * float(np.median(np.linalg.norm(some, axis=1)))
+        lengths = np.linalg.norm(some, axis=1) + shortest
+        ridge, expected = fit_ridge(some / lengths[:, None], values / lengths), np.full(len(self.columns), np.nan)
         for rows, sketches in self._glimpses():
-            expected[rows] = ridge(sketches)
-        expected[known] = ridge.held_out
+            theirs = np.linalg.norm(sketches, axis=1) + shortest
+            expected[rows] = theirs * ridge(sketches / theirs[:, None])
+        expected[known] = lengths * ridge.held_out
         return expected
 
     def features(self, expected: Values) -> Features:
