@@ -22,7 +22,6 @@ from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
 from onesteptrain.runs import write_text
 from onesteptrain.selection.certainty import anchor_curve
 from onesteptrain.steps import readable
-from onesteptrain.utility.gradients import flat
 from onesteptrain.warmup import WarmupOptions, warm_up
 from onesteptrain.worlds import checkpoint
 from onesteptrain.worlds.digits import WorldOptions, make_world
@@ -55,7 +54,9 @@ def inner_products(folder: Path, count: int) -> np.ndarray:
 
 
 def gradient(proxy: Proxy, sample: Sample) -> torch.Tensor:
-    return flat(proxy, proxy.gradient([proxy.batch([proxy.encoder.encode(sample)])])[1])
+    _, found = proxy.gradient([proxy.batch([proxy.encoder.encode(sample)])])
+    parts = [found.get(name, torch.zeros_like(value)) for name, value in proxy.parameters.items()]
+    return torch.cat([part.detach().flatten() for part in parts])
 
 
 def coverage(products: np.ndarray, refits: int) -> str:

@@ -161,6 +161,8 @@ def main_table(bench: Bench, name: str) -> Iterator[tuple[str, Comparison]]:
 
 def noise_rates(bench: Bench, name: str) -> Iterator[tuple[str, Comparison]]:
     """The default rule, which is not told how much noise there is, on pools with 0 to 70 % of it."""
+    if not bench.options.few_seeds:
+        return
     for noise in NOISES:
         part = f"{name}-noise{100 * noise:.0f}"
         methods = {"ost-set": MethodArm(), "ost-first-look": MethodArm("one_step"), "random": MethodArm(keep=("20%",))}
