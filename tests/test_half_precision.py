@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.autograd import forward_ad
+from transformers import AutoConfig, AutoProcessor, Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
 from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Setting
@@ -75,6 +78,48 @@ def test_forward_mode_sees_through_the_models(architecture, dtype):
     proxy = load(dtype, architecture)
     probes = [proxy.encoder.encode(one) for one in ANCHORS[:4]]
     check_forward_mode(proxy, probes, direction(proxy))
+
+
+@functools.cache
+def with_experts() -> Path:
+    """A tiny checkpoint whose layers hold four experts, of which a token sees two."""
+    plain = AutoConfig.from_pretrained(checkpoint("qwen3_vl"))
+    text = {name: value for name, value in plain.text_config.to_dict().items() if name != "model_type"}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    vision = {name: value for name, value in plain.vision_config.to_dict().items() if name != "model_type"}
+    marks = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    config = Qwen3VLMoeConfig(
+        text_config=text | experts | {"decoder_sparse_step": 1, "mlp_only_layers": []},
+        vision_config=vision,
+        **{name: getattr(plain, name) for name in marks},
+    )
+    torch.manual_seed(0)
+    model = Qwen3VLMoeForConditionalGeneration(config)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.ndim > 1:
+                value.normal_(0, 0.1)  # so large that experts matter
+    folder = Path(tempfile.mkdtemp(prefix="ost-test-experts-"))
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(checkpoint("qwen3_vl")).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-4), ("bfloat16", 3e-2)])
+def test_forward_mode_sees_through_experts_and_leaves_them_as_they_were(dtype, allowed):
+    proxy = load_proxy(with_experts(), options=LoadOptions(dtype=dtype, max_tokens=4096))
+    before = proxy.model.get_experts_implementation()
+    along = direction(proxy)
+    encoded = [proxy.encoder.encode(one) for one in SAMPLES]
+    found = token_derivatives(proxy, encoded, [along], estimator="jvp", epsilons=[0.0], batch_size=4)
+    for one, record in zip(encoded, found, strict=True):
+        _, gradient = proxy.gradient([proxy.batch([one])])
+        wanted = sum(float((value.double() * along[name].double()).sum()) for name, value in gradient.items())
+        size = gradient_norm(gradient) * gradient_norm(along)
+        assert float(record.derivative.mean()) == pytest.approx(wanted, abs=allowed * size)  # rounding of its type
+    assert proxy.model.get_experts_implementation() == before
+    assert "grouped_mm" in before.values()
+    check_forward_mode(proxy, encoded[:2], along)
 
 
 class Blind(torch.autograd.Function):

@@ -17,7 +17,7 @@ from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.proxy import Batch, Encoded, Proxy
 from onesteptrain.proxy.model import BATCH_TOKENS, Direction
 from onesteptrain.utility.batching import Batches, in_memory, too_large
-from onesteptrain.utility.forward_mode import FewerPasses
+from onesteptrain.utility.forward_mode import FewerPasses, one_by_one
 from onesteptrain.utility.gradients import gradient_norm
 
 FirstOrder = Literal["fd", "jvp"]
@@ -239,7 +239,7 @@ def _forward_mode(proxy: Proxy, batches: Sequence[Batch], direction: Direction) 
 
 
 def _along(proxy: Proxy, batches: Sequence[Batch], direction: Direction) -> list[_Pass]:
-    with forward_ad.dual_level(), FewerPasses(), proxy.eagerly():
+    with forward_ad.dual_level(), FewerPasses(), proxy.eagerly(), one_by_one(proxy.model):
         weights = {
             name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
                 proxy.parameters[name].detach(), step.to(proxy.parameters[name].dtype)

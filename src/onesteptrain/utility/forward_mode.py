@@ -7,8 +7,9 @@ leave attention fused where nothing that it is given depends on the direction.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,20 @@ class FewerPasses(TorchFunctionMode):
         kwargs = kwargs or {}
         rule = func if "out" in kwargs else _RULES.get(func, func)
         return rule(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def one_by_one(model: Any) -> Iterator[None]:
+    """Let experts be computed one after the other: grouped matrix products have no forward mode, or drop it."""
+    if not hasattr(model, "set_experts_implementation"):  # not one of transformers' own
+        yield
+        return
+    before = model.get_experts_implementation()
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
