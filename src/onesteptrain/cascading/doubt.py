@@ -31,6 +31,8 @@ _RIDGE = 1.0
 
 _FOLDS = 10
 
+_ROWS_AT_ONCE = 65_536
+
 _FITS = 2
 """Of the line to what is missed: in the second, rows count by how small the errors of their kind were in the first."""
 
@@ -134,27 +136,26 @@ def learn_doubt(features: Features, first_order: Values, drawn: NDArray[np.int64
     Returns:
         Expectation and doubt for all rows.
     """
-    columns = _standardised(features, drawn)
-    missed = exact - first_order[drawn]
+    scale = _Scale.of(features, drawn)
+    known, missed = scale(features[drawn]), exact - first_order[drawn]
     everywhere, counts = np.ones(len(first_order)), np.ones(len(drawn))
     for _ in range(_FITS):
-        errors = missed - _held_out(columns[drawn], missed, counts)
+        line, errors = _fit(known, missed, counts), missed - _held_out(known, missed, counts)
         worst = float(np.abs(errors).max())
-        expected = first_order + _line(columns[drawn], missed, columns, counts)
-        if worst <= np.finfo(float).eps * float(np.abs(exact).max()):  # nothing is missed
-            none = Side(0.5 * everywhere, np.finfo(float).tiny * everywhere, everywhere)
-            return Doubt(expected, none, none)
         tiny = 1e-6 * worst
-        logs = np.log(np.abs(errors) + tiny)
-        usual = np.exp(_held_out(columns[drawn], logs))
+        logs = np.log(np.abs(errors) + max(tiny, np.finfo(float).tiny))
+        usual = np.exp(_held_out(known, logs, np.ones(len(drawn))))
         counts = np.clip(usual / np.median(usual), 1 / _MOST_APART, _MOST_APART) ** -1
-    relative = errors / usual
-    sizes = np.exp(_line(columns[drawn], logs, columns))
+    expected = first_order + _at_all(line, scale, features)
+    if worst <= np.finfo(float).eps * float(np.abs(exact).max()):  # nothing is missed
+        none = Side(0.5 * everywhere, np.finfo(float).tiny * everywhere, everywhere)
+        return Doubt(expected, none, none)
+    sizes = np.exp(_at_all(_fit(known, logs, np.ones(len(drawn))), scale, features))
 
     def side(share: float, tails: float, scale: float) -> Side:
         return Side(share * everywhere, np.maximum(scale * sizes, tiny), tails * everywhere)
 
-    return Doubt(expected, *(side(*found) for found in _sides(relative)))
+    return Doubt(expected, *(side(*found) for found in _sides(errors / usual)))
 
 
 def _sides(errors: Values) -> list[tuple[float, float, float]]:
@@ -167,37 +168,73 @@ def _sides(errors: Values) -> list[tuple[float, float, float]]:
     return [(share, tails, scale) for share, (tails, _, scale) in zip(shares, fits, strict=True)]
 
 
-def _held_out(known: Features, values: Values, counts: Values | None = None) -> Values:
-    """Each value as the others make one expect it: rows that a line was fitted to flatter it."""
-    folds = np.arange(len(known)) % _FOLDS  # every tenth row: neighbours are often alike
-    counts, told = np.ones(len(known)) if counts is None else counts, np.empty(len(known))
-    for fold in range(_FOLDS):
-        rest = folds != fold
-        told[~rest] = _line(known[rest], values[rest], known[~rest], counts[rest])
-    return told
+class _Line(NamedTuple):
+    """Columns to a value."""
+
+    middle: float
+    centre: Values
+    slopes: Values
+
+    def __call__(self, columns: Features) -> Values:
+        value: Values = self.middle + (columns - self.centre) @ self.slopes
+        return value
 
 
-def _standardised(features: Features, drawn: NDArray[np.int64]) -> Features:
-    """Columns and their log sizes, in standard deviations of the drawn rows; extremes are cut off at ten.
+class _Scale(NamedTuple):
+    """Puts columns and their log sizes in standard deviations of the drawn rows; extremes are cut off at ten.
 
     Where there are rows enough, the squares of the log sizes too: errors grow faster with the loss than by a power.
     """
-    sizes = np.log(np.abs(features) + 1e-3 * np.nanmedian(np.abs(features), axis=0) + np.finfo(float).tiny)
-    columns = np.concatenate([features, sizes], axis=1)
-    spread = columns[drawn].std(axis=0)
-    scaled = (columns - columns[drawn].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    limited: Features = np.clip(scaled, -10, 10)
-    squares = np.minimum(limited[:, features.shape[1] :] ** 2, 10)
-    enough = len(drawn) >= _ROWS_A_COLUMN * (limited.shape[1] + squares.shape[1])
-    return np.hstack([limited, squares]) if enough else limited
+
+    floor: Values
+    """Added to the size of each column before its logarithm is taken."""
+
+    middle: Values
+    spread: Values
+    squared: bool
+
+    @classmethod
+    def of(cls, features: Features, drawn: NDArray[np.int64]) -> _Scale:
+        usual = [float(np.nanmedian(np.abs(column))) for column in features.T]  # one at a time: pools are long
+        floor = 1e-3 * np.array(usual) + np.finfo(float).tiny
+        columns = _with_log_sizes(features[drawn], floor)
+        spread = columns.std(axis=0)
+        enough = len(drawn) >= _ROWS_A_COLUMN * (columns.shape[1] + features.shape[1])
+        return cls(floor, columns.mean(axis=0), np.where(spread > 0, spread, 1.0), enough)
+
+    def __call__(self, features: Features) -> Features:
+        scaled = (_with_log_sizes(features, self.floor) - self.middle) / self.spread
+        limited: Features = np.clip(scaled, -10, 10)
+        if not self.squared:
+            return limited
+        return np.hstack([limited, np.minimum(limited[:, features.shape[1] :] ** 2, 10)])
 
 
-def _line(known: Features, values: Values, at: Features, counts: Values | None = None) -> Values:
-    """Ridge regression with an intercept, in which rows may count more or less than others."""
-    share = np.full(len(known), 1 / len(known)) if counts is None else counts / counts.sum()
-    middle, centre = share @ values, share @ known
+def _with_log_sizes(features: Features, floor: Values) -> Features:
+    return np.concatenate([features, np.log(np.abs(features) + floor)], axis=1)
+
+
+def _at_all(line: _Line, scale: _Scale, features: Features) -> Values:
+    """A line at all rows, some at a time."""
+    starts = range(0, len(features), _ROWS_AT_ONCE)
+    return np.concatenate([line(scale(features[start : start + _ROWS_AT_ONCE])) for start in starts])
+
+
+def _held_out(known: Features, values: Values, counts: Values) -> Values:
+    """Each value as the others make one expect it: rows that a line was fitted to flatter it."""
+    folds = np.arange(len(known)) % _FOLDS  # every tenth row: neighbours are often alike
+    told = np.empty(len(known))
+    for fold in range(_FOLDS):
+        rest = folds != fold
+        told[~rest] = _fit(known[rest], values[rest], counts[rest])(known[~rest])
+    return told
+
+
+def _fit(known: Features, values: Values, counts: Values) -> _Line:
+    """Ridge regression with an intercept, in which some rows count more than others."""
+    share = counts / counts.sum()
+    middle, centre = float(share @ values), share @ known
     inside = known - centre
     weighted = len(known) * share * inside.T
     slopes = np.linalg.solve(weighted @ inside + _RIDGE * np.eye(known.shape[1]), weighted @ (values - middle))
-    line: Values = middle + (at - centre) @ slopes
-    return line
+    return _Line(middle, centre, slopes)
