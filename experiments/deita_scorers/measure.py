@@ -41,7 +41,7 @@ def main() -> None:
         world = make_world(WorldOptions(pool_rows=options.rows), Path(scratch) / "world")
         method = Deita(str(options.scorers / "complexity"), str(options.scorers / "quality"))
         proxy = str(checkpoint("proxy"))
-        table = score_into(Path(scratch) / "run", open_pool(world.pool), method, proxy=proxy).table
+        table = score_into(Path(scratch) / "run", open_pool(world.pool), method, anchors=None, proxy=proxy).table
         truth = pq.read_table(world.truth).sort_by("row")
         text = "\n\n".join(
             [found(table, np.array(truth["kind"].to_pylist())), alike(table), filtered(table, truth.to_pylist())]
