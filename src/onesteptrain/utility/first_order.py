@@ -105,7 +105,7 @@ def check_direction(direction: Direction) -> float:
     Raises:
         ConfigError: it is zero or not finite, so that there is nothing to measure along.
     """
-    length = gradient_norm(direction)
+    length = _norm(direction.values())
     if not 0 < length < math.inf:
         raise ConfigError(f"the anchor gradient has length {length}; check the anchors and the scope")
     return length
@@ -167,7 +167,7 @@ def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction
         ScoreError: a weight is not finite.
     """
     length = check_direction(direction)
-    unit = gradient_norm({name: proxy.parameters[name].detach() for name in direction}) / length
+    unit = _norm(proxy.parameters[name].detach() for name in direction) / length
     if not math.isfinite(unit):
         raise ScoreError("a weight of the proxy is not finite; check the checkpoint, or load it in float32")
 
@@ -254,3 +254,8 @@ def _length(tensors: Iterable[Tensor]) -> Float[Tensor, ""]:
     """Of all together, where they are: the host does not wait for it."""
     length: Tensor = torch.stack([torch.linalg.vector_norm(one, dtype=torch.float32) for one in tensors]).norm()
     return length
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    norms = [torch.linalg.vector_norm(tensor).cpu().double() for tensor in tensors]
+    return float(torch.stack(norms).norm())
