@@ -15,6 +15,7 @@ from onesteptrain.methods import Setting
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
+from onesteptrain.proxy.encoding import sent
 from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.utility import measure_anchors
 from onesteptrain.utility.batching import in_memory
@@ -193,6 +194,37 @@ def test_anchors_that_do_not_fit_together_with_what_is_kept_of_them_are_computed
 )
 def test_which_errors_smaller_work_may_avoid(error, smaller):
     assert out_of_memory(error) is smaller
+
+
+class Noted:
+    """A tensor on the CPU that notes what is done with it."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.done: list[tuple[object, ...]] = []
+
+    def pin_memory(self) -> Noted:
+        self.done.append(("pinned",))
+        return self
+
+    def to(self, device, dtype=None, *, non_blocking=False) -> Noted:
+        self.done.append((device.type, dtype, non_blocking))
+        return self
+
+
+@pytest.mark.parametrize(
+    ("device", "done"),
+    [
+        ("cpu", [("cpu", None, False)]),
+        ("mps", [("mps", None, False)]),  # it may read what has been given back by then
+        ("cuda", [("pinned",), ("cuda", None, True)]),
+    ],
+)
+def test_nobody_waits_for_copies_of_pinned_memory_alone(device, done):
+    value = Noted()
+    sent(value, torch.device(device))
+    assert value.done == done
 
 
 def test_an_anchor_that_does_not_fit_alone_is_refused(monkeypatch, proxy):

@@ -309,6 +309,14 @@ def test_a_part_of_a_pool_is_numbered_anew(tmp_path, start):
     assert part.count() == 4
 
 
+def test_a_part_reads_no_further_than_its_last_row(tmp_path, monkeypatch):
+    pool = open_pool(write_pool(tmp_path / "pool", 10))
+    read: list[int] = []
+    monkeypatch.setattr(type(pool), "_read", lambda self, uid, row, raw: read.append(row) or Unreadable(uid, row, ""))
+    assert [one.row for one in Part(pool, (1, 2, 5)).rows(1)] == [1, 2]
+    assert read == [2, 3, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("method", "loading", "said"),
     [

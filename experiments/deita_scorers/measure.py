@@ -43,9 +43,9 @@ def main() -> None:
         proxy = str(checkpoint("proxy"))
         table = score_into(Path(scratch) / "run", open_pool(world.pool), method, anchors=None, proxy=proxy).table
         truth = pq.read_table(world.truth).sort_by("row")
-        text = "\n\n".join(
-            [found(table, np.array(truth["kind"].to_pylist())), alike(table), filtered(table, truth.to_pylist())]
-        )
+        cosines = similarities(table)
+        kinds, rows = np.array(truth["kind"].to_pylist()), truth.to_pylist()
+        text = "\n\n".join([found(table, kinds), alike(cosines), filtered(table, cosines, rows)])
     write_text(HERE / "measured.md", text + "\n")
     print(text)
 
@@ -63,29 +63,28 @@ def found(table: ScoreTable, kinds: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def alike(table: ScoreTable) -> str:
-    """Cosine similarities of the rows' representations."""
-    cosines = similarities(table)
+def alike(cosines: np.ndarray) -> str:
+    """How alike two rows are, and neighbours."""
     between = float(np.median(cosines[np.triu_indices(len(cosines), 1)]))
-    np.fill_diagonal(cosines, -1)
-    nearest = float(np.median(cosines.max(1)))
+    others = cosines - 3 * np.eye(len(cosines), dtype=cosines.dtype)
+    nearest = float(np.median(others.max(1)))
     return f"Median similarity of two rows: {between:.2f}; of a row and its nearest neighbour: {nearest:.3f}."
 
 
 def similarities(table: ScoreTable) -> np.ndarray:
+    """Cosine similarities of the rows' representations."""
     vectors = np.array(table.read(["representation"])["representation"].to_pylist(), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors @ vectors.T
 
 
-def filtered(table: ScoreTable, truth: list[dict[str, object]]) -> str:
+def filtered(table: ScoreTable, cosines: np.ndarray, truth: list[dict[str, object]]) -> str:
     """What the filter keeps of the ranking at each threshold, and which planted pairs it leaves."""
     clean = np.array([row["kind"] == "clean" for row in truth])
     places = {row["uid"]: place for place, row in enumerate(truth)}
     pairs = [(places[row["duplicate_of"]], place) for place, row in enumerate(truth) if row["duplicate_of"]]
     best = set(select_rows(table, keep="20%", options=SelectOptions(prefer="top", gate="none")).rows.tolist())
     near = [pair for pair in pairs if set(pair) <= best]
-    cosines = similarities(table)
     names = [
         "threshold",
         *(f"{share}: {what}" for share in ("20%", "50%") for what in ("kept", "passed over", "clean")),

@@ -159,9 +159,9 @@ def simulate(
     drawn = np.sort(np.random.default_rng(seed).permutation(rows)[: round(DRAWN * rows)])
     lengths = np.linalg.norm(vectors, axis=1)
     scale = lengths + 0.1 * np.median(lengths[drawn]) if by_length else np.ones(rows)
-    ridge = fit_ridge(vectors[drawn] / scale[drawn, None], utility[drawn] / scale[drawn])
-    base = scale * ridge(vectors / scale[:, None])
-    base[drawn] = scale[drawn] * ridge.held_out
+    line, held_out = fit_ridge(vectors[drawn] / scale[drawn, None], utility[drawn] / scale[drawn])
+    base = scale * line(vectors / scale[:, None])
+    base[drawn] = scale[drawn] * held_out
     doubt = learn_doubt(np.column_stack([base, lengths]), base, drawn, utility[drawn])
     known, top = np.full(rows, np.nan), rows // 5
     known[drawn] = utility[drawn]

@@ -82,13 +82,8 @@ class Part:
     def rows(self, start: int = 0) -> Iterator[Sample | Unreadable]:
         """The rows from `start`, with their place among the chosen as row."""
         places = {row: place for place, row in enumerate(self.chosen)}
-        if start >= len(self.chosen):
-            return
-        for one in self.pool.rows(self.chosen[start]):
-            if places.get(one.row, -1) >= start:
-                yield dataclasses.replace(one, row=places[one.row])
-            if one.row >= self.chosen[-1]:
-                return
+        rows = self.pool.rows(self.chosen[start], self.chosen[-1] + 1) if start < len(self.chosen) else iter(())
+        return (dataclasses.replace(one, row=places[one.row]) for one in rows if one.row in places)
 
 
 def score_cascade(  # noqa: PLR0913  the parts of one request

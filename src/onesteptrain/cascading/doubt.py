@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import t as student
 
+from onesteptrain.cascading.ridge import Line
+
 Values = NDArray[np.float64]
 Features = NDArray[np.float64]
 
@@ -138,19 +140,20 @@ def learn_doubt(features: Features, first_order: Values, drawn: NDArray[np.int64
     """
     scale = _Scale.of(features, drawn)
     known, missed = scale(features[drawn]), exact - first_order[drawn]
-    everywhere, counts = np.ones(len(first_order)), np.ones(len(drawn))
+    everywhere, alike = np.ones(len(first_order)), np.ones(len(drawn))
+    counts = alike
     for _ in range(_FITS):
         line, errors = _fit(known, missed, counts), missed - _held_out(known, missed, counts)
         worst = float(np.abs(errors).max())
         tiny = 1e-6 * worst
         logs = np.log(np.abs(errors) + max(tiny, np.finfo(float).tiny))
-        usual = np.exp(_held_out(known, logs, np.ones(len(drawn))))
+        usual = np.exp(_held_out(known, logs, alike))
         counts = np.clip(usual / np.median(usual), 1 / _MOST_APART, _MOST_APART) ** -1
     expected = first_order + _at_all(line, scale, features)
     if worst <= np.finfo(float).eps * float(np.abs(exact).max()):  # nothing is missed
         none = Side(0.5 * everywhere, np.finfo(float).tiny * everywhere, everywhere)
         return Doubt(expected, none, none)
-    sizes = np.exp(_at_all(_fit(known, logs, np.ones(len(drawn))), scale, features))
+    sizes = np.exp(_at_all(_fit(known, logs, alike), scale, features))
 
     def side(share: float, tails: float, scale: float) -> Side:
         return Side(share * everywhere, np.maximum(scale * sizes, tiny), tails * everywhere)
@@ -166,18 +169,6 @@ def _sides(errors: Values) -> list[tuple[float, float, float]]:
         signs, shares = [np.abs(errors)] * 2, [0.5] * 2
     fits = [student.fit(np.concatenate([one, -one]), floc=0.0) for one in signs]  # a half that is mirrored is whole
     return [(share, tails, scale) for share, (tails, _, scale) in zip(shares, fits, strict=True)]
-
-
-class _Line(NamedTuple):
-    """Columns to a value."""
-
-    middle: float
-    centre: Values
-    slopes: Values
-
-    def __call__(self, columns: Features) -> Values:
-        value: Values = self.middle + (columns - self.centre) @ self.slopes
-        return value
 
 
 class _Scale(NamedTuple):
@@ -214,7 +205,7 @@ def _with_log_sizes(features: Features, floor: Values) -> Features:
     return np.concatenate([features, np.log(np.abs(features) + floor)], axis=1)
 
 
-def _at_all(line: _Line, scale: _Scale, features: Features) -> Values:
+def _at_all(line: Line, scale: _Scale, features: Features) -> Values:
     """A line at all rows, some at a time."""
     starts = range(0, len(features), _ROWS_AT_ONCE)
     return np.concatenate([line(scale(features[start : start + _ROWS_AT_ONCE])) for start in starts])
@@ -230,11 +221,11 @@ def _held_out(known: Features, values: Values, counts: Values) -> Values:
     return told
 
 
-def _fit(known: Features, values: Values, counts: Values) -> _Line:
+def _fit(known: Features, values: Values, counts: Values) -> Line:
     """Ridge regression with an intercept, in which some rows count more than others."""
     share = counts / counts.sum()
     middle, centre = float(share @ values), share @ known
     inside = known - centre
     weighted = len(known) * share * inside.T
     slopes = np.linalg.solve(weighted @ inside + _RIDGE * np.eye(known.shape[1]), weighted @ (values - middle))
-    return _Line(middle, centre, slopes)
+    return Line(slopes, middle, centre)

@@ -1,4 +1,4 @@
-"""Ridge regression on vectors, the penalty chosen by leaving out one row at a time."""
+"""Lines through vectors, and ridge regression with a penalty that is chosen by leaving out one row at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PENALTIES = np.logspace(-7, 1, 17)
 """As shares of the largest squared singular value."""
 
 
-class Ridge(NamedTuple):
+class Line(NamedTuple):
     """A line through vectors."""
 
     slopes: Values
@@ -22,8 +22,6 @@ class Ridge(NamedTuple):
     """Value of a vector at the centre of those that were fitted to."""
 
     centre: Values
-    held_out: Values
-    """Each value that was fitted to, as all others make one expect it."""
 
     def __call__(self, vectors: Vectors) -> Values:
         """What each vector makes one expect."""
@@ -31,7 +29,7 @@ class Ridge(NamedTuple):
         return expected
 
 
-def fit_ridge(vectors: Vectors, values: Values) -> Ridge:
+def fit_ridge(vectors: Vectors, values: Values) -> tuple[Line, Values]:
     """Fit a line with intercept; of several penalties, the one whose left-out rows are told best.
 
     With the hat matrix h of a penalty, the error of a row that is left out is (y - h y) / (1 - h_ii), without another
@@ -40,6 +38,9 @@ def fit_ridge(vectors: Vectors, values: Values) -> Ridge:
     Args:
         vectors: One a row, "row dimension"; coordinates are taken as they are, since their sizes mean something.
         values: What is to be told; at least two.
+
+    Returns:
+        The line, and each value that it was fitted to, as all others make one expect it.
 
     Source: Allen's PRESS statistic; Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 7.10.
     """
@@ -53,4 +54,4 @@ def fit_ridge(vectors: Vectors, values: Values) -> Ridge:
         errors = (values - middle - left @ (kept * told)) / np.maximum(1 - leverage, 1e-9)
         if (found := float(np.square(errors).sum())) < best:
             best, slopes, held_out = found, right.T @ (sizes / (squares + penalty) * told), values - errors
-    return Ridge(slopes, middle, centre, held_out)
+    return Line(slopes, middle, centre), held_out

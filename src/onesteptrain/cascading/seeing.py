@@ -55,11 +55,12 @@ class Seen:
         # what a line misses grows with the gradient: each row counts by what it is in lengths of its own
         shortest = _SHORTEST * float(np.median(np.linalg.norm(some, axis=1)))
         lengths = np.linalg.norm(some, axis=1) + shortest
-        ridge, expected = fit_ridge(some / lengths[:, None], values / lengths), np.full(len(self.columns), np.nan)
+        line, held_out = fit_ridge(some / lengths[:, None], values / lengths)
+        expected = np.full(len(self.columns), np.nan)
         for rows, sketches in self._glimpses():
             theirs = np.linalg.norm(sketches, axis=1) + shortest
-            expected[rows] = theirs * ridge(sketches / theirs[:, None])
-        expected[known] = lengths * ridge.held_out
+            expected[rows] = theirs * line(sketches / theirs[:, None])
+        expected[known] = lengths * held_out
         return expected
 
     def features(self, expected: Values) -> Features:

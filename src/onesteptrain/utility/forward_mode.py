@@ -34,10 +34,11 @@ class FewerPasses(TorchFunctionMode):
 @contextlib.contextmanager
 def one_by_one(model: Any) -> Iterator[None]:
     """Let experts be computed one after the other: grouped matrix products have no forward mode, or drop it."""
-    if not hasattr(model, "set_experts_implementation"):  # not one of transformers' own
+    known = hasattr(model, "get_experts_implementation")  # as all of transformers' own
+    before = model.get_experts_implementation() if known else {}
+    if set(before.values()) <= {None, "eager"}:
         yield
         return
-    before = model.get_experts_implementation()
     model.set_experts_implementation("eager")
     try:
         yield

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -85,7 +85,7 @@ class Glimpser:
             return {index: True for indices in batches for index in indices}
 
         self._in_memory(anchors, work)
-        return Glimpser(self.proxy, self.layers, self.seed, self.batch_size, total / total.norm())
+        return replace(self, anchors=total / total.norm())
 
     def __call__(self, samples: Sequence[Encoded]) -> list[Glimpse]:
         """One glimpse a sample, in the order given.

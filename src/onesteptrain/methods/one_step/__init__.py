@@ -246,10 +246,10 @@ class OneStep:
         return read_preconditioner(setting.second_moments, proxy)
 
     def _epsilon(self, proxy: Proxy, members: Sequence[Encoded], group: AnchorGroup, estimator: str) -> float:
+        if estimator == "fd" and self.fd_epsilon is None:
+            return choose_epsilon(proxy, members[:_PROBES], group.direction, batch_size=self.batch_size)
         check_direction(group.direction)
-        if estimator == "jvp":
-            return 0.0
-        return self.fd_epsilon or choose_epsilon(proxy, members[:_PROBES], group.direction, batch_size=self.batch_size)
+        return self.fd_epsilon or 0.0  # which jvp does not use
 
     def _parts(
         self, proxy: Proxy, anchors: Sequence[Encoded], preconditioner: Preconditioner, seed: int
