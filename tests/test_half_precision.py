@@ -17,7 +17,13 @@ from onesteptrain.methods import Setting
 from onesteptrain.methods import one_step as module
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
-from onesteptrain.utility import check_direction, check_forward_mode, measure_anchors, token_derivatives
+from onesteptrain.utility import (
+    check_direction,
+    check_forward_mode,
+    first_order,
+    measure_anchors,
+    token_derivatives,
+)
 from onesteptrain.utility.anchoring import read_preconditioner
 from onesteptrain.utility.gradients import gradient_norm
 from tests.building import ARCHITECTURES, checkpoint, sample
@@ -150,6 +156,27 @@ def test_a_kernel_that_knows_no_forward_mode_or_drops_it_is_refused(dtype, kerne
     with pytest.raises(ConfigError, match=said):
         OneStep("jvp").prepare(Setting(proxy, ANCHORS))
     OneStep("fd").prepare(Setting(load("float32"), ANCHORS))
+
+
+def test_a_block_that_lacks_its_derivative_is_refused_where_the_others_hide_it(monkeypatch):
+    proxy = load("float32")
+    probes = [proxy.encoder.encode(one) for one in ANCHORS[:2]]
+    inside = {"language_model.layers.1.": 1e-4, "language_model.layers.2.": 1.0}
+    along = {
+        name: share * value
+        for name, value in direction(proxy).items()
+        for part, share in inside.items()
+        if part in name
+    }
+    check_forward_mode(proxy, probes, along)
+    mlp = proxy.model.get_decoder().layers[1].mlp
+    forward = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda states: forward_ad.unpack_dual(forward(states)).primal)
+    monkeypatch.setattr(first_order, "_FEW_BLOCKS", 1)  # the lowest alone
+    with pytest.raises(ConfigError, match=r"it gives .* where their gradient gives"):
+        check_forward_mode(proxy, probes, along)
+    monkeypatch.setattr(first_order, "_blocks", lambda _: [])
+    check_forward_mode(proxy, probes, along)  # the whole shows nothing
 
 
 @pytest.mark.parametrize("method", [OneStep("jvp"), OneStep("fd"), OneStep("fd", fd_epsilon=1e-3)])

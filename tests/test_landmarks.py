@@ -18,7 +18,9 @@ from onesteptrain.cascading.ridge import fit_ridge
 from onesteptrain.cascading.seeing import see
 from onesteptrain.cli import main
 from onesteptrain.errors import ConfigError
+from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
+from onesteptrain.methods.one_step.glimpse import Glimpses
 from onesteptrain.pool import open_pool
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
 from onesteptrain.runs import Run
@@ -113,6 +115,16 @@ def test_anchors_that_do_not_fit_together_are_looked_at_in_parts(monkeypatch):
     found = Glimpser(model, 1, 0, 8).towards(anchors).anchors
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
     assert model.room.tokens == model.tokens_at_once  # forward passes may hold more than those that go back
+
+
+def test_the_first_stage_looks_along_the_anchors():
+    model, rows = proxy("qwen3_vl"), [sample(row) for row in range(3)]
+    anchors = [sample(row) for row in range(20, 25)]
+    scorer = Glimpses(1, batch_size=4).prepare(Setting(model, anchors, seed=3))
+    look = Glimpser(model, 1, 3, 4).towards([model.encoder.encode(one) for one in anchors])
+    for record, wanted in zip(scorer(rows), look([model.encoder.encode(one) for one in rows]), strict=True):
+        np.testing.assert_allclose(record.columns["glimpse"], wanted.shown.numpy(), rtol=1e-5)
+        assert abs(record.columns["glimpse"][0]) > 0.1 * float(wanted.shown.norm())  # these rows are like the anchors
 
 
 def test_more_layers_than_there_are_is_refused():

@@ -466,6 +466,8 @@ def test_batches_that_do_not_fit_are_split_and_nothing_is_lost(monkeypatch):
             assert "do not fit into memory" in one.problem
         else:
             assert float(one.numbers) == pytest.approx(float(before.numbers), rel=1e-4)  # float32 sums
+    assert proxy.room.tokens == proxy.tokens_at_once  # forward passes may hold more than those that go back
+    assert proxy.backward_room.tokens < proxy.tokens_at_once
 
 
 def test_no_samples_give_no_records():

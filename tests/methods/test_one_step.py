@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import io
@@ -43,6 +44,27 @@ def scored(samples=SAMPLES, anchors=ANCHORS, **options):
 
 def column(records, name: str) -> np.ndarray:
     return np.array([record.columns[name] for record in records], dtype=float)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 1e-3])
+def test_the_shift_is_the_one_that_was_asked_for(epsilon):
+    """A large shift shows: what a central difference adds grows with its square."""
+    scores = [one.score for one in OneStep("fd", fd_epsilon=epsilon, reference_folds=0).prepare(setting())(SAMPLES)]
+    oracle = BruteForce(checkpoint("qwen3_vl"))
+    for one in ANCHORS:
+        (oracle.loss(one) / len(ANCHORS)).backward()
+    ends = []
+    for sign in (1, -1):
+        shifted = copy.deepcopy(oracle.model)
+        with torch.no_grad():
+            for moved, there in zip(shifted.parameters(), oracle.model.parameters(), strict=True):
+                moved += 0 if there.grad is None else sign * epsilon * there.grad
+            ends.append(np.array([float(oracle.loss(one, shifted)) for one in SAMPLES]))
+    wanted = 1e-3 * (ends[0] - ends[1]) / (2 * epsilon)
+    # norms and softmax compute in float32, whose rounding is divided by the shift
+    np.testing.assert_allclose(scores, wanted, rtol=1e-3, atol=1e-6 * np.abs(wanted).max() / epsilon)
+    small = np.array([one.score for one in scored()])
+    assert (np.abs(scores - small).max() > 0.01 * np.abs(small).max()) == (epsilon == 1.0)
 
 
 def test_losses_are_those_of_the_brute_force_tokens():
