@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,14 @@ import pytest
 
 from onesteptrain.pool import ImageRef, Sample, Turn
 from tests.building import checkpoint, png
+
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay, to be looked into
+tempfile.tempdir = tempfile.mkdtemp(prefix="ost-test-")  # what tests make besides goes with them
+
+
+def pytest_unconfigure() -> None:
+    """Runs in workers too, which end without the interpreter's own clearing up."""
+    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

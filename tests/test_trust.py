@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,21 @@ def test_units_do_not_matter(scale):
     one, two = suspicions(rows, anchors), suspicions(rows * scale, anchors * scale)
     np.testing.assert_allclose(one[0], two[0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(one[1], two[1], rtol=1e-9, atol=1e-9)
+
+
+def test_suspicion_is_the_log_of_the_mean_exponential_of_standard_scores_a_few_rows_at_a_time(monkeypatch):
+    """Against the formula written out row by row; the rows do not divide into parts evenly."""
+    monkeypatch.setattr("onesteptrain.selection.trust._AT_ONCE", 7)
+    rows, anchors = signals(50, 1), signals(ANCHORS, 2)
+    logs = np.log(np.abs(anchors))
+    middle, spread = np.median(logs, axis=0), logs.std(axis=0)
+    found = suspicions(rows, anchors)
+    for some, among in zip(found, (rows, anchors), strict=True):
+        expected = [
+            math.log(sum(math.exp((math.log(abs(row[k])) - middle[k]) / spread[k]) for k in range(3)) / 3)
+            for row in among
+        ]
+        np.testing.assert_allclose(some, expected, rtol=1e-12, atol=1e-12)  # float64, a dozen operations
 
 
 def test_a_row_without_any_harm_is_not_suspicious_of_it():

@@ -43,6 +43,9 @@ FEWEST_ANCHORS = 20
 _FLOOR = 1e-3
 """Of the anchors' median: what a signal of exactly zero counts as on the log scale."""
 
+_AT_ONCE = 65_536
+"""Rows whose signals are put together at once, so that steps between take no memory that grows with the pool."""
+
 _LEVELS = np.arange(0.30, 0.80, 0.05)
 _GRID = 512
 _MOST_FOR_DENSITY = 20_000
@@ -125,13 +128,20 @@ def suspicions(rows: Values, anchors: Values) -> tuple[Values, Values]:
         rows: Signals of the rows, "row signal"; harm is negative, losses are positive, and only their size counts.
         anchors: Signals of the anchors.
     """
-    sizes = [np.abs(rows), np.abs(anchors)]
-    floor = _FLOOR * np.maximum(np.median(sizes[1], axis=0), np.finfo(float).tiny)
-    logs = [np.log(np.maximum(size, floor)) for size in sizes]
-    middle = np.median(logs[1], axis=0)
-    spread = np.maximum(logs[1].std(axis=0), 1e-9)  # anchors that are all alike
-    one, two = (logsumexp((log - middle) / spread, axis=1) - np.log(log.shape[1]) for log in logs)
-    return one, two
+    floor = _FLOOR * np.maximum(np.median(np.abs(anchors), axis=0), np.finfo(float).tiny)
+    theirs = np.log(np.maximum(np.abs(anchors), floor))
+    middle = np.median(theirs, axis=0)
+    spread = np.maximum(theirs.std(axis=0), 1e-9)  # anchors that are all alike
+
+    def together(signals: Values) -> Values:
+        z = (np.log(np.maximum(np.abs(signals), floor)) - middle) / spread
+        found: Values = logsumexp(z, axis=1) - np.log(z.shape[1])
+        return found
+
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), _AT_ONCE):
+        found[start : start + _AT_ONCE] = together(rows[start : start + _AT_ONCE])
+    return found, together(anchors)
 
 
 def p_values(suspicion: Values, anchors: Values) -> Values:
