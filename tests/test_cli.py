@@ -506,6 +506,16 @@ def test_bfloat16_in_forward_mode_ranks_as_float32_does(tmp_path):
     assert np.array_equal(scores_of(tmp_path / "auto"), scores_of(tmp_path / "bfloat16"))
 
 
+def test_forward_mode_says_nothing_but_its_progress(tmp_path):
+    """In a process of its own: PyTorch warns once, when forward mode is first used."""
+    code = "import sys; from onesteptrain.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [str(part) for part in world().scoring(tmp_path / "run", estimator="jvp")]
+    command = [sys.executable, "-c", code, *arguments]
+    run = subprocess.run(command, env=ON_A_THREAD, capture_output=True, text=True, check=True)
+    assert "scored" in run.stdout
+    assert "Warning" not in run.stderr
+
+
 @pytest.mark.parametrize("scope", ["language", "last", "lora"])
 def test_a_smaller_scope_scores_every_row_in_its_own_way(tmp_path, scope):
     done(*world().scoring(tmp_path / "run", scope=scope, last_layers=1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars are for people who watch
+    if not sys.warnoptions:  # PyTorch's forward mode warns of a part of PyTorch
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
     try:
         _refuse_unknown_command(tokens)
         build_app(tokens)(tokens, exit_on_error=False, print_error=False, verbose=False)
