@@ -16,9 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
+from onesteptrain.proxy.causality import continued, without_mask
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, sent
 from onesteptrain.proxy.sparing import Sparing, find_spared
-from onesteptrain.proxy.upstream import NOTHING, Replay, Upstream, agrees, find_upstream
+from onesteptrain.proxy.upstream import NOTHING, REFUSALS, Replay, Upstream, agrees, find_upstream
 
 T = TypeVar("T")
 
@@ -153,11 +154,14 @@ class Proxy:
             keep: Keep what the scope does not change from the first pass on, for a batch that several passes go over.
         """
         batch, keep = self._collated(samples), keep and self._may_keep
+        unmask = not self.model.training and batch.kind not in self._causal
         spare = self._may_spare and batch.kind not in self._sparing.known
         replay = keep and batch.kind not in self._replay.known
-        if spare or replay:
+        if unmask or spare or replay:
             fullest = max(samples, key=lambda sample: len(sample.inputs))
             alone = self._collated([fullest])
+            if unmask and 2 * fullest.tokens <= self.encoder.max_tokens:
+                self._causal[batch.kind] = self._is_causal(fullest)
             if spare and _has_question(fullest):
                 self._sparing.known[batch.kind] = self._find_spared(alone)
             if replay:
@@ -177,6 +181,21 @@ class Proxy:
     @functools.cached_property
     def _replay(self) -> Replay:
         return Replay(self.model)
+
+    @functools.cached_property
+    def _causal(self) -> dict[tuple[str, ...], bool]:
+        """Whether tokens see nothing that follows them, by kind of batch."""
+        return {}
+
+    @torch.no_grad()
+    def _is_causal(self, sample: Encoded) -> bool:
+        batches = [self._collated([continued(sample, turn)]) for turn in range(2)]
+        try:
+            with self.eagerly():
+                one, other = (self.answer_logits(batch).logits for batch in batches)
+        except REFUSALS:
+            return False  # such as twice the tokens in a memory that holds once as many
+        return torch.equal(one, other)  # the same operations on the same numbers, up to what follows
 
     @property
     def _may_spare(self) -> bool:
@@ -244,7 +263,8 @@ class Proxy:
             ModelError: the model does not give one row of logits for each token.
         """
         answers = batch.answers
-        arguments = {**batch.inputs, "use_cache": False}
+        unmasked = self._causal.get(batch.kind, False) and not self.model.training
+        arguments = {**(without_mask(batch.inputs) if unmasked else batch.inputs), "use_cache": False}
         with contextlib.ExitStack() as stack:
             if not torch.is_grad_enabled():
                 stack.enter_context(self._sparing.at(batch.kind, answers.place, batch.answer.shape))
