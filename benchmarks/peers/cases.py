@@ -23,7 +23,7 @@ from onesteptrain.worlds.digits import WorldOptions, make_world
 Items = TypeVar("Items", list[Encoded], Tensor)
 
 _NO_LIMIT = 1_000_000
-"""Tokens of a pass: the batch size alone says how much one holds, for all contenders."""
+"""Tokens of a pass: for all contenders the batch size alone says how much one holds."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _scoped(proxy: Proxy, layers: Sequence[str]) -> Proxy:
         parameter.requires_grad_(name in wanted)
         if name in wanted:
             parameters[name] = parameter
-    return Proxy(proxy.model, proxy.encoder, parameters)
+    return Proxy(proxy.model, proxy.encoder, parameters, _NO_LIMIT)
 
 
 def _build_text(case: TextCase, folder: Path) -> list[Encoded]:
@@ -176,7 +176,7 @@ def _load_text(case: TextCase, folder: Path, attention: str) -> Proxy:
 
     model = Qwen3ForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation=attention)
     encoder = Encoder(SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0)), case.tokens)
-    return Proxy(model.eval(), encoder, {}, _NO_LIMIT)
+    return Proxy(model.eval(), encoder, {})
 
 
 def _build_vlm(case: VlmCase, folder: Path) -> list[Encoded]:
@@ -189,5 +189,5 @@ def _build_vlm(case: VlmCase, folder: Path) -> list[Encoded]:
 
 
 def _load_vlm(folder: Path, attention: str) -> Proxy:
-    options = LoadOptions(device="cpu", attention="eager" if attention == "eager" else "sdpa", batch_tokens=_NO_LIMIT)
+    options = LoadOptions(device="cpu", attention="eager" if attention == "eager" else "sdpa")
     return load_proxy(folder / "model", options=options)
