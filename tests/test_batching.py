@@ -282,7 +282,8 @@ def waits_of(work) -> Counter[str]:
 def test_the_host_waits_for_nothing_in_a_pass_but_what_the_model_itself_asks_for(architecture):
     proxy = load_proxy(checkpoint(architecture), options=LoadOptions(max_tokens=4096))
     batch = proxy.batch([proxy.encoder.encode(one) for one in SAMPLES])
-    own = waits_of(lambda: proxy.model(**without_mask(batch.inputs), use_cache=False))
+    numbered = {} if batch.positions is None else {"position_ids": batch.positions}
+    own = waits_of(lambda: proxy.model(**without_mask(batch.inputs), **numbered, use_cache=False))
     assert waits_of(lambda: proxy.token_losses(batch).means()) == own
     # the mode sees what it is to see: looking for the answers in each pass would be noticed
     assert waits_of(lambda: proxy.token_losses(batch._replace(found=None)).means()) != own

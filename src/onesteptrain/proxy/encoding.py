@@ -66,6 +66,9 @@ class Batch(NamedTuple):
     found: Answers | None = None
     """The answers, once `to` has found them."""
 
+    positions: Tensor | None = None
+    """Positions of the tokens, where the model need not work them out itself; see `positions`."""
+
     @property
     def kind(self) -> tuple[str, ...]:
         """Names of the inputs: samples with and without images run through different parts of a model."""
@@ -88,7 +91,8 @@ class Batch(NamedTuple):
         place, target, sample, lengths = self.answers
         found = Answers(move(place), move(target), move(sample), lengths)
         inputs = {name: move(value) for name, value in self.inputs.items()}
-        return Batch(inputs, move(self.answer), self.kept, found)
+        positions = None if self.positions is None else move(self.positions)
+        return Batch(inputs, move(self.answer), self.kept, found, positions)
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,11 @@ def answer_spans(render: Any, turns: Sequence[Turn]) -> tuple[str, list[tuple[in
         start = len(before) + len(added) - len(added.lstrip())
         spans.append((start, len(after.rstrip())))
     return full, spans
+
+
+def kind_of(samples: Sequence[Encoded]) -> tuple[str, ...]:
+    """The kind of the batch that samples make; see `Batch.kind`."""
+    return tuple(sorted({name for sample in samples for name in sample.inputs}))
 
 
 def find_answers(input_ids: Int[Tensor, "sample token"], answer: Bool[Tensor, "sample token"]) -> Answers:

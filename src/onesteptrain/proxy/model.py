@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
 from onesteptrain.proxy.causality import continued, without_mask
-from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, sent
+from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, kind_of, sent
+from onesteptrain.proxy.positions import positions_of, works_out_positions
 from onesteptrain.proxy.sparing import Sparing, find_spared
 from onesteptrain.proxy.upstream import NOTHING, REFUSALS, Replay, Upstream, agrees, find_upstream
 
@@ -153,25 +154,38 @@ class Proxy:
             samples: The samples.
             keep: Keep what the scope does not change from the first pass on, for a batch that several passes go over.
         """
-        batch, keep = self._collated(samples), keep and self._may_keep
-        unmask = not self.model.training and batch.kind not in self._causal
-        spare = self._may_spare and batch.kind not in self._sparing.known
-        replay = keep and batch.kind not in self._replay.known
-        if unmask or spare or replay:
-            fullest = max(samples, key=lambda sample: len(sample.inputs))
-            alone = self._collated([fullest])
-            if unmask and 2 * fullest.tokens <= self.encoder.max_tokens:
-                self._causal[batch.kind] = self._is_causal(fullest)
-            if spare and _has_question(fullest):
-                self._sparing.known[batch.kind] = self._find_spared(alone)
-            if replay:
-                self._replay.known[batch.kind] = self._find_upstream(alone)
+        keep = keep and self._may_keep
+        self._find_out(samples, keep)
+        batch = self._collated(samples)
         return batch._replace(kept={}) if keep else batch
+
+    def _find_out(self, samples: Sequence[Encoded], keep: bool) -> None:
+        """Look into what is not known yet of samples of this kind."""
+        kind = kind_of(samples)
+        looking = not self.model.training  # dropout would not let two passes agree
+        number = looking and self._may_number and kind not in self._numbered
+        unmask = looking and kind not in self._causal
+        spare = self._may_spare and kind not in self._sparing.known
+        replay = keep and kind not in self._replay.known
+        if not (number or unmask or spare or replay):
+            return
+        fullest = max(samples, key=lambda sample: len(sample.inputs))
+        if number:
+            self._numbered[kind] = self._may_be_numbered(fullest)
+        if unmask and 2 * fullest.tokens <= self.encoder.max_tokens:
+            self._causal[kind] = self._is_causal(fullest)
+        if spare and _has_question(fullest):
+            self._sparing.known[kind] = self._find_spared(self._collated([fullest]))
+        if replay:
+            self._replay.known[kind] = self._find_upstream(self._collated([fullest]))
 
     def _collated(self, samples: Sequence[Encoded]) -> Batch:
         pixel_type = next(iter(self.model.parameters())).dtype
         padding = self.encoder.processor.tokenizer.pad_token_id
-        return collate(samples, pad_token_id=padding).to(self.device, pixel_type)
+        batch = collate(samples, pad_token_id=padding)
+        if self._numbered.get(batch.kind, False):
+            batch = batch._replace(positions=positions_of(self.model, batch.inputs))
+        return batch.to(self.device, pixel_type)
 
     @functools.cached_property
     def _may_keep(self) -> bool:
@@ -181,6 +195,26 @@ class Proxy:
     @functools.cached_property
     def _replay(self) -> Replay:
         return Replay(self.model)
+
+    @functools.cached_property
+    def _may_number(self) -> bool:
+        return works_out_positions(self.model)
+
+    @functools.cached_property
+    def _numbered(self) -> dict[tuple[str, ...], bool]:
+        """Whether positions are worked out with a batch, by kind of batch."""
+        return {}
+
+    @torch.no_grad()
+    def _may_be_numbered(self, sample: Encoded) -> bool:
+        """Whether a model gives the same logits with positions worked out before."""
+        alone = self._collated([sample])
+        try:
+            with self.eagerly(), _on_trial(self._numbered, alone.kind, True):
+                own, given = (self.answer_logits(one).logits for one in (alone, self._collated([sample])))
+        except REFUSALS:
+            return False  # whatever its method wants, the model calls it better
+        return torch.equal(own, given)
 
     @functools.cached_property
     def _causal(self) -> dict[tuple[str, ...], bool]:
@@ -265,6 +299,8 @@ class Proxy:
         answers = batch.answers
         unmasked = self._causal.get(batch.kind, False) and not self.model.training
         arguments = {**(without_mask(batch.inputs) if unmasked else batch.inputs), "use_cache": False}
+        if batch.positions is not None:
+            arguments["position_ids"] = batch.positions
         with contextlib.ExitStack() as stack:
             if not torch.is_grad_enabled():
                 stack.enter_context(self._sparing.at(batch.kind, answers.place, batch.answer.shape))

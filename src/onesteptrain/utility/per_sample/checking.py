@@ -15,6 +15,7 @@ from torch import Tensor
 
 from onesteptrain.errors import ScoreError
 from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy.encoding import kind_of
 from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.utility.gradients import gradient_norm
 from onesteptrain.utility.per_sample.ownership import find_rows, shares_of
@@ -116,8 +117,7 @@ def _agree(found: Tensor, wanted: Tensor, length: float) -> bool:
 def _kind(samples: Sequence[Encoded]) -> tuple[Any, ...]:
     """What batches are alike: the inputs, and whether images are spread evenly over the samples."""
     images = shares_of(samples).images
-    names = sorted({name for sample in samples for name in sample.inputs})
-    return (*names, len(set(images)) > 1, 0 in images)
+    return (*kind_of(samples), len(set(images)) > 1, 0 in images)
 
 
 def _probed(samples: Sequence[Encoded]) -> list[int]:

@@ -1,0 +1,100 @@
+"""Positions worked out with a batch are the model's own, and no pass works them out again."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import pytest
+import torch
+
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
+from onesteptrain.utility import token_derivatives
+from tests.building import ARCHITECTURES, checkpoint, sample
+
+WITH_METHOD = ("qwen3_vl", "qwen2_5_vl")
+SAMPLES = [sample(row, images=1 + row % 2) for row in range(6)]
+
+
+def fresh(architecture: str, scope: str = "all") -> Proxy:
+    return load_proxy(checkpoint(architecture), ScopeOptions(scope, last_layers=1), LoadOptions(max_tokens=4096))
+
+
+def encoded(proxy: Proxy) -> list:
+    return [proxy.encoder.encode(one) for one in SAMPLES]
+
+
+def counted(proxy: Proxy, monkeypatch) -> list[int]:
+    """Rows of the batches whose positions are worked out, as a list that grows."""
+    rows, owner = [], proxy.model.model
+    own = owner.compute_3d_position_ids
+
+    @functools.wraps(own)  # with its signature
+    def noting(**given):
+        rows.append(len(given["input_ids"]))
+        return own(**given)
+
+    monkeypatch.setattr(owner, "compute_3d_position_ids", noting)
+    return rows
+
+
+@pytest.mark.parametrize("architecture", WITH_METHOD)
+def test_logits_are_those_of_positions_that_the_model_works_out_itself(architecture):
+    proxy = fresh(architecture)
+    batch = proxy.batch(encoded(proxy))
+    assert batch.positions is not None
+    with torch.no_grad():
+        found, wanted = (proxy.answer_logits(one).logits for one in (batch, batch._replace(positions=None)))
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("architecture", WITH_METHOD)
+@pytest.mark.parametrize("estimator", ["fd", "jvp"])
+def test_positions_are_worked_out_once_a_batch(architecture, estimator, monkeypatch):
+    proxy = fresh(architecture)
+    samples = encoded(proxy)
+    proxy.batch(samples)  # what there is to find out is found out
+    rows = counted(proxy, monkeypatch)
+    direction = {name: torch.ones_like(value) for name, value in proxy.parameters.items()}
+    token_derivatives(proxy, samples, [direction], estimator=estimator, epsilons=[1e-2], batch_size=3)
+    assert rows == [3, 3]
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(WITH_METHOD)))
+def test_other_models_number_tokens_as_ever(architecture):
+    proxy = fresh(architecture)
+    assert proxy.batch(encoded(proxy)).positions is None
+
+
+def test_a_batch_without_images_is_numbered_as_ever():
+    proxy = fresh("qwen3_vl")
+    batch = proxy.batch([proxy.encoder.encode(sample(row, images=0)) for row in range(3)])
+    assert batch.positions is None
+
+
+def test_positions_that_change_a_logit_are_not_relied_upon(monkeypatch):
+    proxy = fresh("qwen3_vl")
+    owner = proxy.model.model
+    own, turns = owner.compute_3d_position_ids, itertools.count()
+
+    @functools.wraps(own)
+    def unsteady(**given):
+        return own(**given) * (1 + next(turns))
+
+    monkeypatch.setattr(owner, "compute_3d_position_ids", unsteady)
+    assert proxy.batch(encoded(proxy)).positions is None
+
+
+def test_a_method_that_wants_more_than_a_batch_has_is_left_to_the_model(monkeypatch):
+    proxy = fresh("qwen3_vl")
+    owner = proxy.model.model
+    own = owner.compute_3d_position_ids
+
+    @functools.wraps(own)
+    def wanting(**given):
+        return own(**given).to(given["inputs_embeds"].device)  # which there are none of before a pass
+
+    monkeypatch.setattr(owner, "compute_3d_position_ids", wanting)
+    batch = proxy.batch(encoded(proxy))
+    assert batch.positions is None
+    assert proxy.token_losses(batch).loss.isfinite().all()
