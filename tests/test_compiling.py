@@ -28,7 +28,9 @@ def test_compiled_blocks_give_the_same_scores(monkeypatch):
         for choice in (False, True)
     )
     ran = []
-    for block in compiled.model.model.language_model.layers:
+    *lower, highest = compiled.model.model.language_model.layers
+    assert highest._compiled_call_impl is None  # it works for answers only, compiled or not
+    for block in lower:
         monkeypatch.setattr(block, "_compiled_call_impl", noting(block._compiled_call_impl, ran))
     for estimator, tolerance in (("fd", 2e-2), ("jvp", 1e-4), ("exact", 2e-2)):  # float32; fd and exact are differences
         scores = [
@@ -39,6 +41,8 @@ def test_compiled_blocks_give_the_same_scores(monkeypatch):
         np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=tolerance * largest)
         assert ran or estimator == "jvp"
         ran.clear()
+    assert any(compiled._sparing.known.values())
+    assert compiled._sparing.known == plain._sparing.known
 
 
 def noting(call, ran):

@@ -9,20 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from onesteptrain.errors import ConfigError
+from onesteptrain.proxy.upstream import layer_names
 
 
 def compile_blocks(model: nn.Module) -> None:
     """Let `torch.compile` work on the blocks of a model, in place; they are compiled when they are first run.
 
     Compiling whole models of this kind takes many minutes, and breaks at what their towers do with images; a block is
-    compiled once for all lengths, in about half a minute.
+    compiled once for all lengths, in about half a minute. The highest layer of the language model is left as it is: it
+    works for answers only (`sparing`), for which its parts are run on other tokens from batch to batch.
 
     Raises:
         ConfigError: nothing can be compiled here.
     """
     _check_compiler()
+    highest = [model.get_submodule(name) for name in layer_names(model)[-1:]]
     for block in _blocks(model):
-        block.compile(dynamic=True)
+        if block not in highest:
+            block.compile(dynamic=True)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

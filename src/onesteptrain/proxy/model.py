@@ -162,10 +162,10 @@ class Proxy:
     def _find_out(self, samples: Sequence[Encoded], keep: bool) -> None:
         """Look into what is not known yet of samples of this kind."""
         kind = kind_of(samples)
-        looking = not self.model.training  # dropout would not let two passes agree
+        looking = not self.model.training  # dropout lets no two passes agree
         number = looking and self._may_number and kind not in self._numbered
         unmask = looking and kind not in self._causal
-        spare = self._may_spare and kind not in self._sparing.known
+        spare = looking and kind not in self._sparing.known
         replay = keep and kind not in self._replay.known
         if not (number or unmask or spare or replay):
             return
@@ -231,11 +231,6 @@ class Proxy:
             return False  # such as twice the tokens in a memory that holds once as many
         return torch.equal(one, other)  # the same operations on the same numbers, up to what follows
 
-    @property
-    def _may_spare(self) -> bool:
-        """Compiled blocks have been compiled with all tokens in sight; dropout lets no part be told from another."""
-        return not (self.compiled or self.model.training)
-
     @functools.cached_property
     def _sparing(self) -> Sparing:
         return Sparing(self.model)
@@ -243,11 +238,15 @@ class Proxy:
     @torch.no_grad()
     def _find_spared(self, batch: Batch) -> Sequence[str]:
         """What is wanted at answers only; nothing where relying on it would change a logit."""
-        plain = self.answer_logits(batch).logits
-        answers = batch.answers
-        spared = find_spared(self.model, lambda: self.answer_logits(batch).logits, answers.place, batch.answer.shape)
-        with _on_trial(self._sparing.known, batch.kind, spared):
-            found = self.answer_logits(batch).logits
+
+        def forward() -> Tensor:
+            return self.answer_logits(batch).logits
+
+        with self.eagerly():
+            plain = forward()
+            spared = find_spared(self.model, forward, batch.answers.place, batch.answer.shape)
+            with _on_trial(self._sparing.known, batch.kind, spared):
+                found = forward()
         return spared if agrees(plain, found, torch.zeros_like(plain)) else ()
 
     def _find_upstream(self, batch: Batch) -> Upstream:
