@@ -1,9 +1,9 @@
 """How near the estimators are to the limit: what they cost in plain loss passes over the same rows.
 
-limit.py [--hidden 256] [--layers 8] [--rows 192] builds a model of the InternVL architecture with random weights (speed
-does not depend on them) and takes rows of the digits world. A plain pass is one batched forward pass that gives the
-mean answer loss of every row. Everything is encoded before; batch sizes and scope are the same; each figure is the
-median over the turns of the ratio within a turn.
+limit.py [--hidden 256] [--layers 8] [--rows 192] [--only scopes tokens reading compiling padding] builds a model of the
+InternVL architecture with random weights (speed does not depend on them) and takes rows of the digits world. A plain
+pass is one batched forward pass that gives the mean answer loss of every row. Everything is encoded before; batch sizes
+and scope are the same; each figure is the median over the turns of the ratio within a turn.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from onesteptrain.worlds.digits import WorldOptions, make_world
 
 BATCH, ANCHORS = 16, 100
 EPSILON = 1e-3
+PARTS = ("scopes", "tokens", "reading", "compiling", "padding")
 TOKENS = (256, 512, 1024, 2048, 4096)
 
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--exact-rows", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -53,41 +55,47 @@ def main() -> None:
             "language": ScopeOptions("language"),
             "last quarter of the layers": ScopeOptions("last", last_layers=options.layers // 4),
         }
-        for name, scope in scopes.items():
-            measure(name, load_proxy(model, scope), pool[: options.rows], anchors, options)
-        by_tokens(load_proxy(model), pool[: 2 * options.rows], options.repeats)
-        whole(load_proxy(model), pool[: options.rows], anchors, options.repeats)
-        compiled(model, pool[: options.rows], anchors, options.repeats)
-        charts = make_charts(ChartOptions(pool_rows=256), Path(scratch) / "charts")
-        for name, rows, proxy in (("digits", pool[:256], "proxy"), ("charts", readable(charts.pool), "charts_proxy")):
-            padding(name, load_proxy(checkpoint(proxy)), rows)
+        if "scopes" in options.only:
+            for name, scope in scopes.items():
+                measure(name, load_proxy(model, scope), pool[: options.rows], anchors, options)
+        if "tokens" in options.only:
+            by_tokens(load_proxy(model), pool[: 2 * options.rows], options.repeats)
+        if "reading" in options.only:
+            whole(load_proxy(model), pool[: options.rows], anchors, options.repeats)
+        if "compiling" in options.only:
+            compiled(model, pool[: options.rows], anchors, options.repeats)
+        if "padding" in options.only:
+            charts = readable(make_charts(ChartOptions(pool_rows=256), Path(scratch) / "charts").pool)
+            padding("digits", load_proxy(checkpoint("proxy")), pool[:256])
+            padding("charts", load_proxy(checkpoint("charts_proxy")), charts)
 
 
 def measure(name: str, proxy: Proxy, rows: list[Sample], anchors: list[Sample], options: argparse.Namespace) -> None:
     """Estimators over plain passes, and exact steps over estimators, for one scope."""
     encoded = [proxy.encoder.encode(one) for one in rows]
     trusted = [proxy.encoder.encode(one) for one in anchors]
-    groups = {keep: measured(proxy, trusted, keep) for keep in (False, True)}
+    kept = measured(proxy, trusted)
+    forgetful = kept._replace(batches=[batch._replace(kept=None) for batch in kept.batches])
     few = encoded[:: len(encoded) // options.exact_rows][: options.exact_rows]
 
     def first_order(estimator: str) -> None:
-        token_derivatives(
-            proxy, encoded, [groups[False].direction], estimator=estimator, epsilons=[EPSILON], batch_size=BATCH
-        )
+        token_derivatives(proxy, encoded, [kept.direction], estimator=estimator, epsilons=[EPSILON], batch_size=BATCH)
 
-    def exact() -> None:
+    def exact(group: AnchorGroup) -> None:
         for one in few:
-            exact_utility(proxy, one, [groups[True]], step_size=1e-3, preconditioner={})
+            exact_utility(proxy, one, [group], step_size=1e-3, preconditioner={})
 
-    work = {"plain": lambda: plain(proxy, encoded), "exact": exact}
+    steps = {f"exact with {ANCHORS} anchors": kept, f"exact that keeps nothing of its {ANCHORS} anchors": forgetful}
+    work = {"plain": lambda: plain(proxy, encoded)}
     work |= {one: lambda one=one: first_order(one) for one in ("fd", "jvp")}
+    work |= {one: lambda group=group: exact(group) for one, group in steps.items()}
     seconds = by_turns(work, options.repeats)
-    seconds["exact"] = [value * len(encoded) / len(few) for value in seconds["exact"]]
     for one in ("fd", "jvp"):
         figure = round(ratio(seconds, one, "plain"), 3)
         record("limit", f"{one} over a plain pass, scope {name}", ratio=figure, unit="x")
-    figure = round(ratio(seconds, "exact", "fd"), 1)
-    record("limit", f"exact with {ANCHORS} anchors over fd, scope {name}", ratio=figure, unit="x")
+    for one in steps:
+        figure = round(ratio(seconds, one, "fd") * len(encoded) / len(few), 1)
+        record("limit", f"{one} over fd, scope {name}", ratio=figure, unit="x")
 
 
 def by_tokens(proxy: Proxy, rows: list[Sample], repeats: int) -> None:
@@ -147,8 +155,8 @@ def plain(proxy: Proxy, encoded: Sequence[Encoded], tokens: int | None = None) -
         proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
 
 
-def measured(proxy: Proxy, anchors: list[Encoded], keep: bool) -> AnchorGroup:
-    (group,) = measure_anchors(proxy, {"": anchors}, preconditioner={}, batch_size=BATCH, keep=keep)
+def measured(proxy: Proxy, anchors: list[Encoded]) -> AnchorGroup:
+    (group,) = measure_anchors(proxy, {"": anchors}, preconditioner={}, batch_size=BATCH, keep=True)
     return group
 
 

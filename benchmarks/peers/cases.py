@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -118,12 +118,22 @@ def build(name: str, folder: Path) -> None:
     torch.save([tuple(sample) for sample in samples], folder / "rows.pt")
 
 
-def load(name: str, folder: Path, *, groups: int, rows: int | None = None, attention: str = "sdpa") -> Loaded:
-    """Read a case; rows: how many, where not all of them."""
+def load(
+    name: str,
+    folder: Path,
+    *,
+    groups: int,
+    rows: int | None = None,
+    attention: str = "sdpa",
+    compiled: bool = False,
+) -> Loaded:
+    """Read a case; rows: how many, where not all of them; compiled: for vision-language models alone."""
     case = CASES[name]
     samples = [Encoded(*parts) for parts in torch.load(folder / "rows.pt")]
     keep = spread(samples[: case.rows], rows)
-    proxy = _load_text(case, folder, attention) if isinstance(case, TextCase) else _load_vlm(folder, attention)
+    proxy = (
+        _load_text(case, folder, attention) if isinstance(case, TextCase) else _load_vlm(folder, attention, compiled)
+    )
     vision = isinstance(case, TextCase) or case.vision
     layers = [
         layer
@@ -145,7 +155,7 @@ def _scoped(proxy: Proxy, layers: Sequence[str]) -> Proxy:
         parameter.requires_grad_(name in wanted)
         if name in wanted:
             parameters[name] = parameter
-    return Proxy(proxy.model, proxy.encoder, parameters, _NO_LIMIT)
+    return Proxy(proxy.model, proxy.encoder, parameters, _NO_LIMIT, proxy.compiled)
 
 
 def _build_text(case: TextCase, folder: Path) -> list[Encoded]:
@@ -188,6 +198,7 @@ def _build_vlm(case: VlmCase, folder: Path) -> list[Encoded]:
     return [encoder.encode(sample) for sample in samples]
 
 
-def _load_vlm(folder: Path, attention: str) -> Proxy:
-    options = LoadOptions(device="cpu", attention="eager" if attention == "eager" else "sdpa")
+def _load_vlm(folder: Path, attention: str, compiled: bool = False) -> Proxy:
+    kernel: Literal["eager", "sdpa"] = "eager" if attention == "eager" else "sdpa"
+    options = LoadOptions(device="cpu", attention=kernel, compile=compiled)
     return load_proxy(folder / "model", options=options)

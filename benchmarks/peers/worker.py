@@ -73,7 +73,9 @@ def measure(route: Route, asked: Asked) -> dict[str, Any]:
     """Seconds of set-up and of the rows, and agreement with the reference."""
     score = getattr(importlib.import_module(f"routes.{route.module}"), route.function)
     rows = asked.rows or route.rows
-    loaded = cases.load(asked.case, asked.folder, groups=asked.groups, rows=rows, attention=route.attention)
+    loaded = cases.load(
+        asked.case, asked.folder, groups=asked.groups, rows=rows, attention=route.attention, compiled=route.compiled
+    )
     reference = cases.spread(torch.load(asked.reference), rows)
     clock = Clock()
     with contextlib.redirect_stdout(sys.stderr):

@@ -21,16 +21,21 @@ class Route:
     attention: str = "sdpa"
     """The fastest kernel that it runs with."""
 
+    compiled: bool = False
+    """Whether the blocks of the model are compiled, as by `--compile`."""
+
 
 ROUTES: Mapping[str, Route] = {
     "ours, fd": Route("ours", "fd"),
     "ours, jvp": Route("ours", "jvp"),
     "ours, gradient": Route("ours", "gradient"),
+    "ours, fd, compiled": Route("ours", "fd", compiled=True),
     "autograd loop": Route("autograd", "loop"),
     "kronfluence": Route("kronfluence_route", "score"),
     "bergson": Route("bergson_route", "gradients"),
     "bergson, forward mode": Route("bergson_route", "forward_mode", attention="eager"),
     "dattri-llm": Route("dattri_llm_route", "score"),
+    "dattri-llm, compiled": Route("dattri_llm_route", "score", compiled=True),
     "dattri": Route("dattri_route", "score", rows=16, attention="eager"),
     "LESS, gradients": Route("less_route", "gradients"),
     "LESS, projected": Route("less_route", "projected", rows=16),

@@ -149,8 +149,7 @@ def _times(value: Tensor, factor: float) -> Tensor:
 def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     lowest = torch.finfo(scores.dtype).min  # finite: a row that sees nothing must not become NaN
     if causal:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        scores = scores.masked_fill_(~seen, lowest)
+        scores = scores.add_(scores.new_full(scores.shape[-2:], lowest).triu(1))
     if mask is None:
         return scores
     return scores.masked_fill_(~mask, lowest) if mask.dtype == torch.bool else scores.add_(mask)
