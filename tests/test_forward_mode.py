@@ -81,9 +81,11 @@ def test_attention(moving, named):
 
 
 @pytest.mark.parametrize("moving", CHOICES)
-def test_attention_with_fewer_keys_than_queries(moving):
-    values = [random(2, heads, 4, 5, seed=heads) for heads in (6, 2, 2)]
-    alike(lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, enable_gqa=True), values, moving)
+@pytest.mark.parametrize("named", [{}, {"is_causal": True}, {"attn_mask": random(2, 6, 4, 6, seed=9)}])
+def test_heads_that_share_keys(moving, named):
+    """Values of another width than keys, as in models that keep keys and values in a few numbers."""
+    values = [random(2, 6, 4, 5), random(2, 2, 6, 5, seed=1), random(2, 2, 6, 3, seed=2)]
+    alike(lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, enable_gqa=True, **named), values, moving)
 
 
 @pytest.mark.parametrize("moving", CHOICES)

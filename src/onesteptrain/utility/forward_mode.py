@@ -82,14 +82,13 @@ def attention(  # noqa: PLR0913  the arguments of PyTorch's own
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     narrow = q.dtype
-    if enable_gqa:
-        groups = q.shape[-3] // k.shape[-3]
-        k, dk, v, dv = (_widened(one, groups) for one in (k, dk, v, dv))
+    groups = q.shape[-3] // k.shape[-3] if enable_gqa else 1
     q, dq, k, dk, v, dv = (_single(one) for one in (q, dq, k, dk, v, dv))
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    q, dq = _times(q, factor), None if dq is None else _times(dq, factor)
+    q, dq = _scaled(q, factor, groups), None if dq is None else _scaled(dq, factor, groups)
     k, v = k.contiguous(), v.contiguous()  # else each product below copies them anew
-    chances = _masked(q @ k.mT, attn_mask, is_causal).softmax(-1)
+    score = q @ k.mT
+    chances = _masked(_heads_parted(score, groups), attn_mask, is_causal).softmax(-1).view(score.shape)
     out = chances @ v
     change = None if dv is None else chances @ dv
     score = None if dq is None else dq @ k.mT
@@ -99,7 +98,8 @@ def attention(  # noqa: PLR0913  the arguments of PyTorch's own
         score.mul_(chances)
         score.addcmul_(chances, score.sum(-1, keepdim=True), value=-1)
         change = _plus_product(change, score, v)
-    return _dual(out.to(narrow), None if change is None else change.to(narrow))
+    out = _heads_parted(out, groups).to(narrow)
+    return _dual(out, None if change is None else _heads_parted(change, groups).to(narrow))
 
 
 def multiply(one: Any, other: Any) -> Any:
@@ -141,11 +141,6 @@ def _plus_product(into: Tensor | None, one: Tensor, other: Tensor) -> Tensor:
     return into
 
 
-def _times(value: Tensor, factor: float) -> Tensor:
-    """A product whose rows lie one after the other, whatever those of the value do."""
-    return torch.mul(value, factor, out=torch.empty(value.shape, dtype=value.dtype, device=value.device))
-
-
 def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     lowest = torch.finfo(scores.dtype).min  # finite: a row that sees nothing must not become NaN
     if causal:
@@ -164,8 +159,20 @@ def _dual(value: Tensor, change: Tensor | None) -> Tensor:
     return made
 
 
-def _widened(value: Tensor | None, groups: int) -> Tensor | None:
-    return None if value is None else value.repeat_interleave(groups, -3)
+def _scaled(query: Tensor, factor: float, groups: int) -> Tensor:
+    """A multiple whose rows lie together; heads that share keys stand as one, so that no key is copied for them."""
+    made = torch.mul(query, factor, out=torch.empty(query.shape, dtype=query.dtype, device=query.device))
+    if groups == 1:
+        return made
+    *outer, heads, length, width = query.shape
+    return made.view(*outer, heads // groups, groups * length, width)
+
+
+def _heads_parted(value: Tensor, groups: int) -> Tensor:
+    if groups == 1:
+        return value
+    *outer, heads, length, width = value.shape
+    return value.view(*outer, heads * groups, length // groups, width)
 
 
 def _single(value: Tensor | None) -> Any:
