@@ -17,12 +17,13 @@ from onesteptrain.pool import ImageRef, Sample, Turn
 from tests.building import checkpoint, png
 
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay, to be looked into
-tempfile.tempdir = tempfile.mkdtemp(prefix="ost-test-")  # what tests make besides goes with them
+_SCRATCH = tempfile.mkdtemp(prefix="ost-test-")
+tempfile.tempdir = _SCRATCH  # what tests make besides goes with them
 
 
 def pytest_unconfigure() -> None:
     """Runs in workers too, which end without the interpreter's own clearing up."""
-    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

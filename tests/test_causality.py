@@ -47,13 +47,13 @@ def masks(proxy: Proxy, work) -> list[torch.Tensor]:
 
 @contextlib.contextmanager
 def hidden(proxy: Proxy):
-    """As if nothing had been found out."""
-    known = dict(proxy._causal)
-    proxy._causal.update(dict.fromkeys(known, False))
+    """As if nothing had been found out, for batches made here."""
+    known = dict(proxy._causal.known)
+    proxy._causal.known.update(dict.fromkeys(known, False))
     try:
         yield
     finally:
-        proxy._causal.update(known)
+        proxy._causal.known.update(known)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -63,8 +63,7 @@ def test_padding_counts_as_tokens_and_no_logit_changes(architecture):
     batch = proxy.batch(samples)
     with torch.no_grad():
         found = proxy.answer_logits(batch)
-        with hidden(proxy):
-            wanted = proxy.answer_logits(batch)
+        wanted = proxy.answer_logits(batch._replace(unmasked=False))
         alone = torch.cat([proxy.answer_logits(proxy.batch([one])).logits for one in samples])
     torch.testing.assert_close(found.logits, wanted.logits, **ROUNDING)
     torch.testing.assert_close(found.logits, alone, **ROUNDING)
@@ -138,7 +137,7 @@ def test_a_model_that_sees_what_follows_keeps_its_mask(share):
     layer = proxy.model.get_decoder().layers[0]
     layer.mlp = LooksAhead(layer.mlp, share)
     batch = proxy.batch(encoded(proxy))
-    assert proxy._causal == {batch.kind: False}
+    assert proxy._causal.known == {batch.kind: False}
     (mask,) = masks(proxy, lambda: proxy.token_losses(batch))
     assert torch.equal(mask, batch.inputs["attention_mask"])
 
@@ -153,16 +152,51 @@ def test_a_model_in_training_keeps_its_mask():
     again = fresh()
     again.model.train()
     again.batch(encoded(again))
-    assert again._causal == {}
+    assert again._causal.known == {}
 
 
-def test_where_there_is_no_room_for_what_follows_nothing_is_claimed():
+def test_where_the_model_cannot_count_so_far_nothing_is_claimed():
     proxy = fresh()
     samples = encoded(proxy)
-    tight = load_proxy(checkpoint("internvl"), options=LoadOptions(max_tokens=2 * samples[0].tokens - 1))
-    batch = tight.batch(samples[:1])
-    assert tight._causal == {}
-    assert torch.equal(masks(tight, lambda: tight.token_losses(batch))[0], batch.inputs["attention_mask"])
+    shortest = min(one.tokens for one in samples)
+    proxy.model.config.get_text_config().max_position_embeddings = 2 * shortest - 1
+    batch = proxy.batch(samples)
+    assert proxy._causal.known == {}
+    (mask,) = masks(proxy, lambda: proxy.token_losses(batch))
+    assert torch.equal(mask, batch.inputs["attention_mask"])
+    assert not mask.all()
+
+
+def test_the_limit_of_a_user_does_not_count():
+    proxy = fresh()
+    samples = encoded(proxy)
+    tight = load_proxy(checkpoint("internvl"), options=LoadOptions(max_tokens=max(one.tokens for one in samples)))
+    assert tight.batch(samples).unmasked
+
+
+def test_an_answer_of_one_token_shows_nothing():
+    """It is followed by the same token in both turns, whatever the model sees."""
+    proxy = fresh()
+    layer = proxy.model.get_decoder().layers[0]
+    layer.mlp = LooksAhead(layer.mlp, 1.0)
+    samples = encoded(proxy)
+    last = torch.zeros_like(samples[0].answer)
+    last[samples[0].answer.nonzero()[-1]] = True
+    assert not proxy.batch([samples[0]._replace(answer=last)]).unmasked
+    assert proxy._causal.known == {}
+    batch = proxy.batch(samples)
+    assert proxy._causal.known == {batch.kind: False}
+
+
+def test_a_batch_stays_as_it_was_made():
+    """Or a loss before and one after a step would come from two kernels."""
+    proxy = fresh()
+    samples = encoded(proxy)
+    batch = proxy.batch(samples)
+    with hidden(proxy):
+        assert all(mask.all() for mask in masks(proxy, lambda: proxy.token_losses(batch)))
+        masked = proxy.batch(samples)
+    assert not any(mask.all() for mask in masks(proxy, lambda: proxy.token_losses(masked)))
 
 
 @pytest.mark.parametrize("architecture", ["internvl", "qwen3_vl"])

@@ -41,8 +41,8 @@ def test_compiled_blocks_give_the_same_scores(monkeypatch):
         np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=tolerance * largest)
         assert ran or estimator == "jvp"
         ran.clear()
-    assert any(compiled._sparing.known.values())
-    assert compiled._sparing.known == plain._sparing.known
+    assert any(compiled._spared.known.values())
+    assert compiled._spared.known == plain._spared.known
 
 
 def noting(call, ran):

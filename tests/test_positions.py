@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.utility import token_derivatives
+from onesteptrain.proxy.findings import Findings
+from onesteptrain.proxy.versions import Versions
+from onesteptrain.utility import measure_anchors, token_derivatives
+from onesteptrain.utility.candidates import ExactSteps
+from onesteptrain.utility.representing import represent
 from tests.building import ARCHITECTURES, checkpoint, sample
 
 WITH_METHOD = ("qwen3_vl", "qwen2_5_vl")
@@ -58,6 +62,49 @@ def test_positions_are_worked_out_once_a_batch(architecture, estimator, monkeypa
     direction = {name: torch.ones_like(value) for name, value in proxy.parameters.items()}
     token_derivatives(proxy, samples, [direction], estimator=estimator, epsilons=[1e-2], batch_size=3)
     assert rows == [3, 3]
+
+
+def test_passes_over_repeated_anchors_work_out_none(monkeypatch):
+    proxy = fresh("qwen3_vl", "last")
+    samples = encoded(proxy)
+    (group,) = measure_anchors(proxy, {"": samples[3:]}, preconditioner={}, batch_size=3, keep=True)
+    steps = ExactSteps(Versions(proxy), [group], 0.1, {}, 3)
+    steps(samples[:3])  # what there is to find out is found out
+    rows = counted(proxy, monkeypatch)
+    assert len(steps(samples[:3])) == 3
+    assert rows == [3, 3]  # of the samples themselves: to see whether they may stand side by side, and for gradients
+
+
+def test_a_representation_works_them_out_once_a_batch(monkeypatch):
+    proxy = fresh("qwen3_vl")
+    samples = encoded(proxy)
+    proxy.batch(samples)
+    rows = counted(proxy, monkeypatch)
+    found = represent(proxy, samples, batch_size=3)
+    assert rows == [3, 3]
+    monkeypatch.setitem(vars(proxy), "_numbered", Findings(False, known=dict.fromkeys(proxy._numbered.known, False)))
+    for one, wanted in zip(found, represent(proxy, samples, batch_size=3), strict=True):
+        assert torch.equal(one, wanted)
+
+
+def test_half_precision_does_not_round_positions(monkeypatch):
+    """Some models give them as floating-point numbers, and bfloat16 counts to 256."""
+    options = LoadOptions(max_tokens=4096, dtype="bfloat16")
+    proxy = load_proxy(checkpoint("qwen3_vl"), options=options)
+    owner = proxy.model.model
+    own = owner.compute_3d_position_ids
+
+    @functools.wraps(own)
+    def floating(**given):
+        return own(**given).float()
+
+    monkeypatch.setattr(owner, "compute_3d_position_ids", floating)
+    proxy.batch([proxy.encoder.encode(sample(0))])
+    batch = proxy.batch([proxy.encoder.encode(sample(199, words=200))])
+    assert batch.positions.max() > 500
+    with torch.no_grad():
+        found, wanted = (proxy.answer_logits(one).logits for one in (batch, batch._replace(positions=None)))
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(WITH_METHOD)))

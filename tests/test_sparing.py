@@ -30,18 +30,18 @@ def fresh(architecture: str) -> Proxy:
 
 @contextlib.contextmanager
 def in_full(proxy: Proxy):
-    known = dict(proxy._sparing.known)
-    proxy._sparing.known.update(dict.fromkeys(known, ()))
+    known = dict(proxy._spared.known)
+    proxy._spared.known.update(dict.fromkeys(known, ()))
     try:
         yield
     finally:
-        proxy._sparing.known.update(known)
+        proxy._spared.known.update(known)
 
 
 def spared(proxy: Proxy, encoded) -> set[str]:
     """Which parts, as named in their layer."""
     batch = proxy.batch(encoded)
-    names = proxy._sparing.known[batch.kind]
+    names = proxy._spared.known[batch.kind]
     top = f".{len(proxy.model.get_decoder().layers) - 1}."
     assert all(top in name for name in names)
     return {name.split(top)[1] for name in names}
@@ -163,7 +163,7 @@ def test_a_sample_without_a_question_teaches_nothing():
     answer = torch.ones(texts[0].tokens, dtype=torch.bool)
     answer[0] = False
     proxy.batch([texts[0]._replace(answer=answer)])
-    assert not proxy._sparing.known
+    assert not proxy._spared.known
     assert spared(proxy, texts) == {"mlp", "self_attn.q_proj", "self_attn.o_proj"}
 
 
@@ -171,4 +171,4 @@ def test_a_model_in_training_is_run_in_full():
     proxy = fresh("internvl")
     proxy.model.train()
     proxy.batch([proxy.encoder.encode(SAMPLES[0])])
-    assert not proxy._sparing.known
+    assert not proxy._spared.known

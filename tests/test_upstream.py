@@ -142,17 +142,21 @@ def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(scope
     )
     encoded = [one.encoder.encode(SAMPLES[1])]
     keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
-    assert one._replay.known == {keeping.kind: NOTHING}
+    assert one._upstream.known == {keeping.kind: NOTHING}
     with torch.no_grad(), one.shifted(direction(one), 1.0):
         assert torch.equal(one.answer_logits(keeping).logits, one.answer_logits(plain).logits)
 
 
-@pytest.mark.parametrize("finding", ["_sparing", "_replay"])
-def test_what_could_not_be_put_to_the_test_is_not_relied_on(finding, monkeypatch):
+LOOKS = ("_numbered",) * 2 + ("_causal",) * 2 + ("_spared",) * 3 + ("_upstream",) * 4
+"""What each pass over a first sample is to find out."""
+
+
+@pytest.mark.parametrize("place", range(len(LOOKS)))
+def test_a_sample_is_measured_where_memory_does_not_hold_what_finding_out_takes(place, monkeypatch):
     one = load_proxy(checkpoint("qwen3_vl"), ScopeOptions(scope="last", last_layers=1), LoadOptions(max_tokens=4096))
-    encoded, passes = [one.encoder.encode(SAMPLES[1])], itertools.count()
-    place = {"_sparing": 6, "_replay": 9}[finding]  # passes before the one that tests the finding
-    forward = one.model.forward
+    large, small = (one.encoder.encode(sample(row)) for row in (1, 3))
+    assert small.tokens < large.tokens
+    forward, passes = one.model.forward, itertools.count()
 
     def limited(*args, **kwargs):
         if next(passes) == place:
@@ -160,11 +164,59 @@ def test_what_could_not_be_put_to_the_test_is_not_relied_on(finding, monkeypatch
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(one.model, "forward", limited)
-    with pytest.raises(torch.OutOfMemoryError):
+    batch = one.batch([large], keep=True)
+    assert {name for name in set(LOOKS) if not getattr(one, name).known} == {LOOKS[place]}
+    with torch.no_grad():
+        wanted = proxy("qwen3_vl", "last").token_losses(batch).loss
+        torch.testing.assert_close(one.token_losses(batch).loss, wanted, rtol=1e-5, atol=1e-6)  # other kernels
+    one.batch([large], keep=True)
+    assert not getattr(one, LOOKS[place]).known  # it would not fit now either
+    one.batch([large, small], keep=True)
+    assert all(getattr(one, name).known for name in LOOKS)
+
+
+def test_finding_out_keeps_nothing_of_lower_layers_to_go_back():
+    one = load_proxy(checkpoint("qwen3_vl"), ScopeOptions("language"), LoadOptions(max_tokens=4096))
+    encoded = [one.encoder.encode(SAMPLES[1])]
+    layers = one.model.get_decoder().layers
+    width = layers[0].mlp.down_proj.in_features
+    weights = {value.data_ptr() for value in one.model.parameters()}
+
+    def kept(work) -> int:
+        """Tensors as wide as the inside of an MLP."""
+        found = []
+
+        def note(value: torch.Tensor) -> torch.Tensor:
+            if value.shape[-1:] == (width,) and value.data_ptr() not in weights:
+                found.append(value)
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+            work()
+        return len(found)
+
+    finding_out = kept(lambda: one.batch(encoded, keep=True))
+    assert one._spared.known
+    assert one._upstream.known
+    whole = kept(lambda: one.token_losses(one.batch(encoded)))
+    assert 0 < finding_out <= whole / len(layers)  # of the highest
+
+
+def test_logits_that_are_no_numbers_settle_nothing_at_first():
+    one = load_proxy(checkpoint("qwen3_vl"), ScopeOptions(scope="last", last_layers=1), LoadOptions(max_tokens=4096))
+    encoded = [one.encoder.encode(SAMPLES[1])]
+    norm = one.model.get_decoder().norm.weight
+    with torch.no_grad():
+        norm *= torch.nan
+    for _ in range(2):
         one.batch(encoded, keep=True)
-    assert not getattr(one, finding).known
-    kept = one.batch(encoded, keep=True)
-    assert getattr(one, finding).known[kept.kind]
+        assert not any(getattr(one, name).known for name in LOOKS)
+    kind = one.batch(encoded, keep=True).kind
+    assert [getattr(one, name).of(kind) for name in dict.fromkeys(LOOKS)] == [False, False, (), NOTHING]
+    with torch.no_grad():
+        norm.fill_(1)
+    one.batch(encoded, keep=True)
+    assert not one._causal.of(kind)  # three looks were enough
 
 
 def test_a_pass_that_breaks_off_leaves_nothing_half_kept(monkeypatch):
@@ -189,4 +241,4 @@ def test_texts_without_pictures_and_with_them_are_told_apart():
         with torch.no_grad():
             first = one.answer_logits(keeping).logits
             np.testing.assert_array_equal(one.answer_logits(keeping).logits.numpy(), first.numpy())
-    assert len(one._replay.known) == 2
+    assert len(one._upstream.known) == 2

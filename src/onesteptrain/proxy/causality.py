@@ -17,19 +17,24 @@ from onesteptrain.proxy.encoding import Encoded
 _MASK = "attention_mask"
 
 
+def can_be_continued(sample: Encoded) -> bool:
+    """Whether two continuations differ: not so where a single token makes the answer."""
+    return len(_words(sample)) > 1
+
+
 def continued(sample: Encoded, turn: int) -> Encoded:
     """A sample with as many tokens again behind it, which are no answers and stand where padding would.
 
     They are tokens of its answer in another order for each turn, so that no place holds the same in two turns.
     """
-    words = torch.unique(sample.inputs["input_ids"][0][sample.answer])
-    behind = {"input_ids": words[(torch.arange(sample.tokens) + turn) % len(words)], _MASK: 1}
+    words = _words(sample)
+    behind = {"input_ids": words[(torch.arange(sample.tokens) + turn) % len(words)], _MASK: torch.tensor(1)}
 
     def longer(name: str, value: Tensor) -> Tensor:
         if value.shape != (1, sample.tokens):
             return value
         more = torch.zeros_like(value)  # as padding has it
-        more[0] = behind.get(name, 0)
+        more[0] = behind.get(name, more[0])
         return torch.cat([value, more], dim=1)
 
     inputs = {name: longer(name, value) for name, value in sample.inputs.items()}
@@ -42,3 +47,8 @@ def without_mask(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A mask that hides nothing is left: some models read positions from it.
     """
     return {name: torch.ones_like(value) if name == _MASK else value for name, value in inputs.items()}
+
+
+def _words(sample: Encoded) -> Tensor:
+    words: Tensor = torch.unique(sample.inputs["input_ids"][0][sample.answer])
+    return words

@@ -69,6 +69,9 @@ class Batch(NamedTuple):
     positions: Tensor | None = None
     """Positions of the tokens, where the model need not work them out itself; see `positions`."""
 
+    unmasked: bool = False
+    """Whether padding may count as tokens, so that no mask is needed; see `causality`."""
+
     @property
     def kind(self) -> tuple[str, ...]:
         """Names of the inputs: samples with and without images run through different parts of a model."""
@@ -91,8 +94,9 @@ class Batch(NamedTuple):
         place, target, sample, lengths = self.answers
         found = Answers(move(place), move(target), move(sample), lengths)
         inputs = {name: move(value) for name, value in self.inputs.items()}
-        positions = None if self.positions is None else move(self.positions)
-        return Batch(inputs, move(self.answer), self.kept, found, positions)
+        # as they are: half precision cannot count far
+        positions = None if self.positions is None else sent(self.positions, device)
+        return self._replace(inputs=inputs, answer=move(self.answer), found=found, positions=positions)
 
 
 @dataclass(frozen=True)

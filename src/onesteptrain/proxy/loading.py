@@ -13,6 +13,7 @@ from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.proxy.compiling import compile_blocks
 from onesteptrain.proxy.encoding import Encoder
 from onesteptrain.proxy.model import Proxy
+from onesteptrain.proxy.positions import longest
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -62,7 +63,7 @@ def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, option
     check_checkpoint(str(checkpoint), options)
     processor = _load_processor(str(checkpoint), options)
     model = _load_model(str(checkpoint), dtype, options).to(device).eval()
-    encoder = Encoder(processor, options.max_tokens or _longest(model))
+    encoder = Encoder(processor, options.max_tokens or longest(model))
     parameters = scoped_parameters(model, scope or ScopeOptions())
     if options.compile:
         compile_blocks(model)
@@ -159,11 +160,6 @@ def _base_of(checkpoint: str) -> str:
     if not file.is_file():
         return checkpoint
     return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
-
-
-def _longest(model: Any) -> int:
-    text = model.config.get_text_config()
-    return int(getattr(text, "max_position_embeddings", None) or 1_000_000)
 
 
 def _unloadable(checkpoint: str, error: Exception) -> ModelError:

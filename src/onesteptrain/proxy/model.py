@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
-from onesteptrain.proxy.causality import continued, without_mask
+from onesteptrain.proxy.causality import can_be_continued, continued, without_mask
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, kind_of, sent
-from onesteptrain.proxy.positions import positions_of, works_out_positions
-from onesteptrain.proxy.sparing import Sparing, find_spared
-from onesteptrain.proxy.upstream import NOTHING, REFUSALS, Replay, Upstream, agrees, find_upstream
-
-T = TypeVar("T")
+from onesteptrain.proxy.findings import Findings
+from onesteptrain.proxy.memory import out_of_memory
+from onesteptrain.proxy.positions import longest, positions_of, works_out_positions
+from onesteptrain.proxy.sparing import find_spared, spared
+from onesteptrain.proxy.upstream import NOTHING, REFUSALS, Upstream, agrees, find_upstream, replayed
 
 _MOVE = 3e-2
 """Share of its own size that each weight is moved by, to see what depends on it."""
@@ -159,31 +159,34 @@ class Proxy:
         batch = self._collated(samples)
         return batch._replace(kept={}) if keep else batch
 
+    def arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the model is called with for a batch."""
+        unmasked = batch.unmasked and not self.model.training  # dropout draws for each weight of attention
+        positions = {} if batch.positions is None else {"position_ids": batch.positions}
+        return {**(without_mask(batch.inputs) if unmasked else batch.inputs), **positions, "use_cache": False}
+
     def _find_out(self, samples: Sequence[Encoded], keep: bool) -> None:
-        """Look into what is not known yet of samples of this kind."""
-        kind = kind_of(samples)
-        looking = not self.model.training  # dropout lets no two passes agree
-        number = looking and self._may_number and kind not in self._numbered
-        unmask = looking and kind not in self._causal
-        spare = looking and kind not in self._sparing.known
-        replay = keep and kind not in self._replay.known
-        if not (number or unmask or spare or replay):
+        """Look into what is not known yet of samples of this kind, at the shortest that has all their inputs."""
+        if self.model.training:  # dropout lets no two passes agree
             return
-        fullest = max(samples, key=lambda sample: len(sample.inputs))
-        if number:
-            self._numbered[kind] = self._may_be_numbered(fullest)
-        if unmask and 2 * fullest.tokens <= self.encoder.max_tokens:
-            self._causal[kind] = self._is_causal(fullest)
-        if spare and _has_question(fullest):
-            self._sparing.known[kind] = self._find_spared(self._collated([fullest]))
-        if replay:
-            self._replay.known[kind] = self._find_upstream(self._collated([fullest]))
+        kind = kind_of(samples)
+        one = min(samples, key=lambda sample: (-len(sample.inputs), sample.tokens))
+
+        def look(findings: Findings[Any], find: Callable[[], Any], *, may: bool = True) -> None:
+            if may and findings.is_open(kind, one.tokens):
+                findings.look(kind, one.tokens, find)
+
+        look(self._numbered, lambda: self._may_be_numbered(one), may=self._may_number)
+        look(self._causal, lambda: self._is_causal(one), may=2 * one.tokens <= self._longest and can_be_continued(one))
+        look(self._spared, lambda: self._find_spared(self._collated([one])), may=_has_question(one))
+        look(self._upstream, lambda: self._find_upstream(self._collated([one])), may=keep)
 
     def _collated(self, samples: Sequence[Encoded]) -> Batch:
         pixel_type = next(iter(self.model.parameters())).dtype
         padding = self.encoder.processor.tokenizer.pad_token_id
         batch = collate(samples, pad_token_id=padding)
-        if self._numbered.get(batch.kind, False):
+        batch = batch._replace(unmasked=self._causal.of(batch.kind))
+        if self._numbered.of(batch.kind):
             batch = batch._replace(positions=positions_of(self.model, batch.inputs))
         return batch.to(self.device, pixel_type)
 
@@ -193,50 +196,61 @@ class Proxy:
         return len(self.parameters) < sum(1 for _ in self.model.parameters())
 
     @functools.cached_property
-    def _replay(self) -> Replay:
-        return Replay(self.model)
-
-    @functools.cached_property
     def _may_number(self) -> bool:
         return works_out_positions(self.model)
 
     @functools.cached_property
-    def _numbered(self) -> dict[tuple[str, ...], bool]:
-        """Whether positions are worked out with a batch, by kind of batch."""
-        return {}
+    def _longest(self) -> int:
+        return longest(self.model)
+
+    @functools.cached_property
+    def _numbered(self) -> Findings[bool]:
+        """Whether positions are worked out with a batch."""
+        return Findings(False)
+
+    @functools.cached_property
+    def _causal(self) -> Findings[bool]:
+        """Whether tokens see nothing that follows them."""
+        return Findings(False)
+
+    @functools.cached_property
+    def _spared(self) -> Findings[Sequence[str]]:
+        """What is wanted at answers only."""
+        return Findings(())
+
+    @functools.cached_property
+    def _upstream(self) -> Findings[Upstream]:
+        """What the scope does not reach."""
+        return Findings(NOTHING)
 
     @torch.no_grad()
-    def _may_be_numbered(self, sample: Encoded) -> bool:
+    def _may_be_numbered(self, sample: Encoded) -> bool | None:
         """Whether a model gives the same logits with positions worked out before."""
         alone = self._collated([sample])
         try:
-            with self.eagerly(), _on_trial(self._numbered, alone.kind, True):
+            with self.eagerly(), self._numbered.on_trial(alone.kind, True):
                 own, given = (self.answer_logits(one).logits for one in (alone, self._collated([sample])))
-        except REFUSALS:
+        except REFUSALS as error:
+            if out_of_memory(error):
+                raise
             return False  # whatever its method wants, the model calls it better
-        return torch.equal(own, given)
-
-    @functools.cached_property
-    def _causal(self) -> dict[tuple[str, ...], bool]:
-        """Whether tokens see nothing that follows them, by kind of batch."""
-        return {}
+        return torch.equal(own, given) if own.isfinite().all() else None
 
     @torch.no_grad()
-    def _is_causal(self, sample: Encoded) -> bool:
+    def _is_causal(self, sample: Encoded) -> bool | None:
         batches = [self._collated([continued(sample, turn)]) for turn in range(2)]
         try:
             with self.eagerly():
                 one, other = (self.answer_logits(batch).logits for batch in batches)
-        except REFUSALS:
-            return False  # such as twice the tokens in a memory that holds once as many
-        return torch.equal(one, other)  # the same operations on the same numbers, up to what follows
-
-    @functools.cached_property
-    def _sparing(self) -> Sparing:
-        return Sparing(self.model)
+        except REFUSALS as error:
+            if out_of_memory(error):
+                raise
+            return False
+        # the same operations on the same numbers, up to what follows
+        return torch.equal(one, other) if one.isfinite().all() else None
 
     @torch.no_grad()
-    def _find_spared(self, batch: Batch) -> Sequence[str]:
+    def _find_spared(self, batch: Batch) -> Sequence[str] | None:
         """What is wanted at answers only; nothing where relying on it would change a logit."""
 
         def forward() -> Tensor:
@@ -244,23 +258,27 @@ class Proxy:
 
         with self.eagerly():
             plain = forward()
-            spared = find_spared(self.model, forward, batch.answers.place, batch.answer.shape)
-            with _on_trial(self._sparing.known, batch.kind, spared):
+            if not plain.isfinite().all():
+                return None
+            parts = find_spared(self.model, forward, batch.answers.place, batch.answer.shape)
+            with self._spared.on_trial(batch.kind, parts):
                 found = forward()
-        return spared if agrees(plain, found, torch.zeros_like(plain)) else ()
+        return parts if agrees(plain, found, torch.zeros_like(plain)) else ()
 
-    def _find_upstream(self, batch: Batch) -> Upstream:
+    def _find_upstream(self, batch: Batch) -> Upstream | None:
         """What lies upstream of the scope; nothing where relying on it would change a logit."""
         with self.eagerly():
             upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
         if not upstream:
             return upstream
         remembering = batch._replace(kept={})
-        with torch.no_grad(), _on_trial(self._replay.known, batch.kind, upstream):
+        with torch.no_grad(), self._upstream.on_trial(batch.kind, upstream):
             before = self.answer_logits(remembering).logits
             with self.shifted(self.anyhow(0), 1.0):
-                plain, replayed = (self.answer_logits(one).logits for one in (batch, remembering))
-        return upstream if agrees(plain, replayed, before) else NOTHING
+                plain, again = (self.answer_logits(one).logits for one in (batch, remembering))
+        if not (before.isfinite().all() and plain.isfinite().all()):
+            return None
+        return upstream if agrees(plain, again, before) else NOTHING
 
     def anyhow(self, seed: int) -> dict[str, Tensor]:
         """A move of all parameters in scope, by a few hundredths of their size: what depends on them shows.
@@ -296,14 +314,12 @@ class Proxy:
             ModelError: the model does not give one row of logits for each token.
         """
         answers = batch.answers
-        unmasked = self._causal.get(batch.kind, False) and not self.model.training
-        arguments = {**(without_mask(batch.inputs) if unmasked else batch.inputs), "use_cache": False}
-        if batch.positions is not None:
-            arguments["position_ids"] = batch.positions
+        arguments = self.arguments(batch)
         with contextlib.ExitStack() as stack:
             if not torch.is_grad_enabled():
-                stack.enter_context(self._sparing.at(batch.kind, answers.place, batch.answer.shape))
-            stack.enter_context(self._replay.of(batch.kind, batch.kept))
+                parts = self._spared.of(batch.kind)
+                stack.enter_context(spared(self.model, parts, answers.place, batch.answer.shape))
+            stack.enter_context(replayed(self.model, self._upstream.of(batch.kind), batch.kept))
             stack.enter_context(_head_only_at(answers.place, batch.answer.shape, self.model))
             if weights is None:
                 logits = self.model(**arguments).logits
@@ -406,16 +422,6 @@ def _has_question(sample: Encoded) -> bool:
     They alone show what the answer reads from tokens that predict nothing.
     """
     return bool(sample.answer[2:].any()) and not bool(sample.answer[:2].any())
-
-
-@contextlib.contextmanager
-def _on_trial(known: dict[tuple[str, ...], T], kind: tuple[str, ...], finding: T) -> Iterator[None]:
-    """Rely on what was found about a kind of batch while it is put to the test, and no longer."""
-    known[kind] = finding
-    try:
-        yield
-    finally:
-        del known[kind]
 
 
 def not_finite(loss: float) -> str | None:

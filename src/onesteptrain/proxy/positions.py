@@ -15,6 +15,12 @@ from torch import Tensor, nn
 _METHOD = "compute_3d_position_ids"
 
 
+def longest(model: Any) -> int:
+    """How many tokens of a sample a model can number."""
+    text = model.config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or 1_000_000)
+
+
 def works_out_positions(model: nn.Module) -> bool:
     """Whether a model has a way of its own to number the tokens of a batch."""
     return _owner(model) is not None

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.proxy.upstream import REFUSALS, gradients_from, in_place_of_forward, layer_names
 
 _WORTH_IT = 0.9
@@ -36,23 +36,17 @@ class _Call(NamedTuple):
     gave: Tensor
 
 
-@dataclass
-class Sparing:
-    """Knows the parts of a model that are wanted at answers only."""
-
-    model: nn.Module
-    known: dict[tuple[str, ...], Sequence[str]] = field(default_factory=dict)
-    """Names of those parts, by kind of batch: a sample without images may run through others."""
-
-    @contextlib.contextmanager
-    def at(self, kind: tuple[str, ...], places: Int[Tensor, " answer_token"], shape: torch.Size) -> Iterator[None]:
-        """Run passes over a batch of a kind, in which those parts see the tokens at some places only."""
-        parts = self.known.get(kind, ()) if len(places) < _WORTH_IT * shape.numel() else ()
-        with contextlib.ExitStack() as stack:
-            for name in parts:
-                module = self.model.get_submodule(name)
-                stack.enter_context(in_place_of_forward(module, _picking(module.forward, places, shape)))
-            yield
+@contextlib.contextmanager
+def spared(
+    model: nn.Module, parts: Sequence[str], places: Int[Tensor, " answer_token"], shape: torch.Size
+) -> Iterator[None]:
+    """Run passes over a batch in which some parts see the tokens at some places only."""
+    worth_it = len(places) < _WORTH_IT * shape.numel()
+    with contextlib.ExitStack() as stack:
+        for name in parts if worth_it else ():
+            module = model.get_submodule(name)
+            stack.enter_context(in_place_of_forward(module, _picking(module.forward, places, shape)))
+        yield
 
 
 def find_spared(
@@ -80,7 +74,7 @@ def find_spared(
     hooks = [module.register_forward_hook(note, with_kwargs=True) for module in top.modules()]
     hooks.append(gradients_from(top))
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _frozen(model):  # or the layers below would be kept to go back through them
             logits = forward()
             weighted = (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)).sum()
     finally:
@@ -96,6 +90,18 @@ def find_spared(
     }
     alone = {name for name, call in wanted.items() if _treats_tokens_alone(model.get_submodule(name), call, places)}
     return sorted(name for name in alone if not any(name.startswith(f"{other}.") for other in alone))
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    free = [value for value in model.parameters() if value.requires_grad]
+    for value in free:
+        value.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for value in free:
+            value.requires_grad_(True)
 
 
 def _picking(
@@ -130,7 +136,9 @@ def _treats_tokens_alone(module: nn.Module, call: _Call, places: Int[Tensor, " a
     among_all = call.gave.flatten(0, 1)[places]
     try:
         alone = module(call.given.flatten(0, 1)[places])
-    except REFUSALS:
+    except REFUSALS as error:
+        if out_of_memory(error):
+            raise
         return False  # whatever it is, it takes no tokens out of their samples
     if not isinstance(alone, Tensor) or alone.shape != among_all.shape:
         return False

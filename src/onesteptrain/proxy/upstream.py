@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
@@ -49,36 +49,26 @@ class Upstream(NamedTuple):
 NOTHING = Upstream((), {})
 
 
-@dataclass
-class Replay:
-    """Keeps outputs of upstream modules in a first pass over a batch and gives them back in the others."""
-
-    model: nn.Module
-    known: dict[tuple[str, ...], Upstream] = field(default_factory=dict)
-    """What is upstream, by kind of batch: a sample without images runs no vision tower."""
-
-    @contextlib.contextmanager
-    def of(self, kind: tuple[str, ...], kept: Kept | None) -> Iterator[None]:
-        """Run one pass over a batch of a kind; `kept` is filled by its first pass. Without it, nothing is kept."""
-        upstream = self.known.get(kind, NOTHING)
-        if kept is None or not upstream:
+@contextlib.contextmanager
+def replayed(model: nn.Module, upstream: Upstream, kept: Kept | None) -> Iterator[None]:
+    """Run one pass over a batch; `kept` is filled by its first pass and read by the others. None keeps nothing."""
+    if kept is None or not upstream:
+        yield
+        return
+    first = not kept
+    with contextlib.ExitStack() as stack:
+        for name in upstream.kept:
+            module = model.get_submodule(name)
+            with_memory = _recording(module, kept.setdefault(name, [])) if first else _replaying(kept[name])
+            stack.enter_context(in_place_of_forward(module, with_memory))
+        for name, stand_in in upstream.skipped.items():
+            if not first:
+                stack.enter_context(in_place_of_forward(model.get_submodule(name), _replaying(kept[stand_in])))
+        try:
             yield
-            return
-        first = not kept
-        with contextlib.ExitStack() as stack:
-            for name in upstream.kept:
-                module = self.model.get_submodule(name)
-                with_memory = _recording(module, kept.setdefault(name, [])) if first else _replaying(kept[name])
-                stack.enter_context(in_place_of_forward(module, with_memory))
-            for name, stand_in in upstream.skipped.items():
-                if not first:
-                    module = self.model.get_submodule(name)
-                    stack.enter_context(in_place_of_forward(module, _replaying(kept[stand_in])))
-            try:
-                yield
-            except BaseException:
-                kept.clear()  # a pass that broke off has kept a part
-                raise
+        except BaseException:
+            kept.clear()  # a pass that broke off has kept a part
+            raise
 
 
 def find_upstream(model: nn.Module, forward: Callable[[], Tensor]) -> Upstream:
@@ -97,7 +87,7 @@ def find_upstream(model: nn.Module, forward: Callable[[], Tensor]) -> Upstream:
 
     hooks = [module.register_forward_hook(note) for module in names]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_tensors_hooks(lambda _: None, _no_way_back):
             forward()
     finally:
         for hook in hooks:
@@ -105,6 +95,10 @@ def find_upstream(model: nn.Module, forward: Callable[[], Tensor]) -> Upstream:
     free = {name for name in depends if not depends[name]}
     largest = [name for name in depends if name in free and not free.intersection(_above(name))]
     return _cut(model, [name for name in largest if _is_work(model.get_submodule(name))])
+
+
+def _no_way_back(_: Any) -> Tensor:
+    raise RuntimeError("nothing was kept of this pass")
 
 
 def _cut(model: nn.Module, names: Sequence[str]) -> Upstream:

@@ -153,7 +153,10 @@ def repeated(batch: Batch, count: int) -> Batch:
         (sample + rows * shift).flatten(),
         lengths * count,
     )
-    return Batch(inputs, again(batch.answer), kept, found)
+    positions = batch.positions
+    if positions is not None:  # samples and tokens come last: some models have several numbers for each token
+        positions = positions.repeat(*[1] * (positions.ndim - 2), count, 1)
+    return batch._replace(inputs=inputs, answer=again(batch.answer), kept=kept, found=found, positions=positions)
 
 
 def _is_linear(module: nn.Module) -> bool:

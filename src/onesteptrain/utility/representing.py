@@ -48,7 +48,7 @@ def represent(
 def _last_states(proxy: Proxy, batch: Batch) -> Tensor:
     # no logits are needed; a model that can leave them out computes one
     spared = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(proxy.model.forward).parameters else {}
-    output = proxy.model(**batch.inputs, use_cache=False, output_hidden_states=True, **spared)
+    output = proxy.model(**proxy.arguments(batch), output_hidden_states=True, **spared)
     states: Tensor = output.hidden_states[-1]
     if states.shape[:2] != batch.answer.shape:
         raise ModelError(

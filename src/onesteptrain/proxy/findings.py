@@ -1,0 +1,73 @@
+"""What was found out about a model, by kind of batch; what could not be seen yet stays open."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from onesteptrain.proxy.memory import clear_device_cache, out_of_memory
+
+T = TypeVar("T")
+
+Kind = tuple[str, ...]
+"""Names of the inputs of a batch: samples with and without images run through different parts of a model."""
+
+_LOOKS = 3
+"""Samples that may show nothing, before no others are looked at."""
+
+
+@dataclass
+class Findings(Generic[T]):
+    """Answers to one question about a model."""
+
+    otherwise: T
+    """What is assumed where nothing is known: what asks most of a pass, and is always right."""
+
+    known: dict[Kind, T] = field(default_factory=dict)
+    _too_large: dict[Kind, int] = field(default_factory=dict)
+    """Tokens of the smallest sample that there was no memory to look at."""
+
+    _unclear: Counter[Kind] = field(default_factory=Counter)
+
+    def of(self, kind: Kind) -> T:
+        """What holds for a kind of batch, as far as it is known."""
+        return self.known.get(kind, self.otherwise)
+
+    def is_open(self, kind: Kind, tokens: int) -> bool:
+        """Whether a look at a sample of so many tokens may tell something new."""
+        return kind not in self.known and tokens < self._too_large.get(kind, tokens + 1)
+
+    def look(self, kind: Kind, tokens: int, find: Callable[[], T | None]) -> None:
+        """Find out what holds for a kind of batch.
+
+        Args:
+            kind: The kind of batch.
+            tokens: Of the sample that is looked at; where memory does not hold what it takes, a smaller one may do.
+            find: Looks at the sample; None if it shows nothing, as one does whose logits are no numbers.
+        """
+        try:
+            found = find()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            self._too_large[kind] = tokens
+            clear_device_cache()
+            return
+        if found is None:
+            self._unclear[kind] += 1
+            if self._unclear[kind] < _LOOKS:
+                return
+            found = self.otherwise
+        self.known[kind] = found
+
+    @contextlib.contextmanager
+    def on_trial(self, kind: Kind, finding: T) -> Iterator[None]:
+        """Rely on a finding while it is put to the test, and no longer."""
+        self.known[kind] = finding
+        try:
+            yield
+        finally:
+            del self.known[kind]
