@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.findings import Findings
+from onesteptrain.proxy.traits import Trait
 from onesteptrain.proxy.versions import Versions
 from onesteptrain.utility import measure_anchors, token_derivatives
 from onesteptrain.utility.candidates import ExactSteps
@@ -82,7 +82,7 @@ def test_a_representation_works_them_out_once_a_batch(monkeypatch):
     rows = counted(proxy, monkeypatch)
     found = represent(proxy, samples, batch_size=3)
     assert rows == [3, 3]
-    monkeypatch.setitem(vars(proxy), "_numbered", Findings(False, known=dict.fromkeys(proxy._numbered.known, False)))
+    monkeypatch.setitem(vars(proxy), "_numbered", Trait(False, known=dict.fromkeys(proxy._numbered.known, False)))
     for one, wanted in zip(found, represent(proxy, samples, batch_size=3), strict=True):
         assert torch.equal(one, wanted)
 

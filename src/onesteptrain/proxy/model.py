@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from onesteptrain.errors import ModelError, ScoreError
 from onesteptrain.proxy.causality import can_be_continued, continued, without_mask
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, kind_of, sent
-from onesteptrain.proxy.findings import Findings
 from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.proxy.positions import longest, positions_of, works_out_positions
 from onesteptrain.proxy.sparing import find_spared, spared
+from onesteptrain.proxy.traits import Trait
 from onesteptrain.proxy.upstream import NOTHING, REFUSALS, Upstream, agrees, find_upstream, replayed
 
 _MOVE = 3e-2
@@ -172,9 +172,9 @@ class Proxy:
         kind = kind_of(samples)
         one = min(samples, key=lambda sample: (-len(sample.inputs), sample.tokens))
 
-        def look(findings: Findings[Any], find: Callable[[], Any], *, may: bool = True) -> None:
-            if may and findings.is_open(kind, one.tokens):
-                findings.look(kind, one.tokens, find)
+        def look(trait: Trait[Any], find: Callable[[], Any], *, may: bool) -> None:
+            if may and trait.is_open(kind, one.tokens):
+                trait.look(kind, one.tokens, find)
 
         look(self._numbered, lambda: self._may_be_numbered(one), may=self._may_number)
         look(self._causal, lambda: self._is_causal(one), may=2 * one.tokens <= self._longest and can_be_continued(one))
@@ -204,24 +204,24 @@ class Proxy:
         return longest(self.model)
 
     @functools.cached_property
-    def _numbered(self) -> Findings[bool]:
+    def _numbered(self) -> Trait[bool]:
         """Whether positions are worked out with a batch."""
-        return Findings(False)
+        return Trait(False)
 
     @functools.cached_property
-    def _causal(self) -> Findings[bool]:
+    def _causal(self) -> Trait[bool]:
         """Whether tokens see nothing that follows them."""
-        return Findings(False)
+        return Trait(False)
 
     @functools.cached_property
-    def _spared(self) -> Findings[Sequence[str]]:
+    def _spared(self) -> Trait[Sequence[str]]:
         """What is wanted at answers only."""
-        return Findings(())
+        return Trait(())
 
     @functools.cached_property
-    def _upstream(self) -> Findings[Upstream]:
+    def _upstream(self) -> Trait[Upstream]:
         """What the scope does not reach."""
-        return Findings(NOTHING)
+        return Trait(NOTHING)
 
     @torch.no_grad()
     def _may_be_numbered(self, sample: Encoded) -> bool | None:

@@ -1,4 +1,4 @@
-"""What was found out about a model, by kind of batch; what could not be seen yet stays open."""
+"""Traits of a model that are found out by looking at samples; what could not be seen yet stays open."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LOOKS = 3
 
 
 @dataclass
-class Findings(Generic[T]):
-    """Answers to one question about a model."""
+class Trait(Generic[T]):
+    """One trait of a model, which may differ from kind to kind of batch."""
 
     otherwise: T
     """What is assumed where nothing is known: what asks most of a pass, and is always right."""
