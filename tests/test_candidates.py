@@ -261,11 +261,11 @@ def test_what_is_upstream_is_repeated_and_not_computed_again(monkeypatch):
 def test_a_repeated_batch_whose_first_pass_broke_off_leaves_the_batch_alone():
     one = made("internvl", "last")
     batch = one.batch([one.encoder.encode(each) for each in ANCHORS], keep=True)
-    wanted = one.answer_logits(batch._replace(kept=None)).logits.detach()
     versions = Versions(one)
-    with torch.no_grad(), versions.at(versions.stacked(2)):
-        one.answer_logits(repeated(batch, 2))  # nothing is kept of the batch yet
     with torch.no_grad():
+        wanted = one.answer_logits(batch._replace(kept=None)).logits
+        with versions.at(versions.stacked(2)):
+            one.answer_logits(repeated(batch, 2))  # nothing is kept of the batch yet
         assert torch.equal(one.answer_logits(batch).logits, wanted)
 
 
