@@ -16,7 +16,7 @@ SAMPLES = [sample(row, images=1) for row in range(6)]
 ANCHORS = [sample(row, images=1) for row in range(30, 34)]
 
 
-def test_compiled_blocks_give_the_same_scores(monkeypatch):
+def test_compiled_blocks_give_the_same_scores(monkeypatch, caplog):
     """Scope last, so that layers below are replayed beside compiled ones; and forward mode, which runs without them.
 
     Blocks are captured as for any backend and run by the one that takes no minutes to compile.
@@ -41,6 +41,7 @@ def test_compiled_blocks_give_the_same_scores(monkeypatch):
         np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=tolerance * largest)
         assert ran or estimator == "jvp"
         ran.clear()
+    assert "recompile_limit" not in caplog.text  # past it, blocks run uncompiled
     assert any(compiled._spared.known.values())
     assert compiled._spared.known == plain._spared.known
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from onesteptrain.errors import ConfigError
 from onesteptrain.proxy.upstream import layer_names
 
+_FORMS = 64
+"""Forms in which blocks are compiled: for towers and language, one sample or several, with gradients and without."""
+
 
 def compile_blocks(model: nn.Module) -> None:
     """Let `torch.compile` work on the blocks of a model, in place; they are compiled when they are first run.
@@ -22,7 +25,11 @@ def compile_blocks(model: nn.Module) -> None:
     Raises:
         ConfigError: nothing can be compiled here.
     """
+    from torch._dynamo import config as dynamo
+
     _check_compiler()
+    # blocks of all kinds share one function of transformers, and past PyTorch's own limit of 8 all would run uncompiled
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _FORMS)
     highest = [model.get_submodule(name) for name in layer_names(model)[-1:]]
     for block in _blocks(model):
         if block not in highest:
