@@ -50,13 +50,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X W^T + b; its derivative is dx W^T + x dW^T + db."""
     (x, dx), (weight, dweight), (bias, dbias) = _parts(x), _parts(weight), _parts(bias)
     value = functional.linear(x, weight, bias)
-    change = None if dx is None else functional.linear(dx, weight)
-    if change is None:
-        change = None if dweight is None else functional.linear(x, dweight)
+    change: Tensor | None
+    if dx is not None:
+        change = functional.linear(dx, weight, dbias)
+        if dweight is not None:
+            change.view(-1, change.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), dweight.T)
     elif dweight is not None:
-        change.view(-1, change.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), dweight.T)
-    if dbias is not None:
-        change = dbias.expand_as(value) if change is None else change.add_(dbias)
+        change = functional.linear(x, dweight, dbias)
+    else:
+        change = None if dbias is None else dbias.expand_as(value)
     return _dual(value, change)
 
 
