@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -86,6 +87,13 @@ def test_heads_that_share_keys(moving, named):
     """Values of another width than keys, as in models that keep keys and values in a few numbers."""
     values = [random(2, 6, 4, 5), random(2, 2, 6, 5, seed=1), random(2, 2, 6, 3, seed=2)]
     alike(lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, enable_gqa=True, **named), values, moving)
+
+
+def test_keys_and_values_with_other_numbers_of_heads_are_refused():
+    values = [random(2, heads, 4, 5) for heads in (6, 1, 2)]
+    attend = functools.partial(functional.scaled_dot_product_attention, enable_gqa=True)
+    with pytest.raises(NotImplementedError, match="1 heads of keys and 2 of values"):
+        derivative(attend, values, values, ours=True)
 
 
 @pytest.mark.parametrize("moving", CHOICES)

@@ -10,7 +10,7 @@ import torch
 
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
 from onesteptrain.proxy.traits import Trait
-from onesteptrain.proxy.versions import Versions
+from onesteptrain.proxy.versions import Versions, repeated
 from onesteptrain.utility import measure_anchors, token_derivatives
 from onesteptrain.utility.candidates import ExactSteps
 from onesteptrain.utility.representing import represent
@@ -72,6 +72,9 @@ def test_passes_over_repeated_anchors_work_out_none(monkeypatch):
     steps(samples[:3])  # what there is to find out is found out
     rows = counted(proxy, monkeypatch)
     assert len(steps(samples[:3])) == 3
+    again = repeated(group.batches[0], 2)
+    assert again.unmasked
+    assert again.spared
     assert rows == [3, 3]  # of the samples themselves: to see whether they may stand side by side, and for gradients
 
 

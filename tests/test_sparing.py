@@ -30,6 +30,7 @@ def fresh(architecture: str) -> Proxy:
 
 @contextlib.contextmanager
 def in_full(proxy: Proxy):
+    """For batches made here."""
     known = dict(proxy._spared.known)
     proxy._spared.known.update(dict.fromkeys(known, ()))
     try:
@@ -61,8 +62,7 @@ def test_logits_are_those_of_a_full_pass(architecture):
     batch = proxy.batch([proxy.encoder.encode(each) for each in SAMPLES])
     with torch.no_grad():
         found = proxy.answer_logits(batch).logits
-        with in_full(proxy):
-            wanted = proxy.answer_logits(batch).logits
+        wanted = proxy.answer_logits(batch._replace(spared=())).logits
     torch.testing.assert_close(found, wanted, **ROUNDING)
 
 
@@ -145,8 +145,48 @@ def test_what_other_tokens_are_read_from_is_run_in_full(around, part, left):
     batch = proxy.batch(encoded)
     with torch.no_grad():
         logits = proxy.answer_logits(batch).logits
-        with in_full(proxy):
-            torch.testing.assert_close(logits, proxy.answer_logits(batch).logits, **ROUNDING)
+        torch.testing.assert_close(logits, proxy.answer_logits(batch._replace(spared=())).logits, **ROUNDING)
+
+
+class StandsAside(Around):
+    """Adds what a table says of each token, whatever it is given."""
+
+    def __init__(self, inner: nn.Module, width: int) -> None:
+        super().__init__(inner)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x):
+        table = torch.linspace(-1, 1, x.numel()).view_as(x)
+        return self.inner(x) + self.project(table)
+
+
+def test_a_part_that_does_not_follow_the_layers_input_is_run_in_full():
+    proxy = fresh("internvl")
+    layer = proxy.model.get_decoder().layers[-1]
+    layer.mlp = StandsAside(layer.mlp, proxy.model.config.get_text_config().hidden_size)
+    encoded = [proxy.encoder.encode(each) for each in SAMPLES]
+    assert spared(proxy, encoded) == {"mlp.inner", "self_attn.q_proj", "self_attn.o_proj"}
+
+
+def test_a_layer_that_is_not_run_spares_nothing():
+    proxy = fresh("internvl")
+    top = proxy.model.get_decoder().layers[-1]
+    proxy.model.get_decoder().forward = without(proxy.model.get_decoder(), top)
+    assert spared(proxy, [proxy.encoder.encode(SAMPLES[0])]) == set()
+
+
+def without(decoder, layer):
+    """A decoder that leaves out its highest layer, which it keeps."""
+    forward, layers = decoder.forward, decoder.layers
+
+    def run(*args, **kwargs):
+        decoder.layers = layers[:-1]
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            decoder.layers = layers
+
+    return run
 
 
 def test_what_would_change_a_logit_is_not_relied_on(monkeypatch):

@@ -166,6 +166,7 @@ def test_a_sample_is_measured_where_memory_does_not_hold_what_finding_out_takes(
     monkeypatch.setattr(one.model, "forward", limited)
     batch = one.batch([large], keep=True)
     assert {name for name in set(LOOKS) if not getattr(one, name).known} == {LOOKS[place]}
+    assert all(value.requires_grad for value in one.parameters.values())
     with torch.no_grad():
         wanted = proxy("qwen3_vl", "last").token_losses(batch).loss
         torch.testing.assert_close(one.token_losses(batch).loss, wanted, rtol=1e-5, atol=1e-6)  # other kernels

@@ -72,6 +72,9 @@ class Batch(NamedTuple):
     unmasked: bool = False
     """Whether padding may count as tokens, so that no mask is needed; see `causality`."""
 
+    spared: Sequence[str] = ()
+    """Parts of the model that are wanted at answers only; see `sparing`."""
+
     @property
     def kind(self) -> tuple[str, ...]:
         """Names of the inputs: samples with and without images run through different parts of a model."""

@@ -148,7 +148,8 @@ class Proxy:
     def batch(self, samples: Sequence[Encoded], *, keep: bool = False) -> Batch:
         """Pad samples to one batch on the model's device.
 
-        With the first samples of a kind the model is run, to find what their answers need.
+        With the first samples of a kind the model is run, to find what their answers need; with more of them, as long
+        as they do not tell.
 
         Args:
             samples: The samples.
@@ -166,26 +167,29 @@ class Proxy:
         return {**(without_mask(batch.inputs) if unmasked else batch.inputs), **positions, "use_cache": False}
 
     def _find_out(self, samples: Sequence[Encoded], keep: bool) -> None:
-        """Look into what is not known yet of samples of this kind, at the shortest that has all their inputs."""
+        """Look into what is not known yet of samples of this kind, each time at the shortest that can tell."""
         if self.model.training:  # dropout lets no two passes agree
             return
         kind = kind_of(samples)
-        one = min(samples, key=lambda sample: (-len(sample.inputs), sample.tokens))
 
-        def look(trait: Trait[Any], find: Callable[[], Any], *, may: bool) -> None:
-            if may and trait.is_open(kind, one.tokens):
-                trait.look(kind, one.tokens, find)
+        def look(trait: Trait[Any], find: Callable[[Encoded], Any], tells: Callable[[Encoded], bool]) -> None:
+            if kind in trait.known:
+                return
+            telling = [one for one in samples if tells(one) and kind_of([one]) == kind]
+            if telling:
+                one = min(telling, key=lambda sample: sample.tokens)
+                trait.look(kind, one.tokens, lambda: find(one))
 
-        look(self._numbered, lambda: self._may_be_numbered(one), may=self._may_number)
-        look(self._causal, lambda: self._is_causal(one), may=2 * one.tokens <= self._longest and can_be_continued(one))
-        look(self._spared, lambda: self._find_spared(self._collated([one])), may=_has_question(one))
-        look(self._upstream, lambda: self._find_upstream(self._collated([one])), may=keep)
+        look(self._numbered, self._may_be_numbered, lambda _: self._may_number)
+        look(self._causal, self._is_causal, lambda one: 2 * one.tokens <= self._longest and can_be_continued(one))
+        look(self._spared, self._find_spared, _has_question)
+        look(self._upstream, self._find_upstream, lambda _: keep)
 
     def _collated(self, samples: Sequence[Encoded]) -> Batch:
         pixel_type = next(iter(self.model.parameters())).dtype
         padding = self.encoder.processor.tokenizer.pad_token_id
         batch = collate(samples, pad_token_id=padding)
-        batch = batch._replace(unmasked=self._causal.of(batch.kind))
+        batch = batch._replace(unmasked=self._causal.of(batch.kind), spared=self._spared.of(batch.kind))
         if self._numbered.of(batch.kind):
             batch = batch._replace(positions=positions_of(self.model, batch.inputs))
         return batch.to(self.device, pixel_type)
@@ -250,8 +254,9 @@ class Proxy:
         return torch.equal(one, other) if one.isfinite().all() else None
 
     @torch.no_grad()
-    def _find_spared(self, batch: Batch) -> Sequence[str] | None:
+    def _find_spared(self, sample: Encoded) -> Sequence[str] | None:
         """What is wanted at answers only; nothing where relying on it would change a logit."""
+        batch = self._collated([sample])
 
         def forward() -> Tensor:
             return self.answer_logits(batch).logits
@@ -261,12 +266,12 @@ class Proxy:
             if not plain.isfinite().all():
                 return None
             parts = find_spared(self.model, forward, batch.answers.place, batch.answer.shape)
-            with self._spared.on_trial(batch.kind, parts):
-                found = forward()
+            found = self.answer_logits(batch._replace(spared=parts)).logits
         return parts if agrees(plain, found, torch.zeros_like(plain)) else ()
 
-    def _find_upstream(self, batch: Batch) -> Upstream | None:
+    def _find_upstream(self, sample: Encoded) -> Upstream | None:
         """What lies upstream of the scope; nothing where relying on it would change a logit."""
+        batch = self._collated([sample])
         with self.eagerly():
             upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
         if not upstream:
@@ -317,8 +322,7 @@ class Proxy:
         arguments = self.arguments(batch)
         with contextlib.ExitStack() as stack:
             if not torch.is_grad_enabled():
-                parts = self._spared.of(batch.kind)
-                stack.enter_context(spared(self.model, parts, answers.place, batch.answer.shape))
+                stack.enter_context(spared(self.model, batch.spared, answers.place, batch.answer.shape))
             stack.enter_context(replayed(self.model, self._upstream.of(batch.kind), batch.kept))
             stack.enter_context(_head_only_at(answers.place, batch.answer.shape, self.model))
             if weights is None:

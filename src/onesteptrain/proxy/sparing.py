@@ -80,7 +80,13 @@ def find_spared(
     finally:
         for hook in hooks:
             hook.remove()
-    once = {name: found[0] for name, found in calls.items() if len(found) == 1 and found[0] is not None}
+    once = {
+        name: found[0]
+        for name, found in calls.items()
+        if len(found) == 1 and found[0] is not None and found[0].gave.requires_grad
+    }
+    if not (once and weighted.requires_grad):
+        return []
     outputs = [call.gave for call in once.values()]
     slopes = torch.autograd.grad(weighted, outputs, allow_unused=True)
     wanted = {

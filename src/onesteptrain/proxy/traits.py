@@ -36,25 +36,24 @@ class Trait(Generic[T]):
         """What holds for a kind of batch, as far as it is known."""
         return self.known.get(kind, self.otherwise)
 
-    def is_open(self, kind: Kind, tokens: int) -> bool:
-        """Whether a look at a sample of so many tokens may tell something new."""
-        return kind not in self.known and tokens < self._too_large.get(kind, tokens + 1)
-
     def look(self, kind: Kind, tokens: int, find: Callable[[], T | None]) -> None:
-        """Find out what holds for a kind of batch.
+        """Find out what holds for a kind of batch, unless memory has not held a sample of this size before.
 
         Args:
             kind: The kind of batch.
             tokens: Of the sample that is looked at; where memory does not hold what it takes, a smaller one may do.
             find: Looks at the sample; None if it shows nothing, as one does whose logits are no numbers.
         """
+        if tokens >= self._too_large.get(kind, tokens + 1):
+            return
         try:
             found = find()
         except Exception as error:
             if not out_of_memory(error):
                 raise
             self._too_large[kind] = tokens
-            clear_device_cache()
+        if tokens == self._too_large.get(kind):
+            clear_device_cache()  # after the error has let go of its tensors
             return
         if found is None:
             self._unclear[kind] += 1

@@ -77,6 +77,9 @@ def attention(  # noqa: PLR0913  the arguments of PyTorch's own
         dP = P (dS - sum of P dS over keys),  dO = dP v + P dv
 
     Half precision is widened inside, as PyTorch's kernels do.
+
+    Raises:
+        NotImplementedError: keys and values have different numbers of heads.
     """
     (q, dq), (k, dk), (v, dv) = _parts(query), _parts(key), _parts(value)
     if dropout_p or (dq is None and dk is None and dv is None):
@@ -84,6 +87,8 @@ def attention(  # noqa: PLR0913  the arguments of PyTorch's own
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     narrow = q.dtype
+    if enable_gqa and k.shape[-3] != v.shape[-3]:
+        raise NotImplementedError(f"attention to {k.shape[-3]} heads of keys and {v.shape[-3]} of values")
     groups = q.shape[-3] // k.shape[-3] if enable_gqa else 1
     q, dq, k, dk, v, dv = (_single(one) for one in (q, dq, k, dk, v, dv))
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
