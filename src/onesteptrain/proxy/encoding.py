@@ -21,7 +21,7 @@ from torch import Tensor
 from onesteptrain.errors import SampleError
 from onesteptrain.images import load_image
 from onesteptrain.pool import ImageRef, Sample, Turn
-from onesteptrain.proxy.upstream import Kept
+from onesteptrain.proxy.upstream import NOTHING, Kept, Upstream
 
 
 class Encoded(NamedTuple):
@@ -74,6 +74,9 @@ class Batch(NamedTuple):
 
     spared: Sequence[str] = ()
     """Parts of the model that are wanted at answers only; see `sparing`."""
+
+    upstream: Upstream = NOTHING
+    """What the scope does not reach: where it is kept, if anything is."""
 
     @property
     def kind(self) -> tuple[str, ...]:

@@ -185,12 +185,15 @@ class Proxy:
         look(self._spared, self._find_spared, _has_question)
         look(self._upstream, self._find_upstream, lambda _: keep)
 
-    def _collated(self, samples: Sequence[Encoded]) -> Batch:
+    def _collated(self, samples: Sequence[Encoded], *, numbered: bool | None = None) -> Batch:
         pixel_type = next(iter(self.model.parameters())).dtype
         padding = self.encoder.processor.tokenizer.pad_token_id
         batch = collate(samples, pad_token_id=padding)
-        batch = batch._replace(unmasked=self._causal.of(batch.kind), spared=self._spared.of(batch.kind))
-        if self._numbered.of(batch.kind):
+        kind = batch.kind
+        batch = batch._replace(
+            unmasked=self._causal.of(kind), spared=self._spared.of(kind), upstream=self._upstream.of(kind)
+        )
+        if self._numbered.of(batch.kind) if numbered is None else numbered:
             batch = batch._replace(positions=positions_of(self.model, batch.inputs))
         return batch.to(self.device, pixel_type)
 
@@ -230,10 +233,11 @@ class Proxy:
     @torch.no_grad()
     def _may_be_numbered(self, sample: Encoded) -> bool | None:
         """Whether a model gives the same logits with positions worked out before."""
-        alone = self._collated([sample])
         try:
-            with self.eagerly(), self._numbered.on_trial(alone.kind, True):
-                own, given = (self.answer_logits(one).logits for one in (alone, self._collated([sample])))
+            with self.eagerly():
+                own, given = (
+                    self.answer_logits(self._collated([sample], numbered=one)).logits for one in (False, True)
+                )
         except REFUSALS as error:
             if out_of_memory(error):
                 raise
@@ -276,8 +280,8 @@ class Proxy:
             upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
         if not upstream:
             return upstream
-        remembering = batch._replace(kept={})
-        with torch.no_grad(), self._upstream.on_trial(batch.kind, upstream):
+        remembering = batch._replace(kept={}, upstream=upstream)
+        with torch.no_grad():
             before = self.answer_logits(remembering).logits
             with self.shifted(self.anyhow(0), 1.0):
                 plain, again = (self.answer_logits(one).logits for one in (batch, remembering))
@@ -323,7 +327,7 @@ class Proxy:
         with contextlib.ExitStack() as stack:
             if not torch.is_grad_enabled():
                 stack.enter_context(spared(self.model, batch.spared, answers.place, batch.answer.shape))
-            stack.enter_context(replayed(self.model, self._upstream.of(batch.kind), batch.kept))
+            stack.enter_context(replayed(self.model, batch.upstream, batch.kept))
             stack.enter_context(_head_only_at(answers.place, batch.answer.shape, self.model))
             if weights is None:
                 logits = self.model(**arguments).logits

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -52,21 +51,15 @@ class Trait(Generic[T]):
             if not out_of_memory(error):
                 raise
             self._too_large[kind] = tokens
-        if tokens == self._too_large.get(kind):
-            clear_device_cache()  # after the error has let go of its tensors
+        else:
+            self._settle(kind, found)
             return
-        if found is None:
-            self._unclear[kind] += 1
-            if self._unclear[kind] < _LOOKS:
-                return
-            found = self.otherwise
-        self.known[kind] = found
+        clear_device_cache()  # after the error has let go of its tensors
 
-    @contextlib.contextmanager
-    def on_trial(self, kind: Kind, finding: T) -> Iterator[None]:
-        """Rely on a finding while it is put to the test, and no longer."""
-        self.known[kind] = finding
-        try:
-            yield
-        finally:
-            del self.known[kind]
+    def _settle(self, kind: Kind, found: T | None) -> None:
+        if found is not None:
+            self.known[kind] = found
+            return
+        self._unclear[kind] += 1
+        if self._unclear[kind] == _LOOKS:
+            self.known[kind] = self.otherwise

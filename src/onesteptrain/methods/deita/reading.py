@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from onesteptrain.errors import ModelError
+from onesteptrain.proxy.positions import longest
 
 COMPLEXITY_PROMPT = (
     "You are a helpful assistant. Please identify the complexity score of the following user query. \n"
@@ -105,8 +106,7 @@ def load_text_scorer(checkpoint: str, *, device: torch.device, dtype: torch.dtyp
             "folder made by save_pretrained or a hub name"
         ) from error
     ids = _score_ids(checkpoint, tokenizer)
-    longest = int(getattr(model.config, "max_position_embeddings", None) or 1_000_000)
-    return TextScorer(model.to(device).eval(), tokenizer, ids, longest)
+    return TextScorer(model.to(device).eval(), tokenizer, ids, longest(model))
 
 
 def _score_ids(checkpoint: str, tokenizer: Any) -> tuple[int, ...]:
