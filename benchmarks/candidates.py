@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from recording import RESULTS, by_turns, ratio, record
 
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import Sample, open_pool
 from onesteptrain.proxy import Encoded, LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 from onesteptrain.utility import ExactSteps
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
 
 ARCHITECTURES = ("internvl", "qwen3_vl")
 WIDTHS = (64, 256)

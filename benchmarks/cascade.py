@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from recording import record
 
-from onesteptrain.demo import WARMUP
+from onesteptrain.data.pool import open_pool
+from onesteptrain.jobs.demo import WARMUP
+from onesteptrain.jobs.steps import provide_proxy, score_into
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import open_pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.runs import Run
-from onesteptrain.scores import ScoreTable
-from onesteptrain.steps import provide_proxy, score_into
-from onesteptrain.warmup import WarmupOptions
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.charts import ChartOptions, make_charts
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.charts import ChartOptions, make_charts
+from onesteptrain.synthetic.digits import WorldOptions, make_world
+from onesteptrain.training.warmup import WarmupOptions
 
 PROXIES = {"digits": "proxy", "charts": "charts_proxy"}
 

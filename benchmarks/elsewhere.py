@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from recording import by_turns, ratio, record
 
-from onesteptrain.pool import Sample, open_pool
-from onesteptrain.scores import ScoreTable
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.selection import SelectOptions, select_rows
+from onesteptrain.storage.score_table import ScoreTable
 
 _AT_ONCE = 500_000
 CHOICES = {

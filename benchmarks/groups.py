@@ -20,14 +20,14 @@ import torch
 from limit import BATCH, EPSILON, plain
 from recording import by_turns, ratio, record
 
-from onesteptrain.pool import Sample, open_pool
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.proxy import Encoded, Proxy, ScopeOptions, load_proxy
 from onesteptrain.proxy.model import Direction
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 from onesteptrain.utility import token_derivatives
 from onesteptrain.utility.first_order import FirstOrder
 from onesteptrain.utility.per_sample import inner_products, per_sample, squares
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
 
 PASSES_UP_TO = 4
 """Groups for which passes are timed; for more, each further group is taken to cost what the last ones did."""

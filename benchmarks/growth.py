@@ -24,12 +24,12 @@ import torch
 from PIL import Image
 from recording import record
 
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import LoadOptions, load_proxy
-from onesteptrain.scoring import ScoringOptions
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
+from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
 
 USUAL = {"rows": 64, "answer": 32, "side": 32, "hidden": 128, "layers": 4, "anchors": 32, "groups": 1}
 VARIED = {

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onesteptrain.guarding import guard
-from onesteptrain.images import load_image
-from onesteptrain.pool import Sample, open_pool
+from onesteptrain.data.deduplication import guard
+from onesteptrain.data.images import load_image
+from onesteptrain.data.pool import Sample, open_pool
 
 NAMES = ("Regan", "Kari", "Mabel", "Ada", "Noor", "Ivo", "Lena", "Omar", "Pia", "Tom")
 THINGS = ("apples", "hoops", "ties", "trees", "cards", "cups", "bricks", "shells")

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from recording import by_turns, ratio, record
 
+from onesteptrain.data.pool import open_pool
+from onesteptrain.jobs.steps import score_into
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import open_pool
-from onesteptrain.steps import score_into
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 
 
 def main() -> None:

@@ -17,16 +17,16 @@ from pathlib import Path
 import torch
 from recording import by_turns, ratio, record
 
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import Sample, open_pool
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy
-from onesteptrain.scoring import ScoringOptions
+from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
+from onesteptrain.synthetic.charts import ChartOptions, make_charts
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 from onesteptrain.utility import AnchorGroup, exact_utility, measure_anchors, token_derivatives
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
-from onesteptrain.worlds.charts import ChartOptions, make_charts
-from onesteptrain.worlds.digits import WorldOptions, make_world
 
 BATCH, ANCHORS = 16, 100
 EPSILON = 1e-3

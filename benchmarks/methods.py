@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import torch
 
-from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.data.pool import Sample, open_pool
+from onesteptrain.jobs.steps import make_setting
 from onesteptrain.methods import Method, Scorer, Setting
 from onesteptrain.methods.el2n import El2n
 from onesteptrain.methods.grand import Grand
@@ -26,12 +27,11 @@ from onesteptrain.methods.ifd import Ifd
 from onesteptrain.methods.less import Less
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import Sample, open_pool
 from onesteptrain.proxy import LoadOptions, Proxy, in_batches, load_proxy
-from onesteptrain.steps import make_setting
-from onesteptrain.warmup import WarmupOptions, warm_up
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
+from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training.warmup import WarmupOptions, warm_up
 
 CHUNK = 64
 METHODS: dict[str, Method] = {

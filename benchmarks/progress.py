@@ -21,12 +21,12 @@ import torch
 from recording import record
 from torch.profiler import ProfilerActivity, profile
 
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import Sample, open_pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 
 ROOT = Path(__file__).parent.parent
 SCOPES = {"all": ScopeOptions(), "last": ScopeOptions("last", last_layers=2)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onesteptrain.pool import ImageRef, Sample, Turn
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 
 ARCHITECTURES = ("internvl", "qwen3_vl", "qwen2_5_vl", "smolvlm", "idefics3", "llava")
 TEXTS = ["What is 3 plus 4? It is 7.\nThe answer is 7.", "Which is larger? The answer is B."] * 3
@@ -20,7 +20,7 @@ TEXTS = ["What is 3 plus 4? It is 7.\nThe answer is 7.", "Which is larger? The a
 @functools.cache
 def checkpoint(architecture: str = "qwen3_vl") -> Path:
     """A tiny checkpoint with its real processor, built once a session."""
-    from onesteptrain.worlds.architectures import build_checkpoint
+    from onesteptrain.synthetic.architectures import build_checkpoint
 
     folder = Path(tempfile.mkdtemp(prefix="ost-test-")) / architecture
     return build_checkpoint(architecture, folder, texts=TEXTS)

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are too small for mo
 
 import pytest
 
-from onesteptrain.pool import ImageRef, Sample, Turn
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from tests.building import checkpoint, png
 
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay, to be looked into

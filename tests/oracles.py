@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from onesteptrain.pool import ImageRef, Sample
+from onesteptrain.data.pool import ImageRef, Sample
 
 
 class BruteForce:

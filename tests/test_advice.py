@@ -11,10 +11,10 @@ import pytest
 from onesteptrain.cli import main
 from onesteptrain.cli.advise_command import describe
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.scores import ScoreTable, write_table
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.advice import advise, find_knee
 from onesteptrain.selection.trust import measure_trust
+from onesteptrain.storage.score_table import ScoreTable, write_table
 from tests.test_trust import ANCHORS, ROWS, mixture, signals, table_of
 
 

@@ -11,13 +11,13 @@ import threading
 import pytest
 import torch
 
+from onesteptrain.data.pool import ImageRef, Sample, Turn, open_pool
 from onesteptrain.errors import ConfigError, RunError, SampleError
+from onesteptrain.jobs.steps import score_into
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import ImageRef, Sample, Turn, open_pool
 from onesteptrain.proxy import LoadOptions, encoded_ahead, load_proxy, readers
-from onesteptrain.scoring import ScoringOptions
-from onesteptrain.steps import score_into
+from onesteptrain.scoring.score import ScoringOptions
 from tests.building import checkpoint, sample, write_pool
 
 SAMPLES = [sample(row, images=row % 2) for row in range(11)]

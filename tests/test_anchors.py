@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onesteptrain.anchors import Leak, allocate, draw_anchors, find_leaks, refuse_leaks
+from onesteptrain.data.anchors import Leak, allocate, draw_anchors, find_leaks, refuse_leaks
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import AnchorError, ConfigError
-from onesteptrain.pool import open_pool
 from tests.pool_files import png, qa, write_json, write_jsonl
 
 TOPICS = ["sum"] * 60 + ["area"] * 30 + ["clock"] * 9 + ["rare"]
@@ -139,6 +139,6 @@ def test_an_anchor_whose_image_is_lost_is_refused_once_it_matters(leaky, tmp_pat
 
 def test_images_are_decoded_only_where_the_question_is_an_anchors(leaky, tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr("onesteptrain.anchors.image_fingerprint", lambda ref: decoded.append(ref.name) or ref.name)
+    monkeypatch.setattr("onesteptrain.data.anchors.image_fingerprint", lambda ref: decoded.append(ref.name) or ref.name)
     find_leaks(*leaky)
     assert decoded == ["red.webp", "red.png", "red.png", "blue.png", "gone.png"]

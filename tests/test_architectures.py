@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from onesteptrain.data.images import load_image
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.images import load_image
 from onesteptrain.proxy import load_proxy
 from onesteptrain.proxy.encoding import Encoder, collate
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
 from tests.building import ARCHITECTURES, TEXTS, checkpoint, sample
 
 WRAPPED = {  # what each family's published template puts around one question with a picture and its answer

@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from onesteptrain.auditing import (
+from onesteptrain.data.pool import Sample, Turn, Unreadable
+from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.methods import Setting
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.scoring.audit import (
     AuditOptions,
     AuditRow,
     Estimate,
@@ -23,11 +28,6 @@ from onesteptrain.auditing import (
     top_overlap,
     trusted_step_size,
 )
-from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.methods import Setting
-from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import Sample, Turn, Unreadable
-from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 from tests.building import checkpoint, sample
 
 OPTIONS = AuditOptions()

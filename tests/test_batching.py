@@ -15,7 +15,7 @@ from onesteptrain.methods import Setting
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.causality import without_mask
+from onesteptrain.proxy.acceleration.causality import without_mask
 from onesteptrain.proxy.encoding import sent
 from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.utility import measure_anchors

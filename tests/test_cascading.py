@@ -16,19 +16,19 @@ from onesteptrain.cascading import Part, _draw, seeing
 from onesteptrain.cascading import doubt as doubt_module
 from onesteptrain.cascading.doubt import Doubt, Side, learn_doubt
 from onesteptrain.cli import main
+from onesteptrain.data.pool import Unreadable, open_pool
 from onesteptrain.errors import AnchorError, ConfigError
+from onesteptrain.jobs.steps import score_into
 from onesteptrain.methods.one_step import OneStep, bending
-from onesteptrain.pool import Unreadable, open_pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.runs import Run
-from onesteptrain.scores import ScoreTable
-from onesteptrain.scoring import ScoringOptions, ScoringResult
-from onesteptrain.steps import score_into
+from onesteptrain.scoring.score import ScoringOptions, ScoringResult
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 from onesteptrain.utility import curvature as curving
 from onesteptrain.utility import measure_anchors
 from onesteptrain.utility.encoded import anchor_groups
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.digits import World, WorldOptions, make_world
 from tests.building import checkpoint as tiny
 from tests.building import sample, write_pool
 from tests.methods.setups import default_setting

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.causality import continued, without_mask
+from onesteptrain.proxy.acceleration.causality import continued, without_mask
 from onesteptrain.proxy.encoding import collate
 from onesteptrain.utility import exact_utility, measure_anchors, token_derivatives
 from tests.building import ARCHITECTURES, checkpoint, sample

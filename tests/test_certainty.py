@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable, write_table
 from onesteptrain.selection.certainty import anchor_curve, read_parts, stable_share, top_chances
+from onesteptrain.storage.score_table import ScoreTable, write_table
 
 ROWS, PARTS, SIGNAL, NOISE = 4000, 8, 1.0, 2.0
 

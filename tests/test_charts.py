@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from onesteptrain.answers import is_correct
-from onesteptrain.demo import TARGET, charts_comparison
 from onesteptrain.errors import ConfigError, MissingExtraError
-from onesteptrain.worlds import chart_drawing, charts, checkpoint
-from onesteptrain.worlds.chart_drawing import Chart, Style, draw_chart, draw_style, owner, paint
-from onesteptrain.worlds.chart_questions import QUESTIONS
-from onesteptrain.worlds.charts import NOISE_KINDS, ChartOptions, World, make_charts, problems
+from onesteptrain.evaluation.answers import is_correct
+from onesteptrain.jobs.demo import TARGET, charts_comparison
+from onesteptrain.synthetic import chart_drawing, charts, checkpoint
+from onesteptrain.synthetic.chart_drawing import Chart, Style, draw_chart, draw_style, owner, paint
+from onesteptrain.synthetic.chart_questions import QUESTIONS
+from onesteptrain.synthetic.charts import NOISE_KINDS, ChartOptions, World, make_charts, problems
 
 OPTIONS = ChartOptions(pool_rows=1400, heldout_rows=120, benchmark_rows=120, noise_share=0.5)
 
@@ -380,7 +380,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
 
 def test_making_a_world_imports_neither_torch_nor_a_display(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from onesteptrain.worlds.charts import *; "
+        "import sys; from pathlib import Path; from onesteptrain.synthetic.charts import *; "
         f"make_charts(ChartOptions(20, 5, 5), Path({str(tmp_path / 'world')!r})); "
         "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     )

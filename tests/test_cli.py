@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 from onesteptrain.cli import COMMANDS
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.score_table import ScoreTable
 from tests.building import checkpoint, png, write_pool
 from tests.commands import ROWS, done, ost, refusal, scored, world
 from tests.pool_files import qa, write_json, write_jsonl

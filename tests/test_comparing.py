@@ -20,20 +20,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from onesteptrain.comparing import Comparison, MethodArm, compare, read_comparison
-from onesteptrain.comparing.trials import Trial
-from onesteptrain.demo import digits_comparison
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate
-from onesteptrain.finetuning import FinetuneOptions
-from onesteptrain.identity import content_id
-from onesteptrain.pool import open_pool
+from onesteptrain.jobs.comparison import Comparison, MethodArm, compare, read_comparison
+from onesteptrain.jobs.comparison.trials import Trial
+from onesteptrain.jobs.demo import digits_comparison
+from onesteptrain.jobs.steps import plain
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import select_rows
-from onesteptrain.steps import plain
-from onesteptrain.training import TrainOptions, train
-from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from onesteptrain.storage.fingerprints import content_id
+from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training.target import TrainOptions, train
 from tests.building import write_pool
 from tests.commands import ost, refusal
 from tests.test_trust import ANCHORS, mixture, signals, table_of

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from onesteptrain.cli import main
-from onesteptrain.worlds import checkpoint
+from onesteptrain.synthetic import checkpoint
 
 
 @pytest.mark.parametrize("name", ["proxy", "target", "target_large"])

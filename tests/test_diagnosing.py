@@ -8,23 +8,23 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import f_oneway, spearmanr
 
-from onesteptrain.diagnosing.bias import associations, column_keys, corrected, eta_squared
-from onesteptrain.diagnosing.blindness import blind_rows, help_limit
-from onesteptrain.diagnosing.causes import CAUSES, Signs, likely_causes
-from onesteptrain.diagnosing.chances import chance_unusual
-from onesteptrain.diagnosing.forms import answer_form
-from onesteptrain.diagnosing.harmful import harmful_rows
-from onesteptrain.diagnosing.measured import Means, Tokens, read_means
-from onesteptrain.diagnosing.quoting import load_quoter, token_places
-from onesteptrain.diagnosing.reading import answer_text, quoted
-from onesteptrain.diagnosing.spans import TokenSpan, badness, first_span, token_scale
+from onesteptrain.data.pool import Sample, Turn, open_pool
+from onesteptrain.jobs.steps import score_into
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import Sample, Turn, open_pool
 from onesteptrain.proxy import load_proxy
-from onesteptrain.scores import ScoreTable
-from onesteptrain.steps import score_into
-from onesteptrain.worlds import checkpoint as packaged
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.reporting.diagnosis.bias import associations, column_keys, corrected, eta_squared
+from onesteptrain.reporting.diagnosis.blindness import blind_rows, help_limit
+from onesteptrain.reporting.diagnosis.causes import CAUSES, Signs, likely_causes
+from onesteptrain.reporting.diagnosis.chances import chance_unusual
+from onesteptrain.reporting.diagnosis.forms import answer_form
+from onesteptrain.reporting.diagnosis.harmful import harmful_rows
+from onesteptrain.reporting.diagnosis.measured import Means, Tokens, read_means
+from onesteptrain.reporting.diagnosis.quoting import load_quoter, token_places
+from onesteptrain.reporting.diagnosis.reading import answer_text, quoted
+from onesteptrain.reporting.diagnosis.spans import TokenSpan, badness, first_span, token_scale
+from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic import checkpoint as packaged
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 from tests.building import checkpoint, sample, write_pool
 from tests.commands import done, refusal, scored
 

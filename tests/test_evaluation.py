@@ -9,15 +9,15 @@ import pytest
 from math_verify import parse, verify
 from scipy.optimize import brentq
 
-from onesteptrain.answers import same_answer
+from onesteptrain.data.pool import Turn
 from onesteptrain.errors import ConfigError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate, extract_answer, is_correct, read_benchmark
+from onesteptrain.evaluation.answers import same_answer
 from onesteptrain.evaluation.evaluating import write_evaluation
 from onesteptrain.evaluation.generation import end_tokens, generate
 from onesteptrain.evaluation.summary import wilson
-from onesteptrain.finetuning import FinetuneOptions, finetune
-from onesteptrain.pool import Turn
 from onesteptrain.proxy import load_proxy
+from onesteptrain.training.finetuning import FinetuneOptions, finetune
 
 RIGHT = [
     ("It is 3 plus 5.\nThe answer is 8.", "8"),

@@ -11,6 +11,8 @@ import datasets
 import pytest
 from PIL import Image
 
+from onesteptrain.data.images import load_image
+from onesteptrain.data.pool import ImageRef
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.evaluation import EvaluateOptions, Graded, evaluate
 from onesteptrain.evaluation.evaluating import summarise
@@ -19,8 +21,6 @@ from onesteptrain.evaluation.suites.logicvista import is_right, labels
 from onesteptrain.evaluation.suites.mathvista import chosen, edit_distance
 from onesteptrain.evaluation.suites.mathvista import is_right as vista_right
 from onesteptrain.evaluation.suites.wemath import metrics
-from onesteptrain.images import load_image
-from onesteptrain.pool import ImageRef
 from onesteptrain.proxy import load_proxy
 
 TEXT, IMAGE, TEXTS = datasets.Value("string"), datasets.Image(), datasets.List(datasets.Value("string"))

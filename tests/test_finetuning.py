@@ -9,12 +9,12 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from onesteptrain.encodings import Encodings, encode_all
+from onesteptrain.data.pool import Unreadable
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.finetuning import FinetuneOptions, finetune, sample_order
-from onesteptrain.finetuning.ledger import Ledger
-from onesteptrain.pool import Unreadable
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.training.encodings import Encodings, encode_all
+from onesteptrain.training.finetuning import FinetuneOptions, finetune, sample_order
+from onesteptrain.training.finetuning.ledger import Ledger
 
 ROWS = 6
 
@@ -335,7 +335,7 @@ def test_a_checkpoint_that_was_cut_off_while_it_was_written_is_passed_over(load,
 def test_the_time_for_checkpoints_is_not_counted_as_training(load, encode, tmp_path, monkeypatch):
     proxy = load("language")
     clock = iter(range(10_000))  # every look at the clock is a second
-    monkeypatch.setattr("onesteptrain.finetuning.ledger.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("onesteptrain.training.finetuning.ledger.time.perf_counter", lambda: float(next(clock)))
     ledger = Ledger(proxy, [], None)
     ledger.open(tmp_path)
     before = ledger.seconds

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, PoolError
-from onesteptrain.forecasting import forecast
-from onesteptrain.pool import open_pool
-from onesteptrain.scores import Record
-from onesteptrain.scoring import score_pool
+from onesteptrain.scoring.forecast import forecast
+from onesteptrain.scoring.score import score_pool
+from onesteptrain.storage.score_table import Record
 from tests.pool_files import qa
 from tests.test_scoring import SMALL, pool_of, run_in
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from onesteptrain.data.deduplication import GuardOptions, guard, read_duplicates, read_leaks, write_findings
+from onesteptrain.data.deduplication.index import read_index
+from onesteptrain.data.deduplication.near_image import chunk_keys, distances
+from onesteptrain.data.deduplication.near_text import choose_bands, near_texts, numbers, plain, similarity
+from onesteptrain.data.deduplication.pairs import agreeing, near_units
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, PoolError
-from onesteptrain.guarding import GuardOptions, guard, read_duplicates, read_leaks, write_findings
-from onesteptrain.guarding.index import read_index
-from onesteptrain.guarding.near_image import chunk_keys, distances
-from onesteptrain.guarding.near_text import choose_bands, near_texts, numbers, plain, similarity
-from onesteptrain.guarding.pairs import agreeing, near_units
-from onesteptrain.pool import open_pool
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.score_table import ScoreTable
 from tests.commands import done, refusal, scored, world
 from tests.pool_files import qa, write_jsonl
 
@@ -300,14 +300,14 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_many_more_near_images_than_are_held_at_a_time_are_confirmed(make, monkeypatch):
-    monkeypatch.setattr("onesteptrain.guarding.verifying._THUMBNAILS", 3)
+    monkeypatch.setattr("onesteptrain.data.deduplication.verifying._THUMBNAILS", 3)
     rows = [qa("Q", image=COPIES[name](scene(seed))) for seed in range(4) for name in COPIES]
     findings = guard(make(rows))
     assert found(findings) == {row: (row - row % 5, "same question, near image") for row in range(20) if row % 5}
 
 
 def test_the_planted_copies_of_the_charts_world_are_found_where_they_are_worded_alike(tmp_path):
-    from onesteptrain.worlds.charts import ChartOptions, make_charts
+    from onesteptrain.synthetic.charts import ChartOptions, make_charts
 
     charts = make_charts(
         ChartOptions(pool_rows=600, heldout_rows=20, benchmark_rows=20, duplicate_share=0.2), tmp_path / "w"

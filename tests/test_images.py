@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onesteptrain.data.images import MAX_PIXELS, image_fingerprint, load_image
+from onesteptrain.data.pool import ImageRef
 from onesteptrain.errors import SampleError
-from onesteptrain.images import MAX_PIXELS, image_fingerprint, load_image
-from onesteptrain.pool import ImageRef
 from tests.pool_files import png
 
 

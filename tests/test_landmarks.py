@@ -17,20 +17,20 @@ from torch import Tensor
 from onesteptrain.cascading.ridge import fit_ridge
 from onesteptrain.cascading.seeing import see
 from onesteptrain.cli import main
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError
+from onesteptrain.jobs.steps import score_into, select_into
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.methods.one_step.glimpse import Glimpses
-from onesteptrain.pool import open_pool
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.runs import Run
-from onesteptrain.scores import ScoreTable, write_table
-from onesteptrain.scoring import Progress, ScoringOptions, ScoringResult
+from onesteptrain.scoring.score import Progress, ScoringOptions, ScoringResult
 from onesteptrain.selection import SelectOptions
-from onesteptrain.steps import score_into, select_into
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import ScoreTable, write_table
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 from onesteptrain.utility.glimpsing import SIDE, Glimpser, _sides
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.digits import World, WorldOptions, make_world
 from tests.building import checkpoint as tiny
 from tests.building import sample, write_pool
 

@@ -9,7 +9,7 @@ import yaml
 
 from onesteptrain.cli import main
 from onesteptrain.errors import ConfigError
-from onesteptrain.pipeline import Pipeline
+from onesteptrain.jobs.pipeline import Pipeline
 from tests.building import checkpoint, write_pool
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onesteptrain.data.formats.uids import UidCounter, content_hash
+from onesteptrain.data.pool import open_pool, write_subset
 from onesteptrain.errors import PoolError
-from onesteptrain.formats.uids import UidCounter, content_hash
-from onesteptrain.pool import open_pool, write_subset
 from tests.pool_files import CONTAINERS, png, qa, write_json, write_jsonl, write_parquet
 
 IDS = ["a", "b", "a", "a#2", "a", 7, "7", "", "b"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.traits import Trait
+from onesteptrain.proxy.acceleration.traits import Trait
 from onesteptrain.proxy.versions import Versions, repeated
 from onesteptrain.utility import measure_anchors, token_derivatives
 from onesteptrain.utility.candidates import ExactSteps

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable, write_table
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection import setwise as setwise_module
 from onesteptrain.selection.covering import cover_order
 from onesteptrain.selection.maxmin import maxmin_order
 from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.setwise import fresh_state, greedy, set_utility
+from onesteptrain.storage.score_table import ScoreTable, write_table
 
 
 def gradients(rows: int, dimensions: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

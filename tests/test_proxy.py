@@ -12,8 +12,8 @@ import pytest
 import torch
 from tokenizers import normalizers
 
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import ConfigError, ModelError, SampleError, ScoreError
-from onesteptrain.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy
 from tests.building import ARCHITECTURES, checkpoint, png, sample
 

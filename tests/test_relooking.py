@@ -13,23 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from onesteptrain.comparing import Comparison, MethodArm
-from onesteptrain.comparing.arms import make_arms
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.jobs.comparison import Comparison, MethodArm
+from onesteptrain.jobs.comparison.arms import make_arms
+from onesteptrain.jobs.pipeline import Pipeline, run_pipeline
+from onesteptrain.jobs.second_pass import FirstLook, look_again
 from onesteptrain.methods import Setting
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.methods.second_look import Earlier, SecondLook
-from onesteptrain.pipeline import Pipeline, run_pipeline
-from onesteptrain.pool import open_pool
 from onesteptrain.proxy import load_proxy
-from onesteptrain.relooking import FirstLook, look_again
-from onesteptrain.runs import Run
-from onesteptrain.scores import BASE_COLUMNS, ScoreTable, write_table
 from onesteptrain.selection import select_rows
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
-from onesteptrain.warmup import WarmupOptions
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import BASE_COLUMNS, ScoreTable, write_table
+from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training.warmup import WarmupOptions
 from tests.building import checkpoint, write_pool
 from tests.test_trust import ANCHORS, ROWS, mixture, signals, table_of
 

@@ -16,16 +16,16 @@ import yaml
 from PIL import Image
 
 from onesteptrain.cli import main
+from onesteptrain.data.pool import ImageRef, open_pool
 from onesteptrain.errors import ConfigError, MissingExtraError, PoolError, RunError, ScoreError
-from onesteptrain.pool import ImageRef, open_pool
 from onesteptrain.reporting import ReportOptions, write_report
 from onesteptrain.reporting.counting import bin_by_length, count_reasons, kind_of
 from onesteptrain.reporting.evidence import summarize_results
 from onesteptrain.reporting.examples import thumbnail
 from onesteptrain.reporting.figures import bin_edges
 from onesteptrain.reporting.typeset import choose_scale
-from onesteptrain.scores import Record, ScoreTable, merge, to_table, write_table
 from onesteptrain.selection import select_rows
+from onesteptrain.storage.score_table import Record, ScoreTable, merge, to_table, write_table
 from tests.building import png, write_pool
 from tests.pool_files import qa, write_jsonl
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.runs import Run, begin_run, fingerprint, write_json, write_text
+from onesteptrain.storage.run_directory import Run, begin_run, fingerprint, write_json, write_text
 
 CONFIG = {"score": {"method": "random", "step": 0.5, "by": ["a"]}}
 INPUTS = {"pool": "abc"}
@@ -18,7 +18,7 @@ INPUTS = {"pool": "abc"}
 HOLD = """
 import sys
 from pathlib import Path
-from onesteptrain.runs import begin_run
+from onesteptrain.storage.run_directory import begin_run
 with begin_run(Path(sys.argv[1]), {"score": {"method": "random", "step": 0.5, "by": ["a"]}}, {"pool": "abc"}):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import onesteptrain.scores as scores_module
+import onesteptrain.storage.score_table as scores_module
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import BASE_COLUMNS, Record, ScoreTable, merge, to_table, write_table
+from onesteptrain.storage.score_table import BASE_COLUMNS, Record, ScoreTable, merge, to_table, write_table
 
 RECORDS = [
     Record(reason="cut off"),

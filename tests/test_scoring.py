@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from onesteptrain.data.pool import Sample, Turn, open_pool
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
-from onesteptrain.pool import Sample, Turn, open_pool
-from onesteptrain.runs import Run
-from onesteptrain.scores import Record
-from onesteptrain.scoring import ScoringOptions, _expected, score_pool
+from onesteptrain.scoring.score import ScoringOptions, _expected, score_pool
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import Record
 from tests.pool_files import qa, write_jsonl, write_parquet
 
 SMALL = ScoringOptions(shard_rows=4, chunk_rows=3)
@@ -203,7 +203,7 @@ def test_scores_come_back_as_numbers(tmp_path):
 def test_the_seconds_of_an_interrupted_run_are_counted_too(tmp_path, monkeypatch):
     pool = pool_of(tmp_path / "pool")
     clock = iter(range(10_000))  # every look at the clock is a second
-    monkeypatch.setattr("onesteptrain.scoring.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("onesteptrain.scoring.score.time.monotonic", lambda: float(next(clock)))
     with pytest.raises(KeyboardInterrupt):
         scored(pool, Lengths(fail_at="x8"), tmp_path / "run")
     before = Run(tmp_path / "run").provenance["seconds"]

@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onesteptrain.cli.select_command import describe
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
-from onesteptrain.pool import open_pool
-from onesteptrain.scores import Record, ScoreTable, merge, to_table, write_table
 from onesteptrain.selection import (
     SelectOptions,
     distinct_rows,
@@ -30,6 +29,7 @@ from onesteptrain.selection import (
     top_rows,
 )
 from onesteptrain.selection import vectors as vectors_module
+from onesteptrain.storage.score_table import Record, ScoreTable, merge, to_table, write_table
 from tests.pool_files import CONTAINERS, qa
 
 VALUES = [0.5, None, -2.0, 3.0, 0.5, None, -0.25, 0.5, 7.0, -1.0, 0.0, 2.0]
@@ -390,7 +390,8 @@ def test_choosing_distinct_rows_loads_no_torch(tmp_path):
     table = table_with(tmp_path, [(1.0, [1.0, 2.0]), (2.0, [2.0, 1.0])])
     code = (
         "import sys; from pathlib import Path; from onesteptrain.cli.select_command import select; "
-        "from onesteptrain.scores import ScoreTable; from onesteptrain.selection import SelectOptions, select_rows; "
+        "from onesteptrain.storage.score_table import ScoreTable; "
+        "from onesteptrain.selection import SelectOptions, select_rows; "
         f"table = ScoreTable(Path({str(table.path)!r})); "
         "kept = select_rows(table, keep='2', options=SelectOptions(distinct=0.9)).rows; "
         "assert len(kept) == 2; sys.exit('torch' in sys.modules)"

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
-from onesteptrain.pool import open_pool
-from onesteptrain.scores import ScoreTable
-from onesteptrain.steps import AnchorOptions, draw_anchor_file, locate_proxy, plain, read_anchors
+from onesteptrain.jobs.steps import AnchorOptions, draw_anchor_file, locate_proxy, plain, read_anchors
+from onesteptrain.storage.score_table import ScoreTable
 from tests.commands import ROWS, done, scored, world
 from tests.pool_files import qa, write_jsonl
 
@@ -188,10 +188,10 @@ def test_plain_values_can_be_written_as_yaml_and_json(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("make", "error"), [("mkdir", ConfigError), ("touch", RunError)])
 def test_an_audit_is_not_begun_where_it_cannot_be_written(tmp_path, make, error):
-    from onesteptrain.auditing import AuditOptions
+    from onesteptrain.jobs.steps import audit_into
     from onesteptrain.methods import Setting
     from onesteptrain.methods.one_step import OneStep
-    from onesteptrain.steps import audit_into
+    from onesteptrain.scoring.audit import AuditOptions
 
     out = tmp_path / "audit.json"
     getattr(out, make)()

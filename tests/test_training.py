@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from onesteptrain.data.pool import Unreadable
 from onesteptrain.errors import PoolError, RunError
-from onesteptrain.finetuning import FinetuneOptions, finetune
-from onesteptrain.pool import Unreadable
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.training import TrainOptions, train
+from onesteptrain.training.finetuning import FinetuneOptions, finetune
+from onesteptrain.training.target import TrainOptions, train
 
 
 def options(scope="all", **more):

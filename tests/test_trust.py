@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
+from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.pool import open_pool
-from onesteptrain.scores import ScoreTable, write_table
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.quotas import share_out, to_groups
 from onesteptrain.selection.trust import SIGNALS, clean_share, density_ratio, measure_trust, p_values, suspicions
+from onesteptrain.storage.score_table import ScoreTable, write_table
 from tests.pool_files import qa
 
 ROWS, ANCHORS = 4000, 100

@@ -12,7 +12,7 @@ import torch
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.upstream import NOTHING
+from onesteptrain.proxy.acceleration.prefix_cache import NOTHING
 from onesteptrain.utility import token_derivatives
 from tests.building import ARCHITECTURES, checkpoint, sample
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from onesteptrain.data.pool import Unreadable
 from onesteptrain.errors import ConfigError, ModelError, PoolError, RunError
-from onesteptrain.finetuning import FinetuneOptions
-from onesteptrain.pool import Unreadable
+from onesteptrain.jobs.steps import locate_checkpoints, make_setting
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.steps import locate_checkpoints, make_setting
+from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training.warmup import WarmupOptions, draw, warm_up
 from onesteptrain.utility import read_preconditioner
 from onesteptrain.utility.checkpoints import read_checkpoint
-from onesteptrain.warmup import WarmupOptions, draw, warm_up
 
 TRAINING = FinetuneOptions(steps=3, batch_size=2, learning_rate=1e-3)
 SCOPES = ["all", "last", "lora"]

@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from onesteptrain.errors import ConfigError, MissingExtraError
-from onesteptrain.worlds import digits as world_module
-from onesteptrain.worlds import scans as scans_module
-from onesteptrain.worlds.digits import NOISE_KINDS, WorldOptions, make_world
-from onesteptrain.worlds.questions import QUESTIONS
+from onesteptrain.synthetic import digits as world_module
+from onesteptrain.synthetic import scans as scans_module
+from onesteptrain.synthetic.digits import NOISE_KINDS, WorldOptions, make_world
+from onesteptrain.synthetic.questions import QUESTIONS
 
 OPTIONS = WorldOptions(pool_rows=1200, heldout_rows=120, benchmark_rows=120)
 
@@ -297,7 +297,7 @@ def test_options_that_make_no_world_are_refused(wrong):
 
 def test_making_a_world_imports_no_torch(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from onesteptrain.worlds.digits import *; "
+        "import sys; from pathlib import Path; from onesteptrain.synthetic.digits import *; "
         f"make_world(WorldOptions(20, 5, 5), Path({str(tmp_path / 'world')!r})); sys.exit('torch' in sys.modules)"
     )
     source = str(Path(world_module.__file__).parents[2])

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.errors import RunError
-from onesteptrain.pool import Sample, open_pool
-from onesteptrain.worlds import charts, digits
+from onesteptrain.synthetic import charts, digits
 
 
 class Kind(NamedTuple):

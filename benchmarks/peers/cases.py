@@ -15,10 +15,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from onesteptrain.pool import Sample, open_pool
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.proxy import Encoded, Encoder, LoadOptions, Proxy, load_proxy
-from onesteptrain.worlds.architectures import Architecture, ModelSize, build_checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.synthetic.architectures import Architecture, ModelSize, build_checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 
 Items = TypeVar("Items", list[Encoded], Tensor)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from onesteptrain.comparing import Comparison, MethodArm, compare
-from onesteptrain.demo import TARGET, digits_comparison
+from onesteptrain.jobs.comparison import Comparison, MethodArm, compare
+from onesteptrain.jobs.demo import TARGET, digits_comparison
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
-from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 
 HERE = Path(__file__).parent
 SEED, HELDOUT, QUESTIONS = 21, 1400, 800

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from onesteptrain.demo import WARMUP
+from onesteptrain.data.pool import Sample, open_pool
+from onesteptrain.jobs.demo import WARMUP
+from onesteptrain.jobs.steps import readable
 from onesteptrain.methods.one_step.signals import interval_signals
-from onesteptrain.pool import Sample, open_pool
 from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
-from onesteptrain.runs import write_text
 from onesteptrain.selection.certainty import anchor_curve
-from onesteptrain.steps import readable
-from onesteptrain.warmup import WarmupOptions, warm_up
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.storage.run_directory import write_text
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
+from onesteptrain.training.warmup import WarmupOptions, warm_up
 
 HERE = Path(__file__).parent
 

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from onesteptrain.comparing import Comparison, MethodArm
-from onesteptrain.demo import TARGET, charts_comparison, digits_comparison
-from onesteptrain.runs import write_json
-from onesteptrain.worlds.charts import ChartOptions, make_charts
-from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from onesteptrain.jobs.comparison import Comparison, MethodArm
+from onesteptrain.jobs.demo import TARGET, charts_comparison, digits_comparison
+from onesteptrain.storage.run_directory import write_json
+from onesteptrain.synthetic.charts import ChartOptions, make_charts
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from onesteptrain.runs import write_text
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.trust import SECOND_SIGNALS, can_trust, measure_trust
+from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.score_table import ScoreTable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from separating import auroc

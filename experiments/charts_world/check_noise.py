@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from onesteptrain.worlds.charts import ChartOptions, World, make_charts
+from onesteptrain.synthetic.charts import ChartOptions, World, make_charts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from noise_check import SEED, run

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from onesteptrain.worlds.architectures import ModelSize
-from onesteptrain.worlds.chart_drawing import Part, paint
-from onesteptrain.worlds.charts import Problem, problems
+from onesteptrain.synthetic.architectures import ModelSize
+from onesteptrain.synthetic.chart_drawing import Part, paint
+from onesteptrain.synthetic.charts import Problem, problems
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from pretraining import Course, Lesson, Recipe, run

@@ -36,9 +36,9 @@ from transformers import (
 
 from onesteptrain.errors import RunError
 from onesteptrain.methods.deita import COMPLEXITY_PROMPT, QUALITY_PROMPT, load_text_scorer
-from onesteptrain.worlds.digits import Problem, problems
-from onesteptrain.worlds.questions import QUESTIONS, SKILLS, Skill, read, solve
-from onesteptrain.worlds.tokenizer import train_tokenizer
+from onesteptrain.synthetic.digits import Problem, problems
+from onesteptrain.synthetic.questions import QUESTIONS, SKILLS, Skill, read, solve
+from onesteptrain.synthetic.tokenizer import train_tokenizer
 
 HARDER: dict[Skill, Skill] = {"count": "difference", "difference": "sum", "product": "sum"}
 """In-depth evolution, more reasoning steps: the question of the world that takes a longer chain on the same digits."""

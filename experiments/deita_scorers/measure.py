@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from onesteptrain.data.pool import open_pool
+from onesteptrain.jobs.steps import score_into
 from onesteptrain.methods.deita import Deita
-from onesteptrain.pool import open_pool
-from onesteptrain.runs import write_text
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import SelectOptions, select_rows
-from onesteptrain.steps import score_into
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from separating import auroc

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from onesteptrain.worlds.architectures import ModelSize
-from onesteptrain.worlds.digits import OFF_TOPIC, Problem, problems
-from onesteptrain.worlds.questions import QUESTIONS
-from onesteptrain.worlds.scans import Part, draw
+from onesteptrain.synthetic.architectures import ModelSize
+from onesteptrain.synthetic.digits import OFF_TOPIC, Problem, problems
+from onesteptrain.synthetic.questions import QUESTIONS
+from onesteptrain.synthetic.scans import Part, draw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from pretraining import Course, Lesson, Recipe, run

@@ -22,20 +22,20 @@ import torch
 
 from onesteptrain.cascading.doubt import learn_doubt
 from onesteptrain.cascading.ridge import fit_ridge
-from onesteptrain.demo import WARMUP
+from onesteptrain.data.pool import open_pool
+from onesteptrain.jobs.demo import WARMUP
+from onesteptrain.jobs.steps import locate_proxy, provide_proxy, score_into
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import open_pool
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy
 from onesteptrain.proxy.scope import decoder_of
-from onesteptrain.runs import Run
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.trust import measure_trust
-from onesteptrain.steps import locate_proxy, provide_proxy, score_into
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.charts import ChartOptions, make_charts
+from onesteptrain.synthetic.digits import WorldOptions, make_world
+from onesteptrain.training.warmup import WarmupOptions
 from onesteptrain.utility.glimpsing import Glimpser
-from onesteptrain.warmup import WarmupOptions
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.charts import ChartOptions, make_charts
-from onesteptrain.worlds.digits import WorldOptions, make_world
 
 PASSES, DRAWN = 1.9, 0.1
 RESULTS = Path(__file__).with_name("results.json")

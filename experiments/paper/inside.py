@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from onesteptrain.pool import Sample, open_pool
-from onesteptrain.runs import write_text
-from onesteptrain.scores import ScoreTable
+from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.selection import SelectOptions, select_rows
+from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.score_table import ScoreTable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from separating import auroc

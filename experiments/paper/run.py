@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from onesteptrain.comparing import Comparison, MethodArm
-from onesteptrain.demo import TARGET, digits_comparison
-from onesteptrain.runs import write_json
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from onesteptrain.jobs.comparison import Comparison, MethodArm
+from onesteptrain.jobs.demo import TARGET, digits_comparison
+from onesteptrain.storage.run_directory import write_json
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("deita_scorers", "worlds_common"))]

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from scored import Scored, scored_world
 
-from onesteptrain.diagnosing.causes import CAUSES
-from onesteptrain.diagnosing.harmful import harmful_rows
-from onesteptrain.diagnosing.measured import read_means
-from onesteptrain.diagnosing.spans import first_span
+from onesteptrain.reporting.diagnosis.causes import CAUSES
+from onesteptrain.reporting.diagnosis.harmful import harmful_rows
+from onesteptrain.reporting.diagnosis.measured import read_means
+from onesteptrain.reporting.diagnosis.spans import first_span
 from onesteptrain.selection.trust import p_values
-from onesteptrain.worlds.digits import NOISE_KINDS
+from onesteptrain.synthetic.digits import NOISE_KINDS
 
 RIGHT = {
     "misread": "wrong_step",

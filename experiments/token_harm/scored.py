@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from onesteptrain.demo import WARMUP
-from onesteptrain.diagnosing.explaining import Explanation, Usual, explain, read_usual
-from onesteptrain.diagnosing.measured import Tokens, read_tokens
-from onesteptrain.diagnosing.quoting import load_quoter
-from onesteptrain.diagnosing.reading import Place
+from onesteptrain.data.pool import Pool, open_pool
+from onesteptrain.jobs.demo import WARMUP
+from onesteptrain.jobs.steps import AnchorOptions, locate_proxy, provide_anchors, provide_proxy, score_into
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import Pool, open_pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.scores import ScoreTable
-from onesteptrain.steps import AnchorOptions, locate_proxy, provide_anchors, provide_proxy, score_into
-from onesteptrain.warmup import WarmupOptions
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.digits import World, WorldOptions, make_world
+from onesteptrain.reporting.diagnosis.explaining import Explanation, Usual, explain, read_usual
+from onesteptrain.reporting.diagnosis.measured import Tokens, read_tokens
+from onesteptrain.reporting.diagnosis.quoting import load_quoter
+from onesteptrain.reporting.diagnosis.reading import Place
+from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.training.warmup import WarmupOptions
 
 LOADING = (ScopeOptions(), LoadOptions(device="cpu"))
 

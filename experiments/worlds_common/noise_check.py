@@ -22,13 +22,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from onesteptrain.encodings import encode_all
+from onesteptrain.data.pool import open_pool
 from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark
-from onesteptrain.finetuning import FinetuneOptions, finetune
-from onesteptrain.pool import open_pool
 from onesteptrain.proxy import Encoded, load_proxy
-from onesteptrain.worlds import checkpoint
-from onesteptrain.worlds.files import World
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.files import World
+from onesteptrain.training.encodings import encode_all
+from onesteptrain.training.finetuning import FinetuneOptions, finetune
 
 SEED = 7
 """Seed of the world that is measured; the experiments use others."""

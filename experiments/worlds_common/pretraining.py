@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from onesteptrain.pool import ImageRef, Sample, Turn
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, in_batches, load_proxy
-from onesteptrain.worlds.architectures import Architecture, ModelSize, build_checkpoint
+from onesteptrain.synthetic.architectures import Architecture, ModelSize, build_checkpoint
 
-CHECKPOINTS = Path(__file__).parents[2] / "src/onesteptrain/worlds/checkpoints"
+CHECKPOINTS = Path(__file__).parents[2] / "src/onesteptrain/synthetic/checkpoints"
 
 
 class Recipe(NamedTuple):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onesteptrain.comparing import Comparison, compare
+from onesteptrain.jobs.comparison import Comparison, compare
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
-from onesteptrain.runs import write_json
+from onesteptrain.storage.run_directory import write_json
 
 
 def run(name: str, job: Comparison, *, world: str, workers: int, publish: Path) -> None:

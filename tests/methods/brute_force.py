@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from onesteptrain.pool import ImageRef, Sample, Turn
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
 from tests.building import checkpoint, png, sample
 from tests.oracles import BruteForce, _open

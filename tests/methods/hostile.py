@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onesteptrain.pool import Sample, Turn
+from onesteptrain.data.pool import Sample, Turn
 
 CONTROL_TOKENS = [
     "<|im_end|>",

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from onesteptrain.methods import Setting
 from onesteptrain.methods.deita import COMPLEXITY_PROMPT, QUALITY_PROMPT, Deita
-from onesteptrain.worlds.tokenizer import train_tokenizer
+from onesteptrain.synthetic.tokenizer import train_tokenizer
 from tests.building import TEXTS
 from tests.methods.setups import default_setting
 

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from onesteptrain.finetuning import FinetuneOptions, finetune
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.methods import Setting
 from onesteptrain.methods.judge import Judge
 from onesteptrain.methods.judge.rubric import CRITERIA, rubric_prompt
-from onesteptrain.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import LoadOptions, load_proxy
-from onesteptrain.worlds.architectures import ModelSize, build_checkpoint
+from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
+from onesteptrain.training.finetuning import FinetuneOptions, finetune
 from tests.building import sample
 from tests.serving import server
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onesteptrain.methods import Method, Setting, method_class
 from onesteptrain.methods.second_look import SecondLook
-from onesteptrain.scores import REFERENCE, to_table, write_table
+from onesteptrain.storage.score_table import REFERENCE, to_table, write_table
 from tests.building import sample
 from tests.methods.setups import default_setting
 

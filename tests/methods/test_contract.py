@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.methods import Method, installed, method_class
-from onesteptrain.pool import ImageRef, Sample, Turn
 from tests.building import sample
 from tests.methods.setups import default_setting, proxy, setup
 

@@ -17,6 +17,7 @@ import torch
 from scipy.special import softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.deita import (
@@ -27,9 +28,8 @@ from onesteptrain.methods.deita import (
     load_text_scorer,
     represent,
 )
-from onesteptrain.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import LoadOptions, load_proxy
-from onesteptrain.worlds.digits import OFF_TOPIC, problems
+from onesteptrain.synthetic.digits import OFF_TOPIC, problems
 from tests.building import ARCHITECTURES, checkpoint, png, sample
 from tests.commands import done, refusal, world
 from tests.methods.setup_deita import scorer, setup

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
+from onesteptrain.data.pool import Turn
 from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.ifd import Ifd, _divide, without_questions
-from onesteptrain.pool import Turn
 from onesteptrain.proxy import LoadOptions, load_proxy
 from tests.building import checkpoint
 from tests.methods.brute_force import BROKEN, SAMPLES, oracle, wide_proxy

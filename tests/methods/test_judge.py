@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import fisher_exact
 
-from onesteptrain.answers import is_correct
+from onesteptrain.data.pool import ImageRef, Sample, Turn, open_pool
 from onesteptrain.errors import ConfigError, MissingExtraError, ScoreError
+from onesteptrain.evaluation.answers import is_correct
 from onesteptrain.evaluation.generation import generate
 from onesteptrain.methods import Setting
 from onesteptrain.methods.judge import Judge
 from onesteptrain.methods.judge.agreement import own_answer
-from onesteptrain.pool import ImageRef, Sample, Turn, open_pool
 from onesteptrain.proxy import load_proxy
-from onesteptrain.worlds import checkpoint as packaged
-from onesteptrain.worlds.digits import WorldOptions, make_world
+from onesteptrain.synthetic import checkpoint as packaged
+from onesteptrain.synthetic.digits import WorldOptions, make_world
 from tests.building import checkpoint, sample
 from tests.commands import done, ost, refusal
 from tests.methods.setup_judge import FAKE, OBEYED, RESISTED, lessons, setup

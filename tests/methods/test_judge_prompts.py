@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from onesteptrain.data.images import load_image
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
-from onesteptrain.images import load_image
 from onesteptrain.methods.judge.agreement import own_answer, question_prompt
 from onesteptrain.methods.judge.pictures import data_url
 from onesteptrain.methods.judge.quoting import encodable, neutral, nonce, quoted
 from onesteptrain.methods.judge.rubric import CRITERIA, read_verdict, rubric_prompt, scaled
-from onesteptrain.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import load_proxy
 from tests.building import checkpoint, png
 from tests.building import sample as plain_sample

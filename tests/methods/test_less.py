@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from onesteptrain.errors import AnchorError, ConfigError, ModelError
-from onesteptrain.finetuning import FinetuneOptions, sample_order
+from onesteptrain.jobs.steps import locate_checkpoints
 from onesteptrain.methods import Setting
 from onesteptrain.methods.less import Less
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.steps import locate_checkpoints
+from onesteptrain.training.finetuning import FinetuneOptions, sample_order
+from onesteptrain.training.warmup import WarmupOptions, warm_up
 from onesteptrain.utility.checkpoints import read_checkpoint
 from onesteptrain.utility.gradients import adam_update
 from onesteptrain.utility.sketch import make_sketch
-from onesteptrain.warmup import WarmupOptions, warm_up
 from tests.building import checkpoint, sample
 from tests.methods.brute_force import BROKEN, SAMPLES, Oracle
 

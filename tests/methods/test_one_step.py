@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from scipy.stats import t as student
 
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import AnchorError, ConfigError
 from onesteptrain.methods import Referenced, Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.pool import ImageRef, Sample, Turn
 from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.utility.anchoring import in_parts
 from onesteptrain.utility.representing import represent

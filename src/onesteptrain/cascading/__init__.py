@@ -25,12 +25,20 @@ from numpy.typing import NDArray
 from onesteptrain.cascading.doubt import FEWEST, Doubt, Features, Values, learn_doubt
 from onesteptrain.cascading.seeing import Positions, Seen, see
 from onesteptrain.cascading.tables import cascade_table, landmark_table
+from onesteptrain.data.pool import Pool, Sample, Unreadable
 from onesteptrain.methods import Method, Scorer, Stages
 from onesteptrain.methods.uniform import uniform
-from onesteptrain.pool import Pool, Sample, Unreadable
-from onesteptrain.runs import Run
-from onesteptrain.scores import REFERENCE, ScoreTable, write_table
-from onesteptrain.scoring import Ahead, Progress, ScoringOptions, ScoringResult, failures, nothing_ahead, score_pool
+from onesteptrain.scoring.score import (
+    Ahead,
+    Progress,
+    ScoringOptions,
+    ScoringResult,
+    failures,
+    nothing_ahead,
+    score_pool,
+)
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import REFERENCE, ScoreTable, write_table
 
 _MOST_DRAWN = 1000
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onesteptrain.cascading.doubt import Features, Values
 from onesteptrain.cascading.ridge import fit_ridge
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.score_table import ScoreTable
 
 FIRST_ORDER = ("utility", "harm", "gain", "worst_utility", "loss", "worst_loss")
 """First-order columns that the doubt is learned from; with --agreement, the squared length of the gradient too: what

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onesteptrain.cascading.doubt import FEWEST, Values
 from onesteptrain.cascading.seeing import GLIMPSE, Positions, Seen
-from onesteptrain.scores import BASE_COLUMNS, ScoreTable
+from onesteptrain.storage.score_table import BASE_COLUMNS, ScoreTable
 
 Parts = Sequence[tuple[Positions, ScoreTable]]
 """Rows that were scored dearly, and what came out."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from onesteptrain.cli.output import say
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.advice import Advice, advise
+from onesteptrain.storage.score_table import ScoreTable
 
 
 def advise_run(run: Path, *, train_seconds_per_row: float | None = None, json: bool = False) -> None:

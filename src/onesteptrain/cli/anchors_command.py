@@ -8,8 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import moved_images, say
-from onesteptrain.pool import open_pool
-from onesteptrain.steps import PoolOptions, draw_anchor_file
+from onesteptrain.data.pool import open_pool
+from onesteptrain.jobs.steps import PoolOptions, draw_anchor_file
 
 Flat = Parameter(name="*")
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from onesteptrain.auditing import Audit, AuditOptions, trusted_step_size
 from onesteptrain.cli.output import progress_bar, say
+from onesteptrain.jobs.steps import AnchorOptions, PoolOptions, audit_facts, audit_into, make_setting, read_anchors
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.steps import AnchorOptions, PoolOptions, audit_facts, audit_into, make_setting, read_anchors
+from onesteptrain.scoring.audit import Audit, AuditOptions, trusted_step_size
 
 Flat = Parameter(name="*")
 

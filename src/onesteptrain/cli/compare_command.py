@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from onesteptrain.cli.output import say
-from onesteptrain.comparing import compare as run_comparison
-from onesteptrain.comparing import read_comparison
+from onesteptrain.jobs.comparison import compare as run_comparison
+from onesteptrain.jobs.comparison import read_comparison
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.reporting.figures import need_matplotlib
 

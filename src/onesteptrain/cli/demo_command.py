@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import say
-from onesteptrain.demo import DemoOptions, run_demo
+from onesteptrain.jobs.demo import DemoOptions, run_demo
 
 Flat = Parameter(name="*")
 

@@ -17,9 +17,9 @@ from onesteptrain.evaluation.lmms_eval import TASKS, Program, run_lmms_eval
 from onesteptrain.evaluation.paired import Difference, paired_difference, paired_marks
 from onesteptrain.evaluation.running import REPLIES, evaluate_into
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
+from onesteptrain.jobs.steps import plain
 from onesteptrain.proxy import LoadOptions
-from onesteptrain.runs import fingerprint
-from onesteptrain.steps import plain
+from onesteptrain.storage.run_directory import fingerprint
 
 Flat = Parameter(name="*")
 

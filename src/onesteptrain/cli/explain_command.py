@@ -9,14 +9,14 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import say
-from onesteptrain.diagnosing import RULE, ExplainOptions, Explanation
-from onesteptrain.diagnosing import explain as explain_table
-from onesteptrain.diagnosing.quoting import load_quoter
+from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.errors import ConfigError, PoolError, RunError
-from onesteptrain.pool import Pool, open_pool
-from onesteptrain.runs import Run
-from onesteptrain.scores import ScoreTable, write_table
-from onesteptrain.steps import locate_proxy
+from onesteptrain.jobs.steps import locate_proxy
+from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation
+from onesteptrain.reporting.diagnosis import explain as explain_table
+from onesteptrain.reporting.diagnosis.quoting import load_quoter
+from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.score_table import ScoreTable, write_table
 
 _QUOTED = 60
 """Characters of a quotation."""

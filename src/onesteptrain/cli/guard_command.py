@@ -13,8 +13,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from onesteptrain.cli.output import Progress, progress_bar, say
-from onesteptrain.errors import ScoreError
-from onesteptrain.guarding import (
+from onesteptrain.data.deduplication import (
     Duplicate,
     Findings,
     GuardOptions,
@@ -24,10 +23,11 @@ from onesteptrain.guarding import (
     refuse_existing,
     write_findings,
 )
-from onesteptrain.guarding import guard as search
-from onesteptrain.pool import Pool, Sample, Turn, Unreadable, open_pool
-from onesteptrain.scores import ScoreTable
-from onesteptrain.steps import PoolOptions
+from onesteptrain.data.deduplication import guard as search
+from onesteptrain.data.pool import Pool, Sample, Turn, Unreadable, open_pool
+from onesteptrain.errors import ScoreError
+from onesteptrain.jobs.steps import PoolOptions
+from onesteptrain.storage.score_table import ScoreTable
 
 Flat = Parameter(name="*")
 

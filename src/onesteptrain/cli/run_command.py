@@ -11,7 +11,7 @@ from cyclopts.config import Yaml
 
 from onesteptrain.cli.output import say
 from onesteptrain.errors import ConfigError
-from onesteptrain.pipeline import Pipeline, run_pipeline
+from onesteptrain.jobs.pipeline import Pipeline, run_pipeline
 
 
 def run(

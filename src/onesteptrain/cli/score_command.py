@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import progress_bar, say
-from onesteptrain.forecasting import Forecast, forecast
+from onesteptrain.data.pool import Pool
+from onesteptrain.jobs.steps import AnchorOptions, PoolOptions, make_setting, read_anchors, score_into
 from onesteptrain.methods import Method, method_class
-from onesteptrain.pool import Pool
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.scoring import ScoringOptions, ScoringResult
-from onesteptrain.steps import AnchorOptions, PoolOptions, make_setting, read_anchors, score_into
+from onesteptrain.scoring.forecast import Forecast, forecast
+from onesteptrain.scoring.score import ScoringOptions, ScoringResult
 
 Flat = Parameter(name="*")
 

@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import moved_images, say
-from onesteptrain.runs import Run
+from onesteptrain.jobs.steps import select_into
 from onesteptrain.selection import Selection, SelectOptions
-from onesteptrain.steps import select_into
+from onesteptrain.storage.run_directory import Run
 
 Flat = Parameter(name="*")
 

@@ -8,11 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import progress_bar, say
-from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.jobs.steps import PoolOptions
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.steps import PoolOptions
-from onesteptrain.training import TrainOptions
-from onesteptrain.training import train as train_target
+from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training.target import TrainOptions
+from onesteptrain.training.target import train as train_target
 
 Flat = Parameter(name="*")
 

@@ -8,10 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import progress_bar, say
-from onesteptrain.finetuning import FinetuneOptions
+from onesteptrain.jobs.steps import PoolOptions
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.steps import PoolOptions
-from onesteptrain.warmup import WarmupOptions, most_common, warm_up
+from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training.warmup import WarmupOptions, most_common, warm_up
 
 Flat = Parameter(name="*")
 

@@ -1,6 +1,6 @@
 """Ask a model the questions of a benchmark, check its answers, and say how sure the accuracy is."""
 
-from onesteptrain.answers import extract_answer, is_correct
+from onesteptrain.evaluation.answers import extract_answer, is_correct
 from onesteptrain.evaluation.benchmark import Question, read_benchmark
 from onesteptrain.evaluation.evaluating import (
     EvaluateOptions,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onesteptrain.data.formats.schemas import read_fields, read_turns
+from onesteptrain.data.formats.uids import UidCounter, base_uid
+from onesteptrain.data.pool import Pool, Turn, open_pool
 from onesteptrain.errors import PoolError, SampleError
-from onesteptrain.formats.schemas import read_fields, read_turns
-from onesteptrain.formats.uids import UidCounter, base_uid
-from onesteptrain.pool import Pool, Turn, open_pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from onesteptrain.answers import extract_answer, same_answer
 from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.evaluation.answers import extract_answer, same_answer
 from onesteptrain.evaluation.benchmark import Question, read_benchmark
 from onesteptrain.evaluation.generation import Reply, generate
 from onesteptrain.evaluation.journal import Journal
 from onesteptrain.evaluation.summary import Accuracy, accuracy_by, wilson
-from onesteptrain.folders import whole_folder
 from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
-from onesteptrain.runs import write_json, write_text
+from onesteptrain.storage.atomic import whole_folder
+from onesteptrain.storage.run_directory import write_json, write_text
 
 RESULTS = "results.jsonl"
 SUMMARY = "summary.json"

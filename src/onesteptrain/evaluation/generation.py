@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from onesteptrain.data.pool import Turn
 from onesteptrain.errors import SampleError
-from onesteptrain.pool import Turn
 from onesteptrain.proxy import Encoded, Proxy, in_batches
 from onesteptrain.proxy.encoding import collate
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onesteptrain.answers import extract_answer
 from onesteptrain.errors import ConfigError, MissingExtraError, RunError
+from onesteptrain.evaluation.answers import extract_answer
 from onesteptrain.evaluation.evaluating import EvaluateOptions, Graded
 from onesteptrain.evaluation.suites import SuiteName
 from onesteptrain.proxy import LoadOptions

@@ -16,9 +16,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError
-from onesteptrain.pool import Sample
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 
 if TYPE_CHECKING:
     from onesteptrain.proxy import Proxy

@@ -9,7 +9,7 @@ from typing import Literal
 
 from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.answers import answer_means, token_error, token_loss
 from onesteptrain.utility.encoded import records_of
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from onesteptrain.data.pool import Sample, Turn
 from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Scorer, Setting, check_batch_size
-from onesteptrain.pool import Sample, Turn
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.answers import answer_means, token_loss
 from onesteptrain.utility.encoded import encode
 

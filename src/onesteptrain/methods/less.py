@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.errors import AnchorError, ConfigError, ScoreError
 from onesteptrain.methods import Scorer, Setting, check_batch_size
-from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.scores import Record, Value
+from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility.checkpoints import WarmCheckpoint, read_checkpoint
 from onesteptrain.utility.encoded import anchor_groups, records_of
 from onesteptrain.utility.gradients import adam_update

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.methods import Scorer, Setting, check_batch_size
-from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.scores import BASE_COLUMNS, Record, ScoreTable, Value
+from onesteptrain.storage.score_table import BASE_COLUMNS, Record, ScoreTable, Value
 from onesteptrain.utility.answers import answer_losses
 from onesteptrain.utility.encoded import records_with
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.methods import Scorer, Setting
-from onesteptrain.pool import Sample
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from onesteptrain.data.images import load_image
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
-from onesteptrain.images import load_image
-from onesteptrain.pool import ImageRef, Sample, Turn
-from onesteptrain.proxy.upstream import NOTHING, Kept, Upstream
+from onesteptrain.proxy.acceleration.prefix_cache import NOTHING, Kept, Upstream
 
 
 class Encoded(NamedTuple):

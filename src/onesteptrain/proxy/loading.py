@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 
 from onesteptrain.errors import ConfigError, ModelError
-from onesteptrain.proxy.compiling import compile_blocks
+from onesteptrain.proxy.acceleration.compiling import compile_blocks
+from onesteptrain.proxy.acceleration.positions import longest
 from onesteptrain.proxy.encoding import Encoder
 from onesteptrain.proxy.model import Proxy
-from onesteptrain.proxy.positions import longest
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]

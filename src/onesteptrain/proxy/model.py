@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
-from onesteptrain.proxy.causality import can_be_continued, continued, without_mask
+from onesteptrain.proxy.acceleration.causality import can_be_continued, continued, without_mask
+from onesteptrain.proxy.acceleration.positions import longest, positions_of, works_out_positions
+from onesteptrain.proxy.acceleration.prefix_cache import NOTHING, REFUSALS, Upstream, agrees, find_upstream, replayed
+from onesteptrain.proxy.acceleration.traits import Trait
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, kind_of, sent
 from onesteptrain.proxy.memory import out_of_memory
-from onesteptrain.proxy.positions import longest, positions_of, works_out_positions
 from onesteptrain.proxy.sparing import find_spared, spared
-from onesteptrain.proxy.traits import Trait
-from onesteptrain.proxy.upstream import NOTHING, REFUSALS, Upstream, agrees, find_upstream, replayed
 
 _MOVE = 3e-2
 """Share of its own size that each weight is moved by, to see what depends on it."""

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from onesteptrain.proxy.acceleration.prefix_cache import REFUSALS, gradients_from, in_place_of_forward, layer_names
 from onesteptrain.proxy.memory import out_of_memory
-from onesteptrain.proxy.upstream import REFUSALS, gradients_from, in_place_of_forward, layer_names
 
 _WORTH_IT = 0.9
 """Share of answers among the tokens of a batch, from which on picking them costs what it saves."""

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from onesteptrain.errors import ModelError
+from onesteptrain.proxy.acceleration.prefix_cache import REFUSALS, agrees, in_place_of_forward
 from onesteptrain.proxy.encoding import Answers, Batch
 from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.proxy.model import Proxy
 from onesteptrain.proxy.scope import decoder_of
-from onesteptrain.proxy.upstream import REFUSALS, agrees, in_place_of_forward
 
 Stacked = Mapping[str, Tensor]
 """Versions of each parameter in scope by name, along a new first dimension."""

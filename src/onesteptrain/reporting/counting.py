@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import parse_budget
+from onesteptrain.storage.score_table import ScoreTable
 
 Column = NDArray[np.float64]
 

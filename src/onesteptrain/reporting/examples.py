@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from onesteptrain.data.images import load_image
+from onesteptrain.data.pool import ImageRef, Pool, Sample, Turn, Unreadable
 from onesteptrain.errors import SampleError
-from onesteptrain.images import load_image
-from onesteptrain.pool import ImageRef, Pool, Sample, Turn, Unreadable
 from onesteptrain.reporting.counting import Column
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection import top_rows
+from onesteptrain.storage.score_table import ScoreTable
 
 _CUT_TEXT = 1500
 _MOST_TURNS = 6

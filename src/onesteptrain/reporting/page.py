@@ -11,8 +11,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.errors import ConfigError, PoolError, RunError
-from onesteptrain.pool import Pool, open_pool
 from onesteptrain.reporting import figures
 from onesteptrain.reporting.counting import (
     Column,
@@ -25,8 +25,8 @@ from onesteptrain.reporting.counting import (
 from onesteptrain.reporting.evidence import read_audit, summarize_results
 from onesteptrain.reporting.examples import read_ends
 from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
-from onesteptrain.runs import Run, write_text
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.run_directory import Run, write_text
+from onesteptrain.storage.score_table import ScoreTable
 
 _SIGNALS = ("utility", "harm", "gain", "loss")
 _SCALED = ("utility", "harm", "gain")

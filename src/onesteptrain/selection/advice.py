@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.certainty import (
     COLUMN,
     AnchorCount,
@@ -18,6 +17,7 @@ from onesteptrain.selection.certainty import (
     top_chances,
 )
 from onesteptrain.selection.trust import Trust, can_trust, measure_trust
+from onesteptrain.storage.score_table import ScoreTable
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.score_table import ScoreTable
 
 COLUMN = "part_utility"
 

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onesteptrain.data.pool import Pool, write_subset
 from onesteptrain.errors import ConfigError, PoolError
-from onesteptrain.pool import Pool, write_subset
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.budget import Budget, parse_floor, read_budget
 from onesteptrain.selection.gating import Gated, Positions, pass_gate
 from onesteptrain.selection.keeping import keep_rows
 from onesteptrain.selection.options import SelectOptions
 from onesteptrain.selection.ordering import preference
 from onesteptrain.selection.quotas import Groups, read_groups
+from onesteptrain.storage.score_table import ScoreTable
 
 
 class Selection(NamedTuple):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.options import SelectOptions, gate_share
 from onesteptrain.selection.trust import Trust, can_trust, measure_trust
+from onesteptrain.storage.score_table import ScoreTable
 
 Positions = NDArray[np.int64]
 """Positions in the score table."""

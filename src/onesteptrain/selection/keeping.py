@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.budget import Budget
 from onesteptrain.selection.distinct import distinct_rows
 from onesteptrain.selection.gating import Gated, Positions
@@ -16,6 +15,7 @@ from onesteptrain.selection.options import QuotaShares, SelectOptions
 from onesteptrain.selection.ordering import order_rows
 from onesteptrain.selection.quotas import Groups, Wanted, keep_quotas, share_out, share_tokens
 from onesteptrain.selection.vectors import REPRESENTATION, read_vectors
+from onesteptrain.storage.score_table import ScoreTable
 
 
 class Kept(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.score_table import ScoreTable
 
 _PREFIX = "utility."
 

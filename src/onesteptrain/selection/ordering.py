@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.covering import cover_order
 from onesteptrain.selection.gating import Gated, Positions
 from onesteptrain.selection.maxmin import maxmin_order, read_group_utilities
@@ -16,6 +15,7 @@ from onesteptrain.selection.options import Preference, SelectOptions
 from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.setwise import setwise_order
 from onesteptrain.selection.vectors import REPRESENTATION, read_vectors
+from onesteptrain.storage.score_table import ScoreTable
 
 _HASHED_AT_A_TIME = 65_536
 

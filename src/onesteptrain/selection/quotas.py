@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.pool import Pool, Sample
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.options import QuotaShares
+from onesteptrain.storage.score_table import ScoreTable
 
 Counts = NDArray[np.int64]
 """A number for each group."""

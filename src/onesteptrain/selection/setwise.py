@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
 from onesteptrain.selection.distinct import resembling, unit_vectors
 from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.vectors import SKETCH, read_vectors
+from onesteptrain.storage.score_table import ScoreTable
 
 SAME = 0.999
 """Cosine of gradients from which a row is a duplicate."""

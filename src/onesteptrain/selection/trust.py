@@ -28,7 +28,7 @@ from scipy.special import logsumexp
 from scipy.stats import gaussian_kde
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.score_table import ScoreTable
 
 SIGNALS = ("harm", "loss", "worst_loss")
 

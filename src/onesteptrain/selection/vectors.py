@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.scores import ScoreTable
+from onesteptrain.storage.score_table import ScoreTable
 
 REPRESENTATION = "representation"
 SKETCH = "sketch"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.errors import AnchorError, SampleError
-from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Encoder
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 
 
 def records_of(

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.proxy import Encoded, Proxy, TokenLosses
+from onesteptrain.proxy.acceleration.prefix_cache import gradients_from
 from onesteptrain.proxy.scope import decoder_of
-from onesteptrain.proxy.upstream import gradients_from
 from onesteptrain.utility.batching import Batches, in_memory, too_large
 
 SIDE = 32

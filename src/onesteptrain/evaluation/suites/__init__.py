@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from onesteptrain.data.formats.uids import UidCounter
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.evaluation.benchmark import Question
 from onesteptrain.evaluation.suites import logicvista, mathvision, mathvista, wemath
 from onesteptrain.evaluation.suites.rows import read_rows
 from onesteptrain.evaluation.suites.suite import Row, Suite
-from onesteptrain.formats.uids import UidCounter
 
 SuiteName = Literal["mathvision", "mathvista", "wemath", "logicvista"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import string
 
+from onesteptrain.data.formats.image_columns import image_ref
+from onesteptrain.data.pool import ImageRef, Turn
 from onesteptrain.errors import PoolError, SampleError
 from onesteptrain.evaluation.suites.suite import Row
-from onesteptrain.formats.image_columns import image_ref
-from onesteptrain.pool import ImageRef, Turn
 
 REASON = 'Reason step by step, and end with "The answer is X.", where X is'
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 
-from onesteptrain.answers import same_answer
+from onesteptrain.evaluation.answers import same_answer
 from onesteptrain.evaluation.benchmark import Question
 from onesteptrain.evaluation.suites.columns import REASON, asked, fields_of, image_of, text_of
 from onesteptrain.evaluation.suites.suite import Row, Suite

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 
-from onesteptrain.answers import same_answer
+from onesteptrain.evaluation.answers import same_answer
 from onesteptrain.evaluation.benchmark import Question
 from onesteptrain.evaluation.suites.columns import REASON, asked, fields_of, image_of, option_at, text_of, texts_of
 from onesteptrain.evaluation.suites.suite import Row, Suite

@@ -17,8 +17,8 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
-from onesteptrain.answers import same_answer
 from onesteptrain.errors import PoolError
+from onesteptrain.evaluation.answers import same_answer
 from onesteptrain.evaluation.benchmark import Question
 from onesteptrain.evaluation.suites.columns import REASON, asked, image_of, text_of, texts_of
 from onesteptrain.evaluation.suites.suite import Row, Suite

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.methods.deita.reading import COMPLEXITY_PROMPT, QUALITY_PROMPT, TextScorer, load_text_scorer
-from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.model import CPU_ROWS
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.encoded import records_with
 from onesteptrain.utility.representing import represent
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from onesteptrain.errors import ModelError
-from onesteptrain.proxy.positions import longest
+from onesteptrain.proxy.acceleration.positions import longest
 
 COMPLEXITY_PROMPT = (
     "You are a helpful assistant. Please identify the complexity score of the following user query. \n"

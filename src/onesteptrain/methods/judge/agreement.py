@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from onesteptrain.answers import extract_answer
+from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
+from onesteptrain.evaluation.answers import extract_answer
 from onesteptrain.methods.judge.pictures import data_url
 from onesteptrain.methods.judge.quoting import neutral
-from onesteptrain.pool import ImageRef, Sample, Turn
 
 
 def own_answer(sample: Sample) -> str | None:

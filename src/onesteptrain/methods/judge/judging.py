@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from onesteptrain.answers import extract_answer, is_correct
+from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError, SampleError
+from onesteptrain.evaluation.answers import extract_answer, is_correct
 from onesteptrain.methods import INCIDENTAL, Scorer, Setting
 from onesteptrain.methods.judge.agreement import own_answer, question_prompt
 from onesteptrain.methods.judge.asking import Endpoint, answer_all, check_installed
 from onesteptrain.methods.judge.replies import Replies, Reply, default_path
 from onesteptrain.methods.judge.rubric import CRITERIA, HIGHEST, LOWEST, read_verdict, rubric_prompt, scaled
-from onesteptrain.pool import Sample
-from onesteptrain.scores import Record, Value
+from onesteptrain.storage.score_table import Record, Value
 
 _MAX_VOTES = 1000
 """So that no two seeds of a run share a vote's seed."""

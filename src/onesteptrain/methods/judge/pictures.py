@@ -7,8 +7,8 @@ import io
 
 from PIL import Image
 
-from onesteptrain.images import load_image
-from onesteptrain.pool import ImageRef
+from onesteptrain.data.images import load_image
+from onesteptrain.data.pool import ImageRef
 
 _ORIENTATION = 0x0112
 _UPRIGHT = (None, 1)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.methods.judge.pictures import data_url
 from onesteptrain.methods.judge.quoting import nonce, quoted
-from onesteptrain.pool import Sample
 
 CRITERIA = ("reading", "steps", "answer", "completeness", "relevance")
 LOWEST, HIGHEST = 1, 5

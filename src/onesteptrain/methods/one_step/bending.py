@@ -11,7 +11,7 @@ from torch import Tensor
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.memory import clear_device_cache, out_of_memory
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 from onesteptrain.utility import AnchorGroup, Preconditioner, measure_anchors, read_preconditioner
 from onesteptrain.utility.anchoring import precondition
 from onesteptrain.utility.curvature import Curvature, measure_curvature

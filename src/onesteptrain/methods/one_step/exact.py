@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.methods.one_step.signals import finish
-from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 from onesteptrain.utility import ExactSteps
 from onesteptrain.utility.candidates import Fallen
 from onesteptrain.utility.encoded import records_of

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
-from onesteptrain.images import load_image
-from onesteptrain.pool import ImageRef, Sample
+from onesteptrain.data.images import load_image
+from onesteptrain.data.pool import ImageRef, Sample
 from onesteptrain.proxy import Encoded, Encoder, Proxy
-from onesteptrain.scores import Record, Value
+from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility.encoded import encode
 from onesteptrain.utility.per_sample import Measure, Measured, both, per_sample, sketches, squares
 from onesteptrain.utility.representing import represent

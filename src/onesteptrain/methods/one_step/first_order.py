@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float64
 from torch import Tensor
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.methods.one_step.extras import Extra
 from onesteptrain.methods.one_step.groups import GroupGradients
 from onesteptrain.methods.one_step.signals import compact, finish, interval_signals, shares_of, token_signals
-from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.scores import Record, Value
+from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility import AnchorGroup, token_derivatives
 from onesteptrain.utility.encoded import records_with
 from onesteptrain.utility.first_order import TokenDerivatives

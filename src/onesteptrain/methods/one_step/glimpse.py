@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.proxy import Encoded
-from onesteptrain.scores import Record, Value
+from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility.encoded import anchor_groups, records_of
 from onesteptrain.utility.glimpsing import Glimpse, Glimpser
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from onesteptrain.pool import Sample
+from onesteptrain.data.pool import Sample
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.scores import Record, Value
+from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility import AnchorGroup
 from onesteptrain.utility.per_sample import Measured, inner_products, per_sample
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from onesteptrain.data.pool import Sample
 from onesteptrain.methods.one_step.first_order import FirstOrder
-from onesteptrain.pool import Sample
 from onesteptrain.proxy import Encoded
-from onesteptrain.scores import Record
+from onesteptrain.storage.score_table import Record
 from onesteptrain.utility import AnchorGroup, Preconditioner, measure_anchors
 from onesteptrain.utility.anchoring import in_parts, without
 from onesteptrain.utility.encoded import encode

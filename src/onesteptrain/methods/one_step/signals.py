@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from onesteptrain.proxy import Encoded
-from onesteptrain.scores import Record, Value
+from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility import AnchorGroup
 
 CONFIDENCE = 0.95

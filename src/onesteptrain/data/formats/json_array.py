@@ -1,0 +1,155 @@
+"""A JSON array of objects, read in pieces: memory holds one row and one chunk, however long the file is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from onesteptrain.data.formats.container import LARGEST_ROW, RawRow, RowNumbers
+from onesteptrain.errors import PoolError
+
+_SPACE = " \t\n\r"
+
+_CUT_TOKEN = 16
+"""An error this near to the end of what was read may be a token cut in two, such as `-Infinit` or `\\ud83d\\u`."""
+
+
+class Element(NamedTuple):
+    """One element of the array."""
+
+    gap: str
+    """What stands between it and the element before: bracket or comma, and white space."""
+
+    text: str
+    value: object
+
+
+@dataclass(frozen=True)
+class JsonArray:
+    """A container: one JSON file that holds a list."""
+
+    path: Path
+    chunk: int = 2**18
+    """Characters that are read at a time."""
+
+    largest_row: int = LARGEST_ROW
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
+        """All rows in order."""
+        with self._open(self.path) as stream:
+            for row, element in enumerate(_Reader(self, stream).elements()):
+                yield RawRow(f"{self.path.name}[{row}]", element.value)
+
+    def count(self) -> int:
+        """Number of rows; reads the whole file."""
+        return sum(1 for _ in self.raw_rows())
+
+    def copy_rows(self, rows: RowNumbers, out: Path) -> int:
+        """Write the chosen elements as an array; all of them give the whole file again, byte for byte."""
+        copied, head = 0, "["
+        with self._open(self.path) as stream, self._open(out, "w") as file:
+            reader = _Reader(self, stream)
+            for row, element in enumerate(reader.elements()):
+                head = element.gap if row == 0 else head
+                if copied < len(rows) and rows[copied] == row:
+                    file.write((element.gap if copied else head) + element.text)
+                    copied += 1
+            file.write(reader.tail if copied else "[]\n")
+        return copied
+
+    @staticmethod
+    def _open(path: Path, mode: str = "r") -> IO[str]:
+        """Text that gives its bytes back exactly: broken UTF-8 and line ends included."""
+        return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+class _Reader:
+    """Walks over the array; `_text` is the part in memory, which begins with the gap before the next element."""
+
+    def __init__(self, array: JsonArray, stream: IO[str]) -> None:
+        self._array, self._stream = array, stream
+        self._decoder = json.JSONDecoder()
+        self._text, self._mark, self._position = "", 0, 0
+        self._line = 1  # of the first character in memory
+
+    def elements(self) -> Iterator[Element]:
+        """The elements in order.
+
+        Raises:
+            PoolError: the array is broken, or a row is too long.
+        """
+        if self._next() == "\ufeff":
+            self._position += 1
+        self._expect("[", "'[' at the start of an array")
+        more = self._next() != "]"
+        while more:
+            self._next()
+            value, end = self._decode()
+            yield Element(self._text[self._mark : self._position], self._text[self._position : end], value)
+            self._mark = self._position = end
+            if more := self._next() != "]":
+                self._expect(",", "',' or ']' after an element")
+        self._position += 1
+        if self._next():
+            raise self._broken("there is text after the end of the array")
+
+    @property
+    def tail(self) -> str:
+        """What stands after the last element, once all have been read."""
+        return self._text[self._mark :]
+
+    def _next(self) -> str:
+        """Move to the next character that is no white space; empty at the end of the file."""
+        while True:
+            while (char := self._text[self._position : self._position + 1]) and char in _SPACE:
+                self._position += 1
+            if char or not self._read_on():
+                return char
+
+    def _expect(self, char: str, what: str) -> None:
+        if self._next() != char:
+            found = self._text[self._position : self._position + 20]
+            raise self._broken(f"{what} is needed, found {found!r}" if found else f"the file ends without {what}")
+        self._position += 1
+
+    def _decode(self) -> tuple[object, int]:
+        """The value at the position and where it ends; reads on while it may be cut off."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._position)
+                if end <= len(self._text) - _CUT_TOKEN or not self._read_on():
+                    return value, end
+            except json.JSONDecodeError as error:
+                cut_off = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - _CUT_TOKEN
+                if not (cut_off and self._read_on()):
+                    raise self._broken(error.msg, error.pos) from error
+            except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
+                raise self._broken(str(error)) from error
+
+    def _read_on(self) -> bool:
+        """Read a chunk, or as much again as is pending, so that a long row is not parsed often; False at the end."""
+        pending = len(self._text) - self._mark
+        if pending > self._array.largest_row:
+            raise self._broken(f"a row is longer than {self._array.largest_row:,} characters")
+        more = self._stream.read(max(self._array.chunk, pending))
+        if not more:
+            return False
+        self._line += self._text.count("\n", 0, self._mark)
+        self._text = self._text[self._mark :] + more
+        self._position, self._mark = self._position - self._mark, 0
+        return True
+
+    def _broken(self, what: str, at: int | None = None) -> PoolError:
+        line = self._line + self._text.count("\n", 0, self._position if at is None else at)
+        return PoolError(
+            f"{self._array.path}: line {line}: invalid JSON array ({what}); mend the file there, "
+            "or convert it to JSONL, where a broken row does not stop the rows after it"
+        )

@@ -1,0 +1,6 @@
+"""Final answers: find the one that a text states, and tell whether two mean the same."""
+
+from onesteptrain.evaluation.answers.equivalence import same_answer
+from onesteptrain.evaluation.answers.extraction import extract_answer, is_correct
+
+__all__ = ["extract_answer", "is_correct", "same_answer"]

@@ -1,0 +1,162 @@
+"""The demo: the built-in digits world through every step, with targets trained on each subset side by side.
+
+The same code runs as on real data and real checkpoints; what is small is the world. The planted labels are read in one
+place only, to say in the table how many of the kept rows are clean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onesteptrain.data.pool import open_pool
+from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.evaluation import EvaluateOptions
+from onesteptrain.jobs.comparison import Compared, Comparison, MethodArm, compare
+from onesteptrain.jobs.steps import (
+    AnchorOptions,
+    Tell,
+    audit_facts,
+    audit_into,
+    make_setting,
+    read_anchors,
+    select_into,
+)
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.proxy import LoadOptions
+from onesteptrain.reporting import write_report
+from onesteptrain.reporting.comparison import comparison_table, write_comparison
+from onesteptrain.scoring.audit import AuditOptions
+from onesteptrain.storage.run_directory import Run, write_json
+from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.training.finetuning import FinetuneOptions
+
+WARMUP = FinetuneOptions(epochs=10, batch_size=32, learning_rate=3e-4)
+TARGET = FinetuneOptions(batch_size=32, learning_rate=2e-3)
+BRIEF = FinetuneOptions(batch_size=16, learning_rate=5e-4)
+"""Of the demo, which has to be short; both rates were chosen in experiments/digits_world."""
+ANSWERS = EvaluateOptions(max_new_tokens=48, batch_size=200, by=("skill",))
+CHART_ANSWERS = dataclasses.replace(ANSWERS, max_new_tokens=96)
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """How large the demo is."""
+
+    pool_rows: int = 1600
+    """Rows of the pool, half of them bad."""
+
+    seeds: int = 3
+    """Trained targets of each arm."""
+
+    steps: int = 80
+    """Optimizer steps of each target (Protocol B)."""
+
+    shares: tuple[float, ...] = (0.2, 0.5)
+    """Budgets of the subsets, as shares of the pool."""
+
+    workers: int = 0
+    """Targets that are trained at a time; 0 is one for each processor."""
+
+    def __post_init__(self) -> None:
+        if self.pool_rows < 400 or self.seeds < 1 or self.steps < 1:
+            raise ConfigError("a demo needs at least 400 pool_rows, 1 of seeds and 1 of steps")
+
+
+def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: Tell = print) -> list[dict[str, Any]]:
+    """Take the digits world through every step.
+
+    Args:
+        out: New folder for all that is made.
+        options: How large.
+        overwrite: Delete the folder of an earlier demo.
+        tell: Told in a line what each step has done.
+
+    Returns:
+        One record an arm and seed; also in OUT/results.json.
+
+    Raises:
+        RunError: the folder exists.
+    """
+    started = time.monotonic()
+    _make_room(out, overwrite=overwrite)
+    world = make_world(WorldOptions(pool_rows=options.pool_rows), out / "world")
+    tell(f"world: {options.pool_rows} rows, half of them bad in one of six ways: {world.pool}")
+    done = compare(_comparison(world, out, options), workers=options.workers, tell=tell)
+    write_json(out / "results.json", done.records)
+    write_comparison(done.records, done.differences, out / "comparison")
+    report = _explain(world, done, out, options, tell)
+    tell("\n" + comparison_table(done.records, done.differences))
+    tell(f"\nreport: {report}\nall of it in {time.monotonic() - started:.0f} s")
+    return done.records
+
+
+def digits_comparison(world: World, out: Path, **changes: Any) -> Comparison:
+    """A comparison in a digits world with its packaged models: the demo's, and the start of the experiments."""
+    models = {"target": str(checkpoint("target")), "proxy": str(checkpoint("proxy"))}
+    return Comparison(**_settings(world, out) | models | {"evaluate": ANSWERS} | changes)
+
+
+def charts_comparison(world: World, out: Path, **changes: Any) -> Comparison:
+    """A comparison in a charts world with its packaged models."""
+    models = {"target": str(checkpoint("charts_target")), "proxy": str(checkpoint("charts_proxy"))}
+    return Comparison(**_settings(world, out) | models | {"evaluate": CHART_ANSWERS} | changes)
+
+
+def _settings(world: World, out: Path) -> dict[str, Any]:
+    """What the comparisons in the built-in worlds have in common."""
+    return {
+        "pool": world.pool,
+        "heldout": world.heldout,
+        "anchor_by": ("skill", "level"),
+        "benchmark": world.benchmark,
+        "truth": world.truth,
+        "out": out,
+        "warmup": WARMUP,
+        "train": TARGET,
+        "loading": LoadOptions(device="cpu"),
+    }
+
+
+def _comparison(world: World, out: Path, options: DemoOptions) -> Comparison:
+    return digits_comparison(
+        world,
+        out / "comparison",
+        methods={"ost": MethodArm(), "ost-set": MethodArm(), "random": MethodArm()},
+        shares=tuple(f"{100 * share:g}%" for share in options.shares),
+        train=dataclasses.replace(BRIEF, steps=options.steps),
+        seeds=options.seeds,
+        truth=world.truth,
+        references=("full", "random"),
+    )
+
+
+def _explain(world: World, done: Compared, out: Path, options: DemoOptions, tell: Tell) -> Path:
+    """Subsets, audit and report of the scores."""
+    run = done.scores["ost"]
+    for share in options.shares:
+        subset = out / f"subset-{100 * share:g}percent.jsonl"
+        chosen = select_into(run, subset, keep=f"{100 * share:g}%")
+        tell(f"selected {len(chosen.rows)} rows: {subset}")
+    asked = Run(run).config["score"]
+    anchors = read_anchors(Path(asked["anchors"]), None, AnchorOptions(Path(asked["anchor_image_root"])))
+    method, auditing = OneStep(), AuditOptions(rows=40, step_sizes=(1e-4, 1e-3))
+    setting = make_setting(asked["proxy"], None, anchors, 0)
+    audit = audit_into(out / "audit.json", open_pool(world.pool), method, setting, auditing)
+    lines = [f"rank correlation {row.spearman.value:.3f} at step {row.step_size:.0e}" for row in audit.sizes]
+    tell(f"audit: first order against the exact step on {audit.rows} rows: {', '.join(lines)}")
+    facts = audit_facts(audit, method, auditing)
+    return write_report(run, out / "report.html", results=done.records, audit=facts)
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    ours = out.is_dir() and ((out / "world").is_dir() or not any(out.iterdir()))
+    if out.exists() and not (overwrite and ours):
+        raise RunError(f"output folder {out} exists; choose another --out, or add --overwrite if it is an earlier demo")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)

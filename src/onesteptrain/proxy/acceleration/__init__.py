@@ -1,0 +1,1 @@
+"""What makes passes of a proxy cheaper, and changes no result."""

@@ -1,0 +1,28 @@
+"""Which rows are explained: those that look unlike the anchors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesteptrain.reporting.diagnosis.measured import Means
+from onesteptrain.selection.trust import suspicions
+
+LEVEL = 0.99
+"""Share of the anchors that are called harmless."""
+
+RULE = "utility below 0 and below that of 99 % of the anchors, or more suspicious than 99 % of the anchors"
+
+
+def harmful_rows(rows: Means, anchors: Means) -> NDArray[np.bool_]:
+    """Which rows harm, or look unlike the anchors in harm, loss and worst loss together.
+
+    Negative utility alone would name every fifth clean row in the digits world: see `experiments/token_harm`.
+    """
+    theirs = anchors.signals[np.isfinite(anchors.signals).all(1)]
+    scored = np.asarray(np.isfinite(rows.signals).all(1))
+    lowest = min(0.0, float(np.nanquantile(anchors.utility, 1 - LEVEL)))
+    found = np.zeros(len(scored), np.bool_)
+    suspicion, usual = suspicions(rows.signals[scored], theirs)
+    found[scored] = (suspicion > np.quantile(usual, LEVEL)) | (rows.utility[scored] < lowest)
+    return found

@@ -1,0 +1,1 @@
+"""Score a pool shard by shard, audit the score, forecast the cost."""

@@ -1,0 +1,142 @@
+"""What scoring a pool will take, told from a few of its rows: time, memory and disk."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from scipy.stats import t as student
+
+from onesteptrain.data.pool import Pool, Sample
+from onesteptrain.errors import ConfigError, PoolError
+from onesteptrain.methods import Scorer
+from onesteptrain.scoring.audit import draw_rows
+from onesteptrain.scoring.score import score_rows
+from onesteptrain.storage.score_table import Record, to_table, write_table
+
+_CHUNKS = 4
+"""Groups that the drawn rows are timed in, after one that warms up caches and kernels."""
+
+_CONFIDENCE = 0.95
+
+
+class Forecast(NamedTuple):
+    """What scoring all rows is expected to take on this machine, as busy as it is now."""
+
+    rows: int
+    """Of the pool."""
+
+    tried: int
+    """Rows that were scored for the forecast."""
+
+    failed: int
+    """Of these, rows with a reason in place of a score."""
+
+    prepare_seconds: float
+    """Loading the proxy and measuring the anchors."""
+
+    seconds_per_row: float
+    seconds: float
+    """For all, preparation included."""
+
+    seconds_low: float
+    seconds_high: float
+    """95 % interval of the mean, from how the tried groups differ; slow rows that were not drawn can exceed it."""
+
+    memory_bytes: int
+    """Highest memory of this process so far; chunks are no larger later."""
+
+    device_memory_bytes: int | None
+    """Highest memory on the GPU so far; None without one."""
+
+    disk_bytes: int
+    """At the moment of merging, when shards and table stand side by side."""
+
+
+def forecast(pool: Pool, prepare: Callable[[], Scorer], *, rows: int = 80, seed: int = 0) -> Forecast:
+    """Score a few rows, drawn at random, and say what all of them will take; nothing is kept.
+
+    Args:
+        pool: The samples.
+        prepare: Makes the scorer; timed.
+        rows: Rows to try, at least 20.
+        seed: Of the draw.
+
+    Raises:
+        ConfigError: too few rows to time.
+        PoolError: the pool holds no row that can be read.
+    """
+    if rows < 5 * _CHUNKS:
+        raise ConfigError(f"a forecast from {rows} rows says little; give at least {5 * _CHUNKS}")
+    total = pool.count()
+    drawn = draw_rows(pool, rows, seed)
+    if not drawn:
+        raise PoolError(f"{pool.path} holds no row that can be read; mend the pool")
+    started = time.perf_counter()
+    scorer = prepare()
+    prepared = time.perf_counter() - started
+    timed, records = _time(scorer, drawn)
+    per_row = sum(timed) / len(timed)
+    reach = _reach(timed)
+    disk = 2 * _bytes(drawn, records) * total // len(records)
+    low, high = (prepared + total * max(per_row + sign * reach, 0.0) for sign in (-1, 1))
+    return Forecast(
+        total,
+        len(drawn),
+        sum(record.reason is not None for record in records),
+        prepared,
+        per_row,
+        prepared + total * per_row,
+        low,
+        high,
+        _memory(),
+        _device_memory(),
+        disk,
+    )
+
+
+def _time(scorer: Scorer, drawn: Sequence[Sample]) -> tuple[list[float], list[Record]]:
+    """Seconds a row of each group but the first, and all records."""
+    size = max(1, len(drawn) // (_CHUNKS + 1))
+    timed, records = [], []
+    for start in range(0, len(drawn), size):
+        group = drawn[start : start + size]
+        began = time.perf_counter()
+        records += score_rows(scorer, group)
+        if start or len(drawn) <= size:
+            timed.append((time.perf_counter() - began) / len(group))
+    return timed, records
+
+
+def _reach(timed: Sequence[float]) -> float:
+    """Half the width of the interval of a mean."""
+    count = len(timed)
+    if count < 2:
+        return 0.0
+    mean = sum(timed) / count
+    variance = sum((one - mean) ** 2 for one in timed) / (count - 1)
+    return float(student.ppf((1 + _CONFIDENCE) / 2, count - 1) * math.sqrt(variance / count))
+
+
+def _bytes(drawn: Sequence[Sample], records: Sequence[Record]) -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "scores.parquet"
+        write_table(to_table((one.uid, one.row, record) for one, record in zip(drawn, records, strict=True)), path)
+        return path.stat().st_size
+
+
+def _memory() -> int:
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else 1024 * highest  # Linux counts in kilobytes
+
+
+def _device_memory() -> int | None:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -1,0 +1,1 @@
+"""Fine-tune models: the warm-up of the proxy, and the target."""
