@@ -27,7 +27,6 @@ from onesteptrain.cascading.seeing import Positions, Seen, see
 from onesteptrain.cascading.tables import cascade_table, landmark_table
 from onesteptrain.data.pool import Pool, Sample, Unreadable
 from onesteptrain.methods import Method, Scorer, Stages
-from onesteptrain.methods.uniform import uniform
 from onesteptrain.scoring.score import (
     Ahead,
     Progress,
@@ -39,6 +38,7 @@ from onesteptrain.scoring.score import (
 )
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import REFERENCE, ScoreTable, write_table
+from onesteptrain.storage.seeds import uniform
 
 _MOST_DRAWN = 1000
 

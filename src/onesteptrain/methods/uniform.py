@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +9,7 @@ from typing import ClassVar
 from onesteptrain.data.pool import Sample
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.storage.score_table import Record
+from onesteptrain.storage.seeds import uniform
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,3 @@ class Random:
             return [Record(uniform(setting.seed, sample.uid)) for sample in samples]
 
         return score
-
-
-def uniform(seed: int, uid: str) -> float:
-    """A number in [0, 1) that is a function of its arguments alone."""
-    digest = hashlib.blake2b(f"{seed}:{uid}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

@@ -21,7 +21,7 @@ from onesteptrain.data.pool import Sample, Unreadable
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.methods.uniform import uniform
+from onesteptrain.storage.seeds import uniform
 
 _RESAMPLES = 2000
 

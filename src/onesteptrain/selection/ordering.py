@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -16,6 +15,7 @@ from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.setwise import setwise_order
 from onesteptrain.selection.vectors import REPRESENTATION, read_vectors
 from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.storage.seeds import seeded_bits
 
 _HASHED_AT_A_TIME = 65_536
 
@@ -54,16 +54,9 @@ def draw(table: ScoreTable, passed: Positions, options: SelectOptions, wanted: W
 def random_keys(table: ScoreTable, positions: Positions, seed: int) -> NDArray[np.uint64]:
     """A number for each row that is a function of the seed and its uid."""
     uids = table.read(["uid"])["uid"].take(positions)
-    seeded = hashlib.blake2b(f"draw:{seed}:".encode(), digest_size=8)
-
-    def digest(uid: str) -> bytes:
-        one = seeded.copy()
-        one.update(uid.encode())
-        return one.digest()
-
     starts = range(0, len(uids), _HASHED_AT_A_TIME)
-    digests = [b"".join(map(digest, uids.slice(start, _HASHED_AT_A_TIME).to_pylist())) for start in starts]
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+    named = (uid for start in starts for uid in uids.slice(start, _HASHED_AT_A_TIME).to_pylist())
+    return np.fromiter((seeded_bits("draw", seed, uid) for uid in named), np.uint64, len(uids))
 
 
 def top_rows(values: NDArray[np.float64], count: int) -> Positions:

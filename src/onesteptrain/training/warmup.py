@@ -9,7 +9,6 @@ LESS, get states from on the way.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.proxy import Proxy
 from onesteptrain.storage.atomic import whole_folder
 from onesteptrain.storage.run_directory import write_json
+from onesteptrain.storage.seeds import uniform
 from onesteptrain.training.encodings import encode_all
 from onesteptrain.training.finetuning import FinetuneOptions, Progress, finetune
 from onesteptrain.utility.checkpoints import WarmCheckpoint, write_checkpoint
@@ -124,8 +124,7 @@ def warm_up(
 def draw(samples: Iterable[Sample | Unreadable], share: float, *, seed: int) -> Iterator[Sample | Unreadable]:
     """The rows whose hash of seed and uid falls below the share."""
     for sample in samples:
-        digest = hashlib.blake2b(f"warm-up:{seed}:{sample.uid}".encode(), digest_size=8).digest()
-        if int.from_bytes(digest, "big") / 2**64 < share:
+        if uniform("warm-up", seed, sample.uid) < share:
             yield sample
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -14,6 +13,7 @@ from torch import Tensor
 from onesteptrain.errors import AnchorError, ModelError
 from onesteptrain.proxy import Batch, Encoded, Proxy, in_batches
 from onesteptrain.proxy.memory import clear_device_cache, out_of_memory
+from onesteptrain.storage.seeds import seeded_bits
 
 T = TypeVar("T")
 
@@ -132,8 +132,7 @@ def without(total: AnchorGroup, part: AnchorGroup, *, share: float) -> AnchorGro
 
 def in_parts(items: Sequence[T], parts: int, *, seed: int) -> list[list[T]]:
     """Split at random into parts whose sizes differ by one at most."""
-    digest = hashlib.blake2b(f"parts:{seed}".encode(), digest_size=8).digest()
-    order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(items))
+    order = np.random.default_rng(seeded_bits("parts", seed)).permutation(len(items))
     return [[items[place] for place in sorted(order[part::parts])] for part in range(parts)]
 
 

@@ -20,11 +20,11 @@ from onesteptrain.jobs.comparison.request import Comparison, MethodArm
 from onesteptrain.jobs.second_pass import FirstLook, look_again
 from onesteptrain.jobs.steps import AnchorOptions, Tell, provide_anchors, provide_proxy, score_into
 from onesteptrain.methods import essential_options, method_class
-from onesteptrain.methods.uniform import uniform
 from onesteptrain.selection import parse_budget, parse_floor, select_rows
 from onesteptrain.storage.fingerprints import as_place, content_id
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.storage.seeds import uniform
 from onesteptrain.training.warmup import WarmupOptions
 
 Rows = NDArray[np.int64]

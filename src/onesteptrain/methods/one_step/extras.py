@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from onesteptrain.data.images import load_image
 from onesteptrain.data.pool import ImageRef, Sample
 from onesteptrain.proxy import Encoded, Encoder, Proxy
 from onesteptrain.storage.score_table import Record, Value
+from onesteptrain.storage.seeds import seeded_bits
 from onesteptrain.utility.encoded import encode
 from onesteptrain.utility.per_sample import Measure, Measured, both, per_sample, sketches, squares
 from onesteptrain.utility.representing import represent
@@ -136,8 +136,8 @@ class Ablations:
         others = [one.images[0] for one in self._pictured if one.uid != sample.uid]
         if not sample.images or not others:
             return None
-        digest = hashlib.blake2b(f"swap:{self.seed}:{sample.uid}".encode(), digest_size=8).digest()
-        return with_images(sample, [others[int.from_bytes(digest, "big") % len(others)]] * len(sample.images))
+        other = others[seeded_bits("swap", self.seed, sample.uid) % len(others)]
+        return with_images(sample, [other] * len(sample.images))
 
     @cached_property
     def _pictured(self) -> list[Sample]:
