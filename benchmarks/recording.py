@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.atomic import write_text
 
 RESULTS = Path(__file__).parent / "results.json"
 

@@ -1,4 +1,4 @@
-"""Run directories: who may write where, and what is kept."""
+"""Run directories and whole files: who may write where, and what is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.storage.run_directory import Run, begin_run, fingerprint, write_json, write_text
+from onesteptrain.storage.atomic import whole, write_json, write_text
+from onesteptrain.storage.fingerprints import fingerprint
+from onesteptrain.storage.run_directory import Run, begin_run
 
 CONFIG = {"score": {"method": "random", "step": 0.5, "by": ["a"]}}
 INPUTS = {"pool": "abc"}
@@ -163,3 +165,25 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "file", float("nan"))
     assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_written_whole_takes_the_place_of_the_old_or_leaves_it(tmp_path, folder):
+    out = tmp_path / "new" / "out"
+
+    def write(text, *, fail=False):
+        with whole(out) as part:
+            if folder:
+                part.mkdir()
+            (part / "text" if folder else part).write_text(text)
+            if fail:
+                raise KeyboardInterrupt
+
+    write("old")
+    with pytest.raises(KeyboardInterrupt):
+        write("half", fail=True)
+    assert (out / "text" if folder else out).read_text() == "old"
+    (tmp_path / "new" / "out.part").write_text("left by a process that was killed")
+    write("new")
+    assert (out / "text" if folder else out).read_text() == "new"
+    assert list((tmp_path / "new").iterdir()) == [out]

@@ -21,7 +21,7 @@ from onesteptrain.jobs.steps import readable
 from onesteptrain.methods.one_step.signals import interval_signals
 from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
 from onesteptrain.selection.certainty import anchor_curve
-from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.atomic import write_text
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import WorldOptions, make_world
 from onesteptrain.training.warmup import WarmupOptions, warm_up

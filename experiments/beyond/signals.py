@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from onesteptrain.selection.trust import SECOND_SIGNALS, can_trust, measure_trust
-from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.atomic import write_text
 from onesteptrain.storage.score_table import ScoreTable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))

@@ -19,7 +19,7 @@ from onesteptrain.data.pool import open_pool
 from onesteptrain.jobs.steps import score_into
 from onesteptrain.methods.deita import Deita
 from onesteptrain.selection import SelectOptions, select_rows
-from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.atomic import write_text
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import WorldOptions, make_world

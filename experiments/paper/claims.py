@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onesteptrain.reporting.comparison import ArmResult, summarize_arms
-from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.atomic import write_text
 
 TABLES = Path(__file__).parent / "tables"
 STRICT, LENIENT = ">=0.5", "81%"

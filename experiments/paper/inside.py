@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.selection import SelectOptions, select_rows
-from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.atomic import write_text
 from onesteptrain.storage.score_table import ScoreTable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))

@@ -21,7 +21,7 @@ import torch
 
 from onesteptrain.jobs.comparison import Comparison, MethodArm
 from onesteptrain.jobs.demo import TARGET, digits_comparison
-from onesteptrain.storage.run_directory import write_json
+from onesteptrain.storage.atomic import write_json
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onesteptrain.jobs.comparison import Comparison, compare
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
-from onesteptrain.storage.run_directory import write_json
+from onesteptrain.storage.atomic import write_json
 
 
 def run(name: str, job: Comparison, *, world: str, workers: int, publish: Path) -> None:

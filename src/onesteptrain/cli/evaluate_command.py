@@ -19,7 +19,7 @@ from onesteptrain.evaluation.running import REPLIES, evaluate_into
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.steps import plain
 from onesteptrain.proxy import LoadOptions
-from onesteptrain.storage.run_directory import fingerprint
+from onesteptrain.storage.fingerprints import fingerprint
 
 Flat = Parameter(name="*")
 

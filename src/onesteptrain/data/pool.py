@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +22,7 @@ from onesteptrain.data.formats.schemas import COLUMNS, FormatName, detect_format
 from onesteptrain.data.formats.turns import ImageRef, Role, Turn
 from onesteptrain.data.formats.uids import UidCounter, base_uid
 from onesteptrain.errors import PoolError, SampleError
+from onesteptrain.storage.atomic import whole
 
 __all__ = ["FormatName", "ImageRef", "Pool", "Role", "Sample", "Turn", "Unreadable", "open_pool", "write_subset"]
 
@@ -163,17 +162,11 @@ def write_subset(pool: Pool, rows: Iterable[int], out: str | Path, *, overwrite:
     """
     out = Path(out)
     chosen = _rising(rows)
-    part = out.with_name(out.name + ".part")
-    _refuse_target(pool.path.resolve(), out.resolve(), part.resolve(), overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove(part)
-    try:
+    _refuse_target(pool.path.resolve(), out.resolve(), overwrite)
+    with whole(out) as part:
         copied = pool.container.copy_rows(chosen, part)
         if copied != len(chosen):
             raise PoolError(f"{pool.path}: row {chosen[copied]} is asked for, but the last row is {pool.count() - 1}")
-        _replace(part, out)
-    finally:
-        _remove(part)
     return copied
 
 
@@ -198,25 +191,8 @@ def _rising(rows: Iterable[int]) -> RowNumbers:
     return chosen
 
 
-def _refuse_target(pool: Path, out: Path, part: Path, overwrite: bool) -> None:
-    if pool in (out, part) or pool in out.parents or out in pool.parents:
+def _refuse_target(pool: Path, out: Path, overwrite: bool) -> None:
+    if pool in (out, out.with_name(out.name + ".part")) or pool in out.parents or out in pool.parents:
         raise PoolError(f"{out}: is the pool itself or holds it; give another path for the subset")
     if out.exists() and not overwrite:
         raise PoolError(f"{out}: exists; give another path, or ask to overwrite it")
-
-
-def _replace(part: Path, out: Path) -> None:
-    """Put the finished part in place; what is there steps aside first where a folder is in play: those do not swap."""
-    aside = out.with_name(out.name + ".old.part")
-    if out.exists() and (out.is_dir() or part.is_dir()):
-        _remove(aside)
-        os.replace(out, aside)
-    os.replace(part, out)
-    _remove(aside)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

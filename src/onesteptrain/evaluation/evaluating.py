@@ -16,8 +16,7 @@ from onesteptrain.evaluation.generation import Reply, generate
 from onesteptrain.evaluation.journal import Journal
 from onesteptrain.evaluation.summary import Accuracy, accuracy_by, wilson
 from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
-from onesteptrain.storage.atomic import whole_folder
-from onesteptrain.storage.run_directory import write_json, write_text
+from onesteptrain.storage.atomic import whole_folder, write_json, write_text
 
 RESULTS = "results.jsonl"
 SUMMARY = "summary.json"

@@ -18,7 +18,8 @@ from onesteptrain.evaluation.evaluating import (
     summary_facts,
     write_results,
 )
-from onesteptrain.storage.run_directory import begin_run, write_json
+from onesteptrain.storage.atomic import write_json
+from onesteptrain.storage.run_directory import begin_run
 
 REPLIES = "replies.part.jsonl"
 """Replies of an evaluation that is not done yet."""

@@ -31,7 +31,8 @@ from onesteptrain.proxy import LoadOptions
 from onesteptrain.reporting import write_report
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.scoring.audit import AuditOptions
-from onesteptrain.storage.run_directory import Run, write_json
+from onesteptrain.storage.atomic import write_json
+from onesteptrain.storage.run_directory import Run
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 from onesteptrain.training.finetuning import FinetuneOptions

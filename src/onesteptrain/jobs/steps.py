@@ -23,8 +23,9 @@ from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
 from onesteptrain.methods import Method, Scorer, Setting, Staged, essential_options, incidental_options
 from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, nothing_ahead, score_pool
 from onesteptrain.selection import Selection, SelectOptions, select_subset
-from onesteptrain.storage.fingerprints import names_file
-from onesteptrain.storage.run_directory import Run, begin_run, fingerprint, write_json
+from onesteptrain.storage.atomic import write_json
+from onesteptrain.storage.fingerprints import fingerprint, names_file
+from onesteptrain.storage.run_directory import Run, begin_run
 from onesteptrain.storage.score_table import ScoreTable
 
 if TYPE_CHECKING:  # these load torch, which drawing anchors and selecting do without

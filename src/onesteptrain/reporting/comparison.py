@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy.stats import t as student
 
 from onesteptrain.reporting.figures import INK, STYLE, need_matplotlib
-from onesteptrain.storage.run_directory import write_text
+from onesteptrain.storage.atomic import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,7 +25,8 @@ from onesteptrain.reporting.counting import (
 from onesteptrain.reporting.evidence import read_audit, summarize_results
 from onesteptrain.reporting.examples import read_ends
 from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
-from onesteptrain.storage.run_directory import Run, write_text
+from onesteptrain.storage.atomic import write_text
+from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
 
 _SIGNALS = ("utility", "harm", "gain", "loss")

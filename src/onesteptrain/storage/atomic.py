@@ -1,14 +1,36 @@
-"""Output folders that appear whole or not at all."""
+"""The one way to write a file or a folder: it appears whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from onesteptrain.errors import RunError
+
+
+@contextlib.contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A path to write a file or make a folder at; it takes its place when the block ends without an error.
+
+    The path is free and its parent is there. What stands at `out` is replaced.
+    """
+    part, aside = out.with_name(out.name + ".part"), out.with_name(out.name + ".old.part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove(part)  # left by a process that was killed
+    try:
+        yield part
+        if out.exists() and (out.is_dir() or part.is_dir()):  # folders do not swap: the old one steps aside
+            _remove(aside)
+            os.replace(out, aside)
+        os.replace(part, out)
+        _remove(aside)
+    finally:
+        _remove(part)
 
 
 @contextlib.contextmanager
@@ -24,17 +46,21 @@ def whole_folder(out: Path, *, marker: str, overwrite: bool) -> Iterator[Path]:
         RunError: the place is taken.
     """
     _refuse_taken(out, marker, overwrite)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
-    part.mkdir(parents=True)
-    try:
+    with whole(out) as part:
+        part.mkdir()
         yield part
         _refuse_taken(out, marker, overwrite)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _refuse_taken(out: Path, marker: str, overwrite: bool) -> None:
@@ -44,3 +70,10 @@ def _refuse_taken(out: Path, marker: str, overwrite: bool) -> None:
         raise RunError(f"output {out} exists and is no folder with a {marker}; choose another --out")
     if not overwrite:
         raise RunError(f"output {out} exists; choose another --out, or add --overwrite")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

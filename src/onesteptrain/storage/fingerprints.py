@@ -1,4 +1,4 @@
-"""Short names for requests, by the content of all that they depend on."""
+"""Names by content: of files and folders, and of requests with all that they depend on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,30 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onesteptrain.storage.run_directory import fingerprint
+
+def fingerprint(path: str | Path) -> str:
+    """Hash of the content of a file or of all files in a folder; a name that is no path stands for itself."""
+    path = Path(path)
+    if not path.exists():
+        return f"name:{path}"
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{total.hexdigest()}"
 
 
 def content_id(values: Iterable[Any]) -> str:
     """A short name for a request: the same for the same values and the same content of the files that they name."""
     text = json.dumps([_content(value) for value in values], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return short_hash(text, 6)
+
+
+def short_hash(text: str, size: int) -> str:
+    """A hash of so many bytes, in hex digits."""
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
 def _content(value: Any) -> Any:

@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import fcntl
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -25,6 +24,7 @@ from typing import Any
 import yaml
 
 from onesteptrain.errors import OneStepError, RunError
+from onesteptrain.storage.atomic import write_json, write_text
 
 _PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
 
@@ -97,32 +97,6 @@ def begin_run(
             if not _holds_more(path):  # a request that was refused at once must not keep its mended self out
                 _empty(path)
             raise
-
-
-def fingerprint(path: str | Path) -> str:
-    """Hash of the content of a file or of all files in a folder; a name that is no path stands for itself."""
-    path = Path(path)
-    if not path.exists():
-        return f"name:{path}"
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    total = hashlib.sha256()
-    for file in files:
-        total.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{total.hexdigest()}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _check(

@@ -7,7 +7,6 @@ none), `reason` (string, null where there is a score), then the method's own col
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
+from onesteptrain.storage.atomic import whole
 
 BASE_COLUMNS = ("uid", "row", "score", "reason")
 _BASE_TYPES = {"uid": pa.string(), "row": pa.int64(), "score": pa.float64(), "reason": pa.string()}
@@ -64,9 +64,8 @@ def to_table(placed: Iterable[tuple[str, int, Record]]) -> pa.Table:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    pq.write_table(table, part, row_group_size=_ROW_GROUP, compression=_COMPRESSION)
-    os.replace(part, path)
+    with whole(path) as part:
+        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression=_COMPRESSION)
 
 
 def merge(shards: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> None:
@@ -79,11 +78,9 @@ def merge(shards: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> No
     """
     schema = pa.unify_schemas([pq.read_schema(shard) for shard in shards], promote_options="permissive")
     schema = pa.schema(_order(schema), metadata=dict(metadata))
-    part = path.with_name(path.name + ".part")
-    with pq.ParquetWriter(part, schema, compression=_COMPRESSION) as writer:
+    with whole(path) as part, pq.ParquetWriter(part, schema, compression=_COMPRESSION) as writer:
         for group in _grouped(shards, schema):
             writer.write_table(group, row_group_size=_ROW_GROUP)
-    os.replace(part, path)
 
 
 def _order(schema: pa.Schema) -> list[pa.Field]:

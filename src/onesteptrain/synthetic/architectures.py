@@ -5,12 +5,11 @@ Nothing is downloaded: the weights are random, and the tokenizer is a byte-level
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.storage.atomic import whole
 from onesteptrain.synthetic.families import BUILDERS, Architecture
 from onesteptrain.synthetic.sizes import ModelSize
 
@@ -39,15 +38,13 @@ def build_checkpoint(
         raise ConfigError(f"architecture {architecture!r} is not known; choose {', '.join(BUILDERS)}")
     if folder.exists():
         raise RunError(f"{folder}: exists; give a new folder for the checkpoint")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = BUILDERS[architecture](size or ModelSize(), texts)
     built.model.generation_config.eos_token_id = built.processor.tokenizer.eos_token_id
     built.model.generation_config.pad_token_id = built.processor.tokenizer.pad_token_id
-    part.mkdir(parents=True)
-    built.model.save_pretrained(part)
-    built.processor.save_pretrained(part)
-    os.replace(part, folder)
+    with whole(folder) as part:
+        part.mkdir()
+        built.model.save_pretrained(part)
+        built.processor.save_pretrained(part)
     return folder

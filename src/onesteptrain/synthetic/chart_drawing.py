@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from onesteptrain.errors import MissingExtraError
+from onesteptrain.storage.fingerprints import short_hash
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -92,8 +92,7 @@ def with_values(generator: np.random.Generator, chart: Chart) -> Chart:
 
 def owner(chart: Chart) -> Part:
     """The part of the world that a chart belongs to: no chart is in two parts, whatever the seed of the world."""
-    digest = hashlib.blake2b(repr(tuple(chart)).encode(), digest_size=4).digest()
-    place = int.from_bytes(digest, "big") / 2**32
+    place = int(short_hash(repr(tuple(chart)), 4), 16) / 2**32
     ends = np.cumsum(list(_SHARES.values()))
     return list(_SHARES)[min(int(np.searchsorted(ends, place, side="right")), len(_SHARES) - 1)]
 

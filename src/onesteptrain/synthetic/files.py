@@ -7,12 +7,9 @@ wrong with it, and where.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onesteptrain.errors import RunError
+from onesteptrain.storage.atomic import whole
+from onesteptrain.storage.fingerprints import short_hash
 
 FileName = Literal["pool", "heldout", "benchmark"]
 
@@ -94,13 +93,11 @@ def write_world(folder: Path, rows: Mapping[FileName, Sequence[Row]], seed: int)
         RunError: the folder exists.
     """
     refuse_existing(folder)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "images").mkdir(parents=True)
-    for name in FILES:
-        _write_rows(part, name, rows[name], seed)
-    _write_truth(part / "truth.parquet", rows["pool"], seed)
-    os.replace(part, folder)
+    with whole(folder) as part:
+        (part / "images").mkdir(parents=True)
+        for name in FILES:
+            _write_rows(part, name, rows[name], seed)
+        _write_truth(part / "truth.parquet", rows["pool"], seed)
     return World(*(folder / name for name in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")))
 
 
@@ -154,4 +151,4 @@ def _shuffled(rows: Sequence[Row], name: FileName, seed: int) -> list[tuple[int,
 
 
 def _identity(name: FileName, place: int, seed: int) -> str:
-    return hashlib.blake2b(f"{seed}/{name}/{place}".encode(), digest_size=6).hexdigest()
+    return short_hash(f"{seed}/{name}/{place}", 6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -16,8 +15,8 @@ from typing import NamedTuple
 from onesteptrain.data.pool import Sample, Unreadable
 from onesteptrain.errors import PoolError
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.storage.atomic import whole_folder
-from onesteptrain.storage.run_directory import fingerprint, write_json
+from onesteptrain.storage.atomic import whole_folder, write_json
+from onesteptrain.storage.fingerprints import fingerprint, short_hash
 from onesteptrain.training.encodings import Encodings, encode_all
 from onesteptrain.training.finetuning import FinetuneOptions, Progress, finetune
 
@@ -105,4 +104,4 @@ def train(
 def _request(checkpoint: str | Path, encodings: Encodings, options: TrainOptions) -> str:
     """What sets one training apart from another, as a short hash: start, rows in their order, options."""
     asked = [fingerprint(checkpoint), encodings.identity, dataclasses.asdict(options)]
-    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=4).hexdigest()
+    return short_hash(json.dumps(asked), 4)

@@ -24,8 +24,7 @@ from transformers import TrainerCallback
 from onesteptrain.data.pool import Sample, Unreadable
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.proxy import Proxy
-from onesteptrain.storage.atomic import whole_folder
-from onesteptrain.storage.run_directory import write_json
+from onesteptrain.storage.atomic import whole_folder, write_json
 from onesteptrain.storage.seeds import uniform
 from onesteptrain.training.encodings import encode_all
 from onesteptrain.training.finetuning import FinetuneOptions, Progress, finetune

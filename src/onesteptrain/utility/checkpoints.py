@@ -16,7 +16,7 @@ from torch import Tensor
 
 from onesteptrain.errors import ModelError
 from onesteptrain.proxy import Proxy
-from onesteptrain.storage.run_directory import write_json
+from onesteptrain.storage.atomic import write_json
 
 PARTS = ("weights", "first_moments", "second_moments")
 FACTS = "checkpoint.json"

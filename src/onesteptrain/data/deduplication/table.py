@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from onesteptrain.data.deduplication.options import GuardOptions
 from onesteptrain.data.deduplication.searching import Findings
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import PoolError, RunError
+from onesteptrain.storage.atomic import whole
 
 KEPT = "kept"
 """Kind of the row to keep of each cluster."""
@@ -53,10 +53,8 @@ def write_findings(
     facts = {"onesteptrain.guard": "1", "pool": pool.fingerprint}
     facts |= {name: str(value) for name, value in dataclasses.asdict(options).items()}
     table = pa.Table.from_pylist(_records(findings), _SCHEMA.with_metadata(facts))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    pq.write_table(table, part, compression="zstd")
-    os.replace(part, out)
+    with whole(out) as part:
+        pq.write_table(table, part, compression="zstd")
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:

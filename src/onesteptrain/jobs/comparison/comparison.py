@@ -19,7 +19,8 @@ from onesteptrain.jobs.comparison.checking import check_request
 from onesteptrain.jobs.comparison.request import Comparison, Protocol
 from onesteptrain.jobs.comparison.trials import Outcome, Trial, accuracy_by_group, run_trials
 from onesteptrain.jobs.steps import Tell, plain
-from onesteptrain.storage.run_directory import begin_run, write_json, write_text
+from onesteptrain.storage.atomic import write_json, write_text
+from onesteptrain.storage.run_directory import begin_run
 from onesteptrain.training.finetuning import FinetuneOptions
 
 RESULTS = "results.json"

@@ -213,7 +213,7 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     from onesteptrain.evaluation import evaluate
     from onesteptrain.evaluation.evaluating import write_evaluation
     from onesteptrain.proxy import load_proxy
-    from onesteptrain.storage.run_directory import write_json
+    from onesteptrain.storage.atomic import write_json
 
     place = folder / trial.name
     place.mkdir(exist_ok=True)

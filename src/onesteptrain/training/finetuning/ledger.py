@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from onesteptrain.errors import ScoreError
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.encoding import collate
-from onesteptrain.storage.run_directory import write_json
+from onesteptrain.storage.atomic import write_json
 from onesteptrain.training.finetuning.options import Progress
 
 IGNORED = -100
