@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import onesteptrain.storage.score_table as scores_module
-from onesteptrain.errors import ScoreError
-from onesteptrain.storage.score_table import BASE_COLUMNS, Record, ScoreTable, merge, to_table, write_table
+from onesteptrain.errors import MissingExtraError, ScoreError
+from onesteptrain.storage.score_table import BASE_COLUMNS, Record, ScoreTable, merge, read_scores, to_table, write_table
 
 RECORDS = [
     Record(reason="cut off"),
@@ -102,3 +103,28 @@ def test_a_column_that_holds_no_numbers_or_is_not_there_is_refused_by_name(tmp_p
 def test_a_table_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ScoreError, match="score the pool first"):
         ScoreTable(tmp_path / "scores.parquet")
+
+
+def test_a_table_tells_in_a_notebook_what_it_holds(tmp_path):
+    records = [*RECORDS, Record(reason="<script>")]
+    table = read_scores(merged(tmp_path / "run", 3, records).parent)
+    assert len(table) == 8
+    assert repr(table).startswith(f"ScoreTable({table.path}: 8 rows, 3 scored; 1 not: cut off; ")
+    shown = table._repr_html_()
+    assert shown.count("<tr>") == 1 + 5
+    assert "<td>-1</td>" in shown
+    assert "<script>" not in ScoreTable(merged(tmp_path / "hostile", 1, records[-1:]))._repr_html_()
+
+
+def test_a_table_becomes_a_frame_and_keeps_its_pool(tmp_path, monkeypatch):
+    path = merged(tmp_path / "run", 3)
+    assert read_scores(path) == ScoreTable(path, pool="any") == read_scores(tmp_path / "run")
+    assert ScoreTable(path, pool="any").pool == "any"
+    frame = read_scores(path).to_pandas()
+    assert list(frame.columns) == read_scores(path).names
+    assert frame["score"].dropna().tolist() == [0.5, -1.0, 2.0]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match="pip install pandas"):
+        read_scores(path).to_pandas()
+    with pytest.raises(ScoreError, match="score the pool first"):
+        read_scores(tmp_path)

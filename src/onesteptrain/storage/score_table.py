@@ -7,6 +7,7 @@ none), `reason` (string, null where there is a score), then the method's own col
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +18,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from onesteptrain.errors import ScoreError
+from onesteptrain.errors import MissingExtraError, ScoreError
 from onesteptrain.storage.atomic import whole
+from onesteptrain.storage.display import html_table
 
 BASE_COLUMNS = ("uid", "row", "score", "reason")
 _BASE_TYPES = {"uid": pa.string(), "row": pa.int64(), "score": pa.float64(), "reason": pa.string()}
+SCORES = "scores.parquet"
+"""The score table's name in a run directory."""
+
 REFERENCE = "reference.parquet"
 """Beside a score table, a table of the same columns for the anchors: what clean rows look like to the method."""
 
 _ROW_GROUP = 65_536
 _COMPRESSION = "zstd"
+_SHOWN_ROWS, _SHOWN_REASONS = 5, 3
 
 Value = float | int | str | Sequence[float] | NDArray[np.float32] | None
 
@@ -118,9 +124,22 @@ class ScoreTable:
 
     path: Path
 
+    pool: Any = field(default=None, compare=False)
+    """The pool that was scored, where it came from memory."""
+
     def __post_init__(self) -> None:
         if not self.path.is_file():
             raise ScoreError(f"{self.path} does not exist; score the pool first, or let the scoring finish")
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        return f"ScoreTable({self.path}: {self._summary()})"
+
+    def _repr_html_(self) -> str:
+        first = next(pq.ParquetFile(self.path).iter_batches(_SHOWN_ROWS), pa.table({})).to_pylist()
+        return html_table(f"{self.path}: {self._summary()}", self.names, [list(row.values()) for row in first])
 
     @property
     def names(self) -> list[str]:
@@ -137,6 +156,11 @@ class ScoreTable:
     def rows(self) -> int:
         """Number of samples, scored or not."""
         return int(pq.read_metadata(self.path).num_rows)
+
+    @property
+    def scored(self) -> int:
+        """Number of samples that have a score."""
+        return self.rows - int(self.read(["score"])["score"].null_count)
 
     @property
     def reference(self) -> ScoreTable | None:
@@ -160,3 +184,29 @@ class ScoreTable:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Some columns, or all, as a table."""
         return pq.read_table(self.path, columns=list(columns) if columns is not None else None)
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas frame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            return self.read().to_pandas()
+        except ImportError as error:
+            raise MissingExtraError("a frame needs pandas: pip install pandas; read() gives an Arrow table") from error
+
+    def _summary(self) -> str:
+        reasons = Counter(filter(None, self.read(["reason"])["reason"].to_pylist())).most_common(_SHOWN_REASONS)
+        named = "".join(f"; {count} not: {reason}" for reason, count in reasons)
+        return f"{self.rows} rows, {self.scored} scored{named}; columns {', '.join(self.names)}"
+
+
+def read_scores(path: str | Path) -> ScoreTable:
+    """The score table in a run directory, or the file itself.
+
+    Raises:
+        ScoreError: there is none.
+    """
+    path = Path(path)
+    return ScoreTable(path / SCORES if path.is_dir() else path)
