@@ -30,8 +30,7 @@ from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, in_batches, load_proxy
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import WorldOptions, make_world
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.warmup import WarmupOptions, warm_up
+from onesteptrain.training import FinetuneOptions, WarmupOptions, warm_up
 
 CHUNK = 64
 METHODS: dict[str, Method] = {

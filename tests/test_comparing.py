@@ -32,8 +32,7 @@ from onesteptrain.selection import select_rows
 from onesteptrain.storage.fingerprints import content_id
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.target import TrainOptions, train
+from onesteptrain.training import FinetuneOptions, TrainOptions, train
 from tests.building import write_pool
 from tests.commands import ost, refusal
 from tests.test_trust import ANCHORS, mixture, signals, table_of

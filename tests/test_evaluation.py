@@ -17,7 +17,7 @@ from onesteptrain.evaluation.evaluating import write_evaluation
 from onesteptrain.evaluation.generation import end_tokens, generate
 from onesteptrain.evaluation.summary import wilson
 from onesteptrain.proxy import load_proxy
-from onesteptrain.training.finetuning import FinetuneOptions, finetune
+from onesteptrain.training import FinetuneOptions, finetune
 
 RIGHT = [
     ("It is 3 plus 5.\nThe answer is 8.", "8"),

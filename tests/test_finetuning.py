@@ -12,9 +12,9 @@ from trl import SFTConfig, SFTTrainer
 from onesteptrain.data.pool import Unreadable
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.training.encodings import Encodings, encode_all
-from onesteptrain.training.finetuning import FinetuneOptions, finetune, sample_order
-from onesteptrain.training.finetuning.ledger import Ledger
+from onesteptrain.training import Encodings, FinetuneOptions, encode_all, finetune, sample_order
+from onesteptrain.training.trainer import Ledger
+from onesteptrain.training.warmup import StateKeeper
 
 ROWS = 6
 
@@ -130,18 +130,19 @@ def adam_by_hand(proxy, samples, options, steps):
     return {name: value / (1 - 0.999**steps) for name, value in second.items()}
 
 
-def test_weights_and_second_moments_follow_adam_written_by_hand(load, encode):
+def test_weights_and_second_moments_follow_adam_written_by_hand(load, encode, tmp_path):
     options = FinetuneOptions(
         steps=4, batch_size=2, learning_rate=1e-3, schedule="constant", rise_share=0, max_grad_norm=0
     )
     proxy, oracle = load(dtype="float64"), load(dtype="float64")
     samples = encode(proxy)
-    found = finetune(proxy, samples, options, keep_moments=True).second_moments
+    keeper = StateKeeper(proxy, tmp_path, 0)
+    finetune(proxy, samples, options, callbacks=[keeper])
     wanted = adam_by_hand(oracle, samples, options, steps=4)
-    assert list(found) == list(proxy.parameters)
+    assert list(keeper.second_moments) == list(proxy.parameters)
     for name, value in wanted.items():
         # the same recursion in float64: fused kernels order the sums differently
-        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-16)
+        torch.testing.assert_close(keeper.second_moments[name], value, rtol=1e-6, atol=1e-16)
         torch.testing.assert_close(proxy.parameters[name].data, oracle.parameters[name].data, rtol=1e-6, atol=1e-9)
 
 
@@ -289,9 +290,7 @@ def test_samples_that_do_not_fit_in_memory_are_encoded_again_to_the_same_tensors
     proxy = load("last")
     samples = [make_sample(row, "What is it?", f"The answer is {row}.") for row in range(3)]
     roomy, tight = (Encodings(proxy.encoder, memory_gigabytes=room) for room in (4.0, 0.0))
-    for sample in samples:
-        roomy.add(sample)
-        tight.add(sample)
+    assert not any(encodings.add(sample) for encodings in (roomy, tight) for sample in samples)
     for kept, again in zip(roomy, tight, strict=True):
         assert torch.equal(kept.answer, again.answer)
         assert all(torch.equal(value, again.inputs[name]) for name, value in kept.inputs.items())
@@ -335,7 +334,7 @@ def test_a_checkpoint_that_was_cut_off_while_it_was_written_is_passed_over(load,
 def test_the_time_for_checkpoints_is_not_counted_as_training(load, encode, tmp_path, monkeypatch):
     proxy = load("language")
     clock = iter(range(10_000))  # every look at the clock is a second
-    monkeypatch.setattr("onesteptrain.training.finetuning.ledger.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("onesteptrain.training.trainer.time.perf_counter", lambda: float(next(clock)))
     ledger = Ledger(proxy, [], None)
     ledger.open(tmp_path)
     before = ledger.seconds

@@ -28,8 +28,7 @@ from onesteptrain.selection import select_rows
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import BASE_COLUMNS, ScoreTable, write_table
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.warmup import WarmupOptions
+from onesteptrain.training import FinetuneOptions, WarmupOptions
 from tests.building import checkpoint, write_pool
 from tests.test_trust import ANCHORS, ROWS, mixture, signals, table_of
 

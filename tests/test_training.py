@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from onesteptrain.data.pool import Unreadable
 from onesteptrain.errors import PoolError, RunError
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.training.finetuning import FinetuneOptions, finetune
-from onesteptrain.training.target import TrainOptions, train
+from onesteptrain.training import FinetuneOptions, TrainOptions, finetune, train
 
 
 def options(scope="all", **more):

@@ -12,8 +12,7 @@ from onesteptrain.data.pool import Unreadable
 from onesteptrain.errors import ConfigError, ModelError, PoolError, RunError
 from onesteptrain.jobs.steps import locate_checkpoints, make_setting
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.warmup import WarmupOptions, draw, warm_up
+from onesteptrain.training import FinetuneOptions, WarmupOptions, draw, warm_up
 from onesteptrain.utility import read_preconditioner
 from onesteptrain.utility.checkpoints import read_checkpoint
 

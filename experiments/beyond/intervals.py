@@ -24,7 +24,7 @@ from onesteptrain.selection.certainty import anchor_curve
 from onesteptrain.storage.atomic import write_text
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import WorldOptions, make_world
-from onesteptrain.training.warmup import WarmupOptions, warm_up
+from onesteptrain.training import WarmupOptions, warm_up
 
 HERE = Path(__file__).parent
 

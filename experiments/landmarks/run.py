@@ -34,7 +34,7 @@ from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.charts import ChartOptions, make_charts
 from onesteptrain.synthetic.digits import WorldOptions, make_world
-from onesteptrain.training.warmup import WarmupOptions
+from onesteptrain.training import WarmupOptions
 from onesteptrain.utility.glimpsing import Glimpser
 
 PASSES, DRAWN = 1.9, 0.1

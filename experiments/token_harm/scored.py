@@ -22,7 +22,7 @@ from onesteptrain.reporting.diagnosis.reading import Place
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
-from onesteptrain.training.warmup import WarmupOptions
+from onesteptrain.training import WarmupOptions
 
 LOADING = (ScopeOptions(), LoadOptions(device="cpu"))
 

@@ -27,8 +27,7 @@ from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark
 from onesteptrain.proxy import Encoded, load_proxy
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.files import World
-from onesteptrain.training.encodings import encode_all
-from onesteptrain.training.finetuning import FinetuneOptions, finetune
+from onesteptrain.training import FinetuneOptions, encode_all, finetune
 
 SEED = 7
 """Seed of the world that is measured; the experiments use others."""

@@ -18,7 +18,7 @@ from onesteptrain.methods.judge import Judge
 from onesteptrain.methods.judge.rubric import CRITERIA, rubric_prompt
 from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
-from onesteptrain.training.finetuning import FinetuneOptions, finetune
+from onesteptrain.training import FinetuneOptions, finetune
 from tests.building import sample
 from tests.serving import server
 

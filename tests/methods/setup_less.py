@@ -11,8 +11,7 @@ from onesteptrain.jobs.steps import locate_checkpoints
 from onesteptrain.methods import Method, Setting
 from onesteptrain.methods.less import Less
 from onesteptrain.proxy import LoadOptions, load_proxy
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.warmup import WarmupOptions, warm_up
+from onesteptrain.training import FinetuneOptions, WarmupOptions, warm_up
 from tests.building import checkpoint, sample
 from tests.methods.setups import default_setting
 

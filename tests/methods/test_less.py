@@ -16,8 +16,7 @@ from onesteptrain.jobs.steps import locate_checkpoints
 from onesteptrain.methods import Setting
 from onesteptrain.methods.less import Less
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.training.finetuning import FinetuneOptions, sample_order
-from onesteptrain.training.warmup import WarmupOptions, warm_up
+from onesteptrain.training import FinetuneOptions, WarmupOptions, sample_order, warm_up
 from onesteptrain.utility.checkpoints import read_checkpoint
 from onesteptrain.utility.gradients import adam_update
 from onesteptrain.utility.sketch import make_sketch

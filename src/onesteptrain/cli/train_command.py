@@ -10,9 +10,8 @@ from cyclopts import Parameter
 from onesteptrain.cli.output import progress_bar, say
 from onesteptrain.jobs.steps import PoolOptions
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.target import TrainOptions
-from onesteptrain.training.target import train as train_target
+from onesteptrain.training import FinetuneOptions, TrainOptions
+from onesteptrain.training import train as train_target
 
 Flat = Parameter(name="*")
 

@@ -10,8 +10,7 @@ from cyclopts import Parameter
 from onesteptrain.cli.output import progress_bar, say
 from onesteptrain.jobs.steps import PoolOptions
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.warmup import WarmupOptions, most_common, warm_up
+from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
 
 Flat = Parameter(name="*")
 

@@ -35,7 +35,7 @@ from onesteptrain.storage.atomic import write_json
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
-from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training import FinetuneOptions
 
 WARMUP = FinetuneOptions(epochs=10, batch_size=32, learning_rate=3e-4)
 TARGET = FinetuneOptions(batch_size=32, learning_rate=2e-3)

@@ -34,9 +34,7 @@ from onesteptrain.selection import SelectOptions
 from onesteptrain.selection.options import Preference, QuotaShares  # noqa: F401  what reads options by their types looks here
 from onesteptrain.storage.fingerprints import fingerprint
 from onesteptrain.storage.run_directory import begin_run
-from onesteptrain.training.finetuning import FinetuneOptions
-from onesteptrain.training.target import TrainOptions, train
-from onesteptrain.training.warmup import WarmupOptions
+from onesteptrain.training import FinetuneOptions, TrainOptions, WarmupOptions, train
 
 
 @dataclass(frozen=True)

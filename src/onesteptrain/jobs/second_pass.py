@@ -21,7 +21,8 @@ from onesteptrain.selection import SelectOptions, select_subset
 from onesteptrain.selection.trust import can_trust
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
-from onesteptrain.training.warmup import FACTS, WarmupOptions
+from onesteptrain.training import WarmupOptions
+from onesteptrain.training.warmup import FACTS
 
 _MORE_ROWS = 4
 """Times the rows of the first warm-up; more rows tell more than more passes over a few."""

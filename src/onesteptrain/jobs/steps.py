@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # these load torch, which drawing anchors and selecting do wi
     from onesteptrain.methods.one_step import OneStep
     from onesteptrain.proxy import LoadOptions, ScopeOptions
     from onesteptrain.scoring.audit import Audit, AuditOptions
-    from onesteptrain.training.warmup import WarmupOptions
+    from onesteptrain.training import WarmupOptions
 
 Tell = Callable[[str], None]
 """Told in a line what a step has done."""
@@ -121,7 +121,8 @@ def provide_proxy(
         The folder, and the seconds that its warm-up took.
     """
     from onesteptrain.proxy import load_proxy
-    from onesteptrain.training.warmup import FACTS, warm_up
+    from onesteptrain.training import warm_up
+    from onesteptrain.training.warmup import FACTS
 
     if not out.exists():
         result = warm_up(load_proxy(checkpoint, *loading), pool, options, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ class Encodings(Sequence[Encoded]):
 
     def __init__(self, encoder: Encoder, *, memory_gigabytes: float = 4.0) -> None:
         self._encoder = encoder
-        self._room = memory_gigabytes * 1e9
+        self._bytes_left = memory_gigabytes * 1e9
         self._samples: list[Sample] = []
         self._kept: dict[int, Encoded] = {}
 
@@ -32,23 +33,24 @@ class Encodings(Sequence[Encoded]):
     @property
     def identity(self) -> str:
         """Which samples these are, in order: a hash of their uids, texts and image references."""
-        told = (f"{sample.uid} {sample.turns!r}\n".encode() for sample in self._samples)
         digest = hashlib.sha256()
-        for one in told:
-            digest.update(one)
+        for sample in self._samples:
+            digest.update(f"{sample.uid} {sample.turns!r}\n".encode())
         return digest.hexdigest()
 
-    def add(self, sample: Sample) -> None:
-        """Take one more sample.
-
-        Raises:
-            SampleError: it cannot be encoded.
-        """
-        encoded = self._encoder.encode(sample)
-        self._room -= sum(value.nbytes for value in (*encoded.inputs.values(), encoded.answer))
-        if self._room > 0:
+    def add(self, sample: Sample | Unreadable) -> str | None:
+        """Take one more sample; gives the reason where it cannot be used."""
+        if isinstance(sample, Unreadable):
+            return sample.reason
+        try:
+            encoded = self._encoder.encode(sample)
+        except SampleError as error:
+            return str(error)
+        self._bytes_left -= sum(value.nbytes for value in (*encoded.inputs.values(), encoded.answer))
+        if self._bytes_left > 0:
             self._kept[len(self)] = encoded
         self._samples.append(sample)
+        return None
 
 
 class PoolEncodings:
@@ -68,19 +70,14 @@ class PoolEncodings:
         """
         missing = set(rows) - self._places.keys() - self._refused.keys()
         for sample in self._pool.rows(min(missing), max(missing) + 1) if missing else ():
-            if sample.row in missing:
-                self._add(sample)
+            if sample.row not in missing:
+                continue
+            if (reason := self._encodings.add(sample)) is None:
+                self._places[sample.row] = len(self._encodings) - 1
+            else:
+                self._refused[sample.row] = (sample.uid, reason)
         chosen: Any = Subset(self._encodings, [self._places[row] for row in rows if row in self._places])  # type: ignore[arg-type]
         return chosen, dict(self._refused[row] for row in rows if row in self._refused)
-
-    def _add(self, sample: Sample | Unreadable) -> None:
-        try:
-            if isinstance(sample, Unreadable):
-                raise SampleError(sample.reason)
-            self._encodings.add(sample)
-            self._places[sample.row] = len(self._encodings) - 1
-        except SampleError as error:
-            self._refused[sample.row] = (sample.uid, str(error))
 
 
 def encode_all(encoder: Encoder, samples: Iterable[Sample | Unreadable]) -> tuple[Encodings, dict[str, str]]:
@@ -91,11 +88,11 @@ def encode_all(encoder: Encoder, samples: Iterable[Sample | Unreadable]) -> tupl
     """
     encodings, refused = Encodings(encoder), {}
     for sample in samples:
-        if isinstance(sample, Unreadable):
-            refused[sample.uid] = sample.reason
-            continue
-        try:
-            encodings.add(sample)
-        except SampleError as error:
-            refused[sample.uid] = str(error)
+        if (reason := encodings.add(sample)) is not None:
+            refused[sample.uid] = reason
     return encodings, refused
+
+
+def most_common(refused: dict[str, str]) -> list[tuple[str, int]]:
+    """The ten most frequent reasons, and how many rows share each."""
+    return Counter(refused.values()).most_common(10)

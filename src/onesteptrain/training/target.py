@@ -6,7 +6,6 @@ import dataclasses
 import glob
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ from onesteptrain.errors import PoolError
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 from onesteptrain.storage.atomic import whole_folder, write_json
 from onesteptrain.storage.fingerprints import fingerprint, short_hash
-from onesteptrain.training.encodings import Encodings, encode_all
-from onesteptrain.training.finetuning import FinetuneOptions, Progress, finetune
+from onesteptrain.training.encodings import Encodings, encode_all, most_common
+from onesteptrain.training.finetuning import finetune
+from onesteptrain.training.options import FinetuneOptions, Progress
 
 FACTS = "train.json"
 
@@ -38,7 +38,7 @@ class TrainOptions:
 
 
 class TrainResult(NamedTuple):
-    """What a training did."""
+    """What a training did; steps, seconds, losses and tokens as `FinetuneResult` says, those before a cut included."""
 
     checkpoint: Path
     """A folder that `load_proxy` and Hugging Face load; adapters alone, for scope lora."""
@@ -51,13 +51,8 @@ class TrainResult(NamedTuple):
 
     steps: int
     seconds: float
-    """Time in the training loop, that before a cut included."""
-
-    tokens: int
-    """Tokens seen, image tokens included."""
-
     losses: list[float]
-    """Mean loss over the answer tokens of each step, in nats."""
+    tokens: int
 
 
 def train(
@@ -89,10 +84,8 @@ def train(
         steps = out.with_name(f"{out.name}.{_request(checkpoint, encodings, options)}.steps")
         result = finetune(target, encodings, options.finetune, workdir=steps, progress=progress)
         target.save(part)
-        done = TrainResult(
-            out, len(encodings), refused, result.steps, result.seconds, tokens=result.tokens, losses=result.losses
-        )
-        facts = done._asdict() | {"reasons": Counter(refused.values()).most_common(10), "from": str(checkpoint)}
+        done = TrainResult(out, len(encodings), refused, *result)
+        facts = done._asdict() | {"reasons": most_common(refused), "from": str(checkpoint)}
         del facts["checkpoint"]
         facts["refused"] = len(refused)
         write_json(part / FACTS, {"options": dataclasses.asdict(options), **facts})

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +25,9 @@ from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.proxy import Proxy
 from onesteptrain.storage.atomic import whole_folder, write_json
 from onesteptrain.storage.seeds import uniform
-from onesteptrain.training.encodings import encode_all
-from onesteptrain.training.finetuning import FinetuneOptions, Progress, finetune
+from onesteptrain.training.encodings import encode_all, most_common
+from onesteptrain.training.finetuning import finetune
+from onesteptrain.training.options import FinetuneOptions, Progress
 from onesteptrain.utility.checkpoints import WarmCheckpoint, write_checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -41,7 +41,7 @@ class WarmupOptions:
     """What the proxy is warmed up on, and how."""
 
     share: float = 0.05
-    """Share of the pool; each row is drawn with this chance."""
+    """Share of the pool; each row is drawn with this probability."""
 
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     """The training; one pass over the drawn rows unless steps are given. Its seed also draws the rows."""
@@ -106,14 +106,12 @@ def warm_up(
         drawn = len(encodings) + len(refused)
         if not len(encodings):
             raise PoolError(_nothing(drawn, refused, options.share))
-        keepers = [_Keeper(proxy, part / CHECKPOINTS, options.checkpoints)] if options.checkpoints else []
-        result = finetune(proxy, encodings, options.finetune, keep_moments=True, progress=progress, callbacks=keepers)
+        keeper = StateKeeper(proxy, part / CHECKPOINTS, options.checkpoints)
+        result = finetune(proxy, encodings, options.finetune, progress=progress, callbacks=[keeper])
         proxy.save(part / MODEL)
-        moments = {name: value.cpu().contiguous() for name, value in result.second_moments.items()}
+        moments = {name: value.cpu().contiguous() for name, value in keeper.second_moments.items()}
         save_file(moments, part / MOMENTS, metadata={"format": "pt"})
-        done = WarmupResult(
-            out, drawn, len(encodings), refused, steps=result.steps, seconds=result.seconds, losses=result.losses
-        )
+        done = WarmupResult(out, drawn, len(encodings), refused, result.steps, result.seconds, result.losses)
         facts = done._asdict() | {"tokens": result.tokens, "reasons": most_common(refused)}
         del facts["folder"], facts["refused"]
         write_json(part / FACTS, {"options": dataclasses.asdict(options), **facts})
@@ -127,18 +125,16 @@ def draw(samples: Iterable[Sample | Unreadable], share: float, *, seed: int) -> 
             yield sample
 
 
-def most_common(refused: dict[str, str]) -> list[tuple[str, int]]:
-    """The ten most frequent reasons, and how many rows share each."""
-    return Counter(refused.values()).most_common(10)
+class StateKeeper(TrainerCallback):
+    """Keeps the optimizer's states: some on the way, each written as soon as it is reached, and the moments at the end.
 
-
-class _Keeper(TrainerCallback):
-    """Writes evenly spaced states of a training, each as soon as it is reached."""
+    The states on the way end equal stretches of the training.
+    """
 
     def __init__(self, proxy: Proxy, folder: Path, count: int) -> None:
-        self._proxy = proxy
-        self._folder = folder
-        self._count = count
+        self.second_moments: dict[str, Tensor] = {}
+        """Adam's second moment of each parameter in scope at the end, bias removed."""
+        self._proxy, self._folder, self._count = proxy, folder, count
         self._steps: set[int] = set()
         self._rates: list[float] = []
 
@@ -159,17 +155,27 @@ class _Keeper(TrainerCallback):
         """Keep the state if its turn has come."""
         if state.global_step not in self._steps:
             return
-        write_checkpoint(self._folder / str(state.global_step), self._state(known["optimizer"], state.global_step))
+        parameters, states = self._proxy.parameters, known["optimizer"].state
+        parts = [{name: _copy(value) for name, value in parameters.items()}]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            parts.append({name: _copy(_moment(states, value, moment)) for name, value in parameters.items()})
+        rate = sum(self._rates) / len(self._rates)
+        write_checkpoint(self._folder / str(state.global_step), WarmCheckpoint(state.global_step, rate, *parts))
         self._rates = []
 
-    def _state(self, optimizer: Any, step: int) -> WarmCheckpoint:
-        weights, first, second = {}, {}, {}
+    def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+        """Take the second moments: exp_avg_sq / (1 - beta2**t)."""
+        states = known["optimizer"].state
         for name, parameter in self._proxy.parameters.items():
-            moments = optimizer.state.get(parameter) or {}
-            weights[name] = _copy(parameter)
-            first[name] = _copy(moments.get("exp_avg", torch.zeros_like(parameter)))
-            second[name] = _copy(moments.get("exp_avg_sq", torch.zeros_like(parameter)))
-        return WarmCheckpoint(step, sum(self._rates) / len(self._rates), weights, first, second)
+            moment = _moment(states, parameter, "exp_avg_sq")
+            if states.get(parameter):
+                moment = moment / (1 - args.adam_beta2 ** float(states[parameter]["step"]))
+            self.second_moments[name] = moment.detach().clone()
+
+
+def _moment(states: Mapping[Tensor, Mapping[str, Tensor]], parameter: Tensor, name: str) -> Tensor:
+    """A moment of a parameter; zero where no step gave a gradient."""
+    return states[parameter][name] if states.get(parameter) else torch.zeros_like(parameter)
 
 
 def _copy(value: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from onesteptrain.storage.fingerprints import as_place, content_id
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.storage.seeds import uniform
-from onesteptrain.training.warmup import WarmupOptions
+from onesteptrain.training import WarmupOptions
 
 Rows = NDArray[np.int64]
 

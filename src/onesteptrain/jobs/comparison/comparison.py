@@ -21,7 +21,7 @@ from onesteptrain.jobs.comparison.trials import Outcome, Trial, accuracy_by_grou
 from onesteptrain.jobs.steps import Tell, plain
 from onesteptrain.storage.atomic import write_json, write_text
 from onesteptrain.storage.run_directory import begin_run
-from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training import FinetuneOptions
 
 RESULTS = "results.json"
 DIFFERENCES = "differences.json"

@@ -17,7 +17,7 @@ from onesteptrain.methods import Method, method_class
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring.score import ScoringOptions
 from onesteptrain.selection import SelectOptions
-from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training import FinetuneOptions
 
 Protocol = Literal["A", "B"]
 

@@ -30,12 +30,12 @@ from onesteptrain.errors import OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.storage.fingerprints import as_place, content_id
-from onesteptrain.training.finetuning import FinetuneOptions
+from onesteptrain.training import FinetuneOptions
 
 if TYPE_CHECKING:
     from onesteptrain.evaluation import Question
     from onesteptrain.proxy import Encoded, Proxy
-    from onesteptrain.training.encodings import PoolEncodings
+    from onesteptrain.training import PoolEncodings
 
 FACTS = "trial.json"
 ANSWERS = "answers"
@@ -240,7 +240,7 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
 
 def _train(trial: Trial, target: Proxy, samples: Sequence[Encoded], refused: Mapping[str, str], steps: Path) -> Any:
     """Train the target, in place, unless the trial leaves it untuned; the numbers of its outcome."""
-    from onesteptrain.training.finetuning import finetune
+    from onesteptrain.training import finetune
 
     if not len(trial.rows):
         return {"rows": 0, "refused": 0, "steps": 0, "tokens": 0, "training_seconds": 0.0}
@@ -257,7 +257,7 @@ def _train(trial: Trial, target: Proxy, samples: Sequence[Encoded], refused: Map
 def _encodings(target: str, load: LoadOptions, pool: Pool) -> PoolEncodings:
     """Rows of the pool as the target reads them: the arms of a process take theirs from here."""
     from onesteptrain.proxy import load_proxy
-    from onesteptrain.training.encodings import PoolEncodings
+    from onesteptrain.training import PoolEncodings
 
     return PoolEncodings(load_proxy(target, options=load).encoder, pool)
 

@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
 from transformers import TrainerCallback
 
 from onesteptrain.errors import ConfigError
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.training.finetuning.ledger import Ledger
-from onesteptrain.training.finetuning.options import FinetuneOptions, Progress
-from onesteptrain.training.finetuning.trainer import AnswerTrainer, autocasts, left_as_found, make_arguments
+from onesteptrain.training.options import FinetuneOptions, Progress
+from onesteptrain.training.trainer import AnswerTrainer, Ledger, autocasts, left_as_found, make_arguments
 
 
 class FinetuneResult(NamedTuple):
@@ -38,23 +35,13 @@ class FinetuneResult(NamedTuple):
     tokens: int
     """Tokens seen, image tokens included and padding not."""
 
-    second_moments: dict[str, Tensor]
-    """Adam's second moment of each parameter in scope, bias removed; empty if not asked for."""
 
-    @property
-    def final_loss(self) -> float:
-        """Mean of the last tenth of the losses."""
-        last = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(last) / len(last)
-
-
-def finetune(  # noqa: PLR0913  the parts of one request
+def finetune(
     proxy: Proxy,
     samples: Sequence[Encoded],
     options: FinetuneOptions,
     *,
     workdir: Path | None = None,
-    keep_moments: bool = False,
     progress: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuneResult:
@@ -65,7 +52,6 @@ def finetune(  # noqa: PLR0913  the parts of one request
         samples: What to train on; each is asked for whenever its turn comes.
         options: How.
         workdir: Folder for ten intermediate checkpoints; a run that was cut off there goes on from the last.
-        keep_moments: Give back Adam's second moments.
         progress: Told after each step.
         callbacks: Told of every event of the trainer.
 
@@ -86,8 +72,7 @@ def finetune(  # noqa: PLR0913  the parts of one request
         for callback in callbacks:
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=ledger.open(folder))
-        moments = _second_moments(proxy, trainer) if keep_moments else {}
-    return FinetuneResult(arguments.max_steps, ledger.seconds, ledger.losses, ledger.tokens, moments)
+    return FinetuneResult(arguments.max_steps, ledger.seconds, ledger.losses, ledger.tokens)
 
 
 def sample_order(rows: int, seen: int, *, seed: int) -> list[int]:
@@ -105,15 +90,3 @@ def _rows_seen(rows: int, options: FinetuneOptions) -> int:
     if options.steps is not None:
         return options.steps * options.batch_size * options.gradient_accumulation
     return max(1, round(options.epochs * rows))
-
-
-def _second_moments(proxy: Proxy, trainer: AnswerTrainer) -> dict[str, Tensor]:
-    """Adam's exp_avg_sq / (1 - beta2**t); zero where no step gave a gradient."""
-    moments = {}
-    beta = trainer.args.adam_beta2
-    states = trainer.optimizer.state  # type: ignore[union-attr]
-    for name, parameter in proxy.parameters.items():
-        state = states.get(parameter)
-        corrected = state["exp_avg_sq"] / (1 - beta ** float(state["step"])) if state else torch.zeros_like(parameter)
-        moments[name] = corrected.detach().clone()
-    return moments
