@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.jobs.steps import AnchorOptions, Tell, provide_proxy, score_into
-from onesteptrain.methods.second_look import SecondLook
+from onesteptrain.methods import Scorer, Setting
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.scoring.second_pass import second_pass_scorer
 from onesteptrain.selection import SelectOptions, select_subset
 from onesteptrain.selection.trust import can_trust
 from onesteptrain.storage.run_directory import Run
@@ -54,6 +55,18 @@ class SecondLooked(NamedTuple):
 
     seconds: float
     """What it took, the second warm-up included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _SecondPass:
+    """A second pass in the place of a method."""
+
+    first: str
+    """The scores.parquet of the first scoring."""
+
+    def prepare(self, setting: Setting, /) -> Scorer:
+        proxy, anchors = setting.need_proxy("second pass"), setting.need_anchors("second pass")
+        return second_pass_scorer(ScoreTable(Path(self.first)), proxy, anchors)
 
 
 def look_again(  # noqa: PLR0913  the parts of one request
@@ -102,14 +115,14 @@ def look_again(  # noqa: PLR0913  the parts of one request
     scored = score_into(
         out / "score",
         first.pool,
-        SecondLook(str(table.path)),
+        _SecondPass(str(table.path)),
         anchors=first.anchors,
         proxy=proxy,
         seed=seed,
         options=working,
         anchor_options=checking,
         loading=loading,
-        name="second_look",
+        name="second_pass",
     )
     tell(f"looked again at {scored.rows - scored.failed} of {scored.rows} rows: {scored.table.path}")
     return SecondLooked(out / "score", warming + Run(out / "score").provenance["seconds"])

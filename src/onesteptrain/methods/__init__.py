@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 GROUP = "onesteptrain.methods"
 
+_GONE = {"second_look": "second_look is no method any more; `ost run` takes the second pass"}
+"""What became of methods that were installed once; an editable install may still list them."""
+
 Scorer = Callable[[Sequence[Sample]], list[Record]]
 
 
@@ -164,7 +167,8 @@ def incidental_options(method: Method) -> set[str]:
 
 def installed() -> dict[str, EntryPoint]:
     """The methods that can be named, by name; none is imported."""
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    return {entry.name: entry for entry in entries if entry.name not in _GONE}
 
 
 def method_class(name: str) -> type[Any]:
@@ -173,6 +177,8 @@ def method_class(name: str) -> type[Any]:
     Raises:
         ConfigError: no installed method has this name.
     """
+    if name in _GONE:
+        raise ConfigError(_GONE[name])
     known = installed()
     if name not in known:
         raise ConfigError(f"there is no method {name!r}; installed are {', '.join(known)}")

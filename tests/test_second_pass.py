@@ -19,11 +19,11 @@ from onesteptrain.jobs.comparison import Comparison, MethodArm
 from onesteptrain.jobs.comparison.arms import make_arms
 from onesteptrain.jobs.pipeline import Pipeline, run_pipeline
 from onesteptrain.jobs.second_pass import FirstLook, look_again
-from onesteptrain.methods import Setting
+from onesteptrain.methods import Setting, installed, method_class
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.methods.second_look import Earlier, SecondLook
 from onesteptrain.proxy import load_proxy
+from onesteptrain.scoring.second_pass import RecordsByRow, second_pass_scorer
 from onesteptrain.selection import select_rows
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
 from onesteptrain.storage.run_directory import Run
@@ -201,24 +201,19 @@ def test_only_one_step_is_looked_at_again():
 
 def test_what_cannot_be_joined_is_refused(tmp_path):
     job, _ = looked()
-    setting = Setting(second_proxy(), list(open_pool(job.anchors)))
-    with pytest.raises(ConfigError, match=r"give --first RUN/scores\.parquet"):
-        SecondLook().prepare(setting)
-    with pytest.raises(ScoreError, match="does not exist"):
-        SecondLook(str(tmp_path / "scores.parquet")).prepare(setting)
+    anchors = list(open_pool(job.anchors))
     alone = tmp_path / "scores.parquet"
     alone.write_bytes(first().path.read_bytes())
     with pytest.raises(ScoreError, match=r"no reference\.parquet beside it"):
-        SecondLook(str(alone)).prepare(setting)
-    scorer = SecondLook(str(first().path)).prepare(setting)
+        second_pass_scorer(ScoreTable(alone), second_proxy(), anchors)
+    scorer = second_pass_scorer(first(), second_proxy(), anchors)
     other = dataclasses.replace(next(iter(open_pool(job.pool))), uid="another")
     with pytest.raises(ScoreError, match="has 's0' in row 0, where now 'another' is"):
         scorer([other])
     with pytest.raises(ScoreError, match="has None in row 40"):
         scorer([dataclasses.replace(other, row=POOL)])
-    few = dataclasses.replace(setting, anchors=setting.anchors[:5])
     with pytest.raises(ScoreError, match="24 anchors that are not the 5 given"):
-        SecondLook(str(first().path)).prepare(few).reference()
+        second_pass_scorer(first(), second_proxy(), anchors[:5]).reference()
 
 
 def test_earlier_records_are_found_in_any_order_across_row_groups(tmp_path):
@@ -227,8 +222,9 @@ def test_earlier_records_are_found_in_any_order_across_row_groups(tmp_path):
     samples = list(open_pool(job.pool))
     wanted = first().read(["uid", "harm", "token_loss"]).to_pylist()
     for order in (range(POOL), range(POOL)[::-1], [39, 0, 7, 6, 13, 14]):
-        records = Earlier(tmp_path / "scores.parquet").records([samples[row] for row in order])
-        for row, record in zip(order, records, strict=True):
+        earlier = RecordsByRow(tmp_path / "scores.parquet")
+        for row in order:
+            record = earlier.record(samples[row])
             assert samples[row].uid == wanted[row]["uid"]
             assert record.columns["harm"] == wanted[row]["harm"]
             assert record.columns["token_loss"].tolist() == wanted[row]["token_loss"]
@@ -241,7 +237,7 @@ def test_scores_that_were_written_anew_are_read_anew(tmp_path):
     for value in (1.0, 2.0):
         harm = pa.array([value] * POOL)
         write_table(table.set_column(table.column_names.index("harm"), "harm", harm), path)
-        assert Earlier(path).records(samples)[0].columns["harm"] == value
+        assert RecordsByRow(path).record(samples[0]).columns["harm"] == value
 
 
 def test_a_row_without_a_score_keeps_its_reason(tmp_path):
@@ -252,6 +248,12 @@ def test_a_row_without_a_score_keeps_its_reason(tmp_path):
     rows[1] |= {"score": None, "reason": "its picture is gone"} | dict.fromkeys(set(rows[1]) - set(BASE_COLUMNS))
     write_table(pa.Table.from_pylist(rows, schema=first().read().schema), tmp_path / "scores.parquet")
     samples = list(open_pool(job.pool))[:3]
-    records = SecondLook(str(tmp_path / "scores.parquet")).prepare(Setting(second_proxy(), samples))(samples)
+    records = second_pass_scorer(ScoreTable(tmp_path / "scores.parquet"), second_proxy(), samples)(samples)
     assert [record.reason for record in records] == [None, "its picture is gone", None]
     assert set(SIGNALS) <= set(records[0].columns)
+
+
+def test_the_old_method_is_refused_with_what_takes_its_place():
+    assert "second_look" not in installed()
+    with pytest.raises(ConfigError, match="second_look is no method any more; `ost run` takes the second pass"):
+        method_class("second_look")
