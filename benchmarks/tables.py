@@ -76,47 +76,11 @@ def budgets(records: Records) -> list[str]:
     return table(["tokens of a pass", *counts], [["time over that by default", *(found[count] for count in counts)]])
 
 
-def cascade(records: Records) -> list[str]:
-    """A cascade against exact steps for all."""
-    rows = []
-    for where in sorted({subject.split(":")[0] for subject in records.of("cascade")}, key=_pool_size):
-        for name in ("fd", "cascade", "cascade with gradient lengths"):
-            keys = (
-                f"exact steps of {name}",
-                f"agreement expected by {name}",
-                f"top 20 % of {name} in common with exact",
-            )
-            figures = [records.spread("cascade", f"{where}: {key}", "{} %") for key in keys]
-            rows.append([where, f"`{name}`", records.spread("cascade", f"{where}: exact over {name}"), *figures])
-    head = ["pool", "", "times faster than `exact`", "rows with exact steps", "agreement expected", "seen"]
-    return table(head, rows)
-
-
-def _pool_size(where: str) -> tuple[str, int]:
-    world, rows = where.split(", ")
-    return world, int(rows.split()[0])
-
-
 def compiled(records: Records) -> list[str]:
     """What the compiler brings."""
     share = records.figure("limit", "fd with --compile over fd without, scope all", "{:.2f}")
     seconds = records.figure("limit", "--compile: what the first batches wait")
     return [f"`fd` with `--compile` takes {share} of the time without, after {seconds} s of compiling."]
-
-
-def candidates(records: Records) -> list[str]:
-    """Exact steps side by side."""
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
-    for subject, one in records.of("candidates").items():
-        if match := re.fullmatch(r"(.+): (\d+) side by side", subject):
-            rows.setdefault(match[1], {})[int(match[2])] = one
-    counts = sorted({count for found in rows.values() for count in found})
-    cells = (
-        [where, *(f"{found[count]['times_as_fast']:.2f}, {found[count]['memory_mb']} MB" for count in counts)]
-        for where, found in rows.items()
-        if set(counts) <= found.keys()
-    )
-    return table(["", *(f"{count} side by side" for count in counts)], cells)
 
 
 def peers(records: Records) -> list[str]:
@@ -185,14 +149,6 @@ def groups(records: Records) -> list[str]:
     return table(["", "", *(f"{count} {'group' if count == 1 else 'groups'}" for count in GROUPS), "equal at"], rows)
 
 
-def landmarks(records: Records) -> list[str]:
-    """Glimpses over fd."""
-    found = records.of("landmarks").items()
-    return table(
-        ["landmarks", "time over that of `fd`"], ([name.split(":")[0], f"{one['ratio']:.2f}"] for name, one in found)
-    )
-
-
 def growth(records: Records) -> list[str]:
     """Time and memory by size."""
     sizes: dict[str, list[tuple[int, dict[str, Any]]]] = {}
@@ -255,14 +211,11 @@ TABLES: dict[str, Callable[[Records], list[str]]] = {
         limit,
         compiled,
         budgets,
-        cascade,
-        candidates,
         peers,
         fastest,
         failing,
         sweep,
         groups,
-        landmarks,
         growth,
         extrapolation,
         progress,

@@ -28,9 +28,7 @@ def test_compiled_blocks_give_the_same_scores(monkeypatch, caplog):
         for choice in (False, True)
     )
     ran = []
-    *lower, highest = compiled.model.model.language_model.layers
-    assert highest._compiled_call_impl is None  # it works for answers only, compiled or not
-    for block in lower:
+    for block in compiled.model.model.language_model.layers:
         monkeypatch.setattr(block, "_compiled_call_impl", noting(block._compiled_call_impl, ran))
     for estimator, tolerance in (("fd", 2e-2), ("jvp", 1e-4), ("exact", 2e-2)):  # float32; fd and exact are differences
         scores = [
@@ -42,8 +40,6 @@ def test_compiled_blocks_give_the_same_scores(monkeypatch, caplog):
         assert ran or estimator == "jvp"
         ran.clear()
     assert "recompile_limit" not in caplog.text  # past it, blocks run uncompiled
-    assert any(compiled._spared.known.values())
-    assert compiled._spared.known == plain._spared.known
 
 
 def noting(call, ran):

@@ -10,9 +10,7 @@ import torch
 
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
 from onesteptrain.proxy.acceleration.traits import Trait
-from onesteptrain.proxy.versions import Versions, repeated
-from onesteptrain.utility import measure_anchors, token_derivatives
-from onesteptrain.utility.candidates import ExactSteps
+from onesteptrain.utility import ExactSteps, measure_anchors, token_derivatives
 from onesteptrain.utility.representing import represent
 from tests.building import ARCHITECTURES, checkpoint, sample
 
@@ -64,18 +62,16 @@ def test_positions_are_worked_out_once_a_batch(architecture, estimator, monkeypa
     assert rows == [3, 3]
 
 
-def test_passes_over_repeated_anchors_work_out_none(monkeypatch):
+def test_passes_over_kept_anchors_work_out_none(monkeypatch):
     proxy = fresh("qwen3_vl", "last")
     samples = encoded(proxy)
     (group,) = measure_anchors(proxy, {"": samples[3:]}, preconditioner={}, batch_size=3, keep=True)
-    steps = ExactSteps(Versions(proxy), [group], 0.1, {}, 3)
+    steps = ExactSteps(proxy, [group], 0.1, {})
     steps(samples[:3])  # what there is to find out is found out
     rows = counted(proxy, monkeypatch)
     assert len(steps(samples[:3])) == 3
-    again = repeated(group.batches[0], 2)
-    assert again.unmasked
-    assert again.spared
-    assert rows == [3, 3]  # of the samples themselves: to see whether they may stand side by side, and for gradients
+    assert group.batches[0].unmasked
+    assert rows == [1, 1, 1]  # of the samples themselves, for their gradients
 
 
 def test_a_representation_works_them_out_once_a_batch(monkeypatch):

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onesteptrain.cascading import score_cascade
 from onesteptrain.data.anchors import draw_anchors, refuse_leaks
 from onesteptrain.data.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
-from onesteptrain.methods import Method, Scorer, Setting, Staged, essential_options, incidental_options
+from onesteptrain.methods import Method, Setting, essential_options, incidental_options
 from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, nothing_ahead, score_pool
 from onesteptrain.selection import Selection, SelectOptions, select_subset
 from onesteptrain.storage.atomic import write_json
@@ -172,11 +171,8 @@ def score_into(  # noqa: PLR0913  the parts of one request
     inputs |= {key: fingerprint(value) for key, value in essential_options(method).items() if names_file(value)}
 
     @functools.cache
-    def setting() -> Setting:  # the proxy is loaded once for all stages
+    def setting() -> Setting:  # the proxy is loaded once
         return make_setting(proxy, loading, checked, seed, run)
-
-    def prepare(method: Method) -> Scorer:
-        return method.prepare(setting())
 
     def ahead(asked: int | None) -> AbstractContextManager[Expect]:
         loaded = setting().proxy
@@ -186,13 +182,9 @@ def score_into(  # noqa: PLR0913  the parts of one request
 
         return encoded_ahead(loaded.encoder, readers(asked, loaded.device))
 
-    stages = method.stages() if isinstance(method, Staged) else None
     incidental = incidental_options(method) | {"chunk_rows", "readers", "max_failed_share"}
     with begin_run(run_path, {"score": plain(request)}, inputs, overwrite=overwrite, incidental=incidental) as run:
-        if stages is None:
-            result = score_pool(pool, lambda: prepare(method), run, options, progress, ahead)
-        else:
-            result = score_cascade(pool, stages, prepare, run, seed, options, progress, ahead)
+        result = score_pool(pool, lambda: method.prepare(setting()), run, options, progress, ahead)
         run.record(rows=result.rows, failed=result.failed)
     return result
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError
@@ -101,42 +101,6 @@ class Method(Protocol):
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Do the work that all samples share, such as the anchor gradient."""
-
-
-class Stages(NamedTuple):
-    """Ways to score, from cheap to dear, for a cascade."""
-
-    cheap: Method
-    """For all rows: the first-order columns of one_step, or glimpses."""
-
-    dear: Method
-    """For rows whose place in the top share is in doubt."""
-
-    share: float
-    """The top share that is to be right."""
-
-    agreement: float
-    """How much of it is to be what scoring all rows dearly would choose, as it is expected."""
-
-    drawn_share: float = 0.02
-    """Of the rows, scored both ways to learn from; sixty at least and a thousand at most."""
-
-    budget: float = 1.0
-    """Most rows that may be scored dearly, as a share, or sixty; where it ends, less agreement is expected."""
-
-    between: Method | None = None
-    """For rows in doubt, before the dear method: a column `second_order`, which is what the cheap score leaves out."""
-
-    between_pays: int = 0
-    """Fewest rows in doubt for which that is worth preparing."""
-
-
-@runtime_checkable
-class Staged(Protocol):
-    """A method that may score in stages; `onesteptrain.cascading` puts them together."""
-
-    def stages(self) -> Stages | None:
-        """The two stages; None if there is one stage only."""
 
 
 def check_batch_size(batch_size: int | None) -> None:

@@ -72,9 +72,6 @@ class Batch(NamedTuple):
     unmasked: bool = False
     """Whether padding may count as tokens, so that no mask is needed; see `causality`."""
 
-    spared: Sequence[str] = ()
-    """Parts of the model that are wanted at answers only; see `sparing`."""
-
     upstream: Upstream = NOTHING
     """What the scope does not reach: where it is kept, if anything is."""
 

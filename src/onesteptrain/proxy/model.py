@@ -22,7 +22,6 @@ from onesteptrain.proxy.acceleration.prefix_cache import NOTHING, REFUSALS, Upst
 from onesteptrain.proxy.acceleration.traits import Trait
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, kind_of, sent
 from onesteptrain.proxy.memory import out_of_memory
-from onesteptrain.proxy.sparing import find_spared, spared
 
 _MOVE = 3e-2
 """Share of its own size that each weight is moved by, to see what depends on it."""
@@ -182,7 +181,6 @@ class Proxy:
 
         look(self._numbered, self._may_be_numbered, lambda _: self._may_number)
         look(self._causal, self._is_causal, lambda one: 2 * one.tokens <= self._longest and can_be_continued(one))
-        look(self._spared, self._find_spared, _has_question)
         look(self._upstream, self._find_upstream, lambda _: keep)
 
     def _collated(self, samples: Sequence[Encoded], *, numbered: bool | None = None) -> Batch:
@@ -190,9 +188,7 @@ class Proxy:
         padding = self.encoder.processor.tokenizer.pad_token_id
         batch = collate(samples, pad_token_id=padding)
         kind = batch.kind
-        batch = batch._replace(
-            unmasked=self._causal.of(kind), spared=self._spared.of(kind), upstream=self._upstream.of(kind)
-        )
+        batch = batch._replace(unmasked=self._causal.of(kind), upstream=self._upstream.of(kind))
         if self._numbered.of(batch.kind) if numbered is None else numbered:
             batch = batch._replace(positions=positions_of(self.model, batch.inputs))
         return batch.to(self.device, pixel_type)
@@ -219,11 +215,6 @@ class Proxy:
     def _causal(self) -> Trait[bool]:
         """Whether tokens see nothing that follows them."""
         return Trait(False)
-
-    @functools.cached_property
-    def _spared(self) -> Trait[Sequence[str]]:
-        """What is wanted at answers only."""
-        return Trait(())
 
     @functools.cached_property
     def _upstream(self) -> Trait[Upstream]:
@@ -256,22 +247,6 @@ class Proxy:
             return False
         # the same operations on the same numbers, up to what follows
         return torch.equal(one, other) if one.isfinite().all() else None
-
-    @torch.no_grad()
-    def _find_spared(self, sample: Encoded) -> Sequence[str] | None:
-        """What is wanted at answers only; nothing where relying on it would change a logit."""
-        batch = self._collated([sample])
-
-        def forward() -> Tensor:
-            return self.answer_logits(batch).logits
-
-        with self.eagerly():
-            plain = forward()
-            if not plain.isfinite().all():
-                return None
-            parts = find_spared(self.model, forward, batch.answers.place, batch.answer.shape)
-            found = self.answer_logits(batch._replace(spared=parts)).logits
-        return parts if agrees(plain, found, torch.zeros_like(plain)) else ()
 
     def _find_upstream(self, sample: Encoded) -> Upstream | None:
         """What lies upstream of the scope; nothing where relying on it would change a logit."""
@@ -325,8 +300,6 @@ class Proxy:
         answers = batch.answers
         arguments = self.arguments(batch)
         with contextlib.ExitStack() as stack:
-            if not torch.is_grad_enabled():
-                stack.enter_context(spared(self.model, batch.spared, answers.place, batch.answer.shape))
             stack.enter_context(replayed(self.model, batch.upstream, batch.kept))
             stack.enter_context(_head_only_at(answers.place, batch.answer.shape, self.model))
             if weights is None:
@@ -422,14 +395,6 @@ class Proxy:
     def _drop_gradients(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
-
-
-def _has_question(sample: Encoded) -> bool:
-    """Whether tokens come before the answer, besides the one that predicts its first.
-
-    They alone show what the answer reads from tokens that predict nothing.
-    """
-    return bool(sample.answer[2:].any()) and not bool(sample.answer[:2].any())
 
 
 def not_finite(loss: float) -> str | None:

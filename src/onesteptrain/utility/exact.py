@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from onesteptrain.errors import ScoreError
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, mean_loss, precondition
+from onesteptrain.utility.batching import Batches, in_memory, too_large
+
+
+class ExactUtility(NamedTuple):
+    """What one step on one sample does."""
+
+    loss: float
+    """The sample's own loss before the step, in nats a token."""
+
+    falls: Float64[Tensor, " group"]
+    """L(w) - L(w') of each group of anchors, in nats a token."""
+
+    problem: str | None = None
+    """Why there are no numbers, where there are none."""
 
 
 def exact_utility(
@@ -19,7 +36,7 @@ def exact_utility(
     *,
     step_size: float,
     preconditioner: Preconditioner,
-) -> tuple[float, Float64[Tensor, " group"]]:
+) -> ExactUtility:
     """Fall of each group's loss after one step on one sample.
 
     Args:
@@ -28,9 +45,6 @@ def exact_utility(
         anchors: Groups with their loss before the step.
         step_size: Learning rate of the step.
         preconditioner: Adam's diagonal, or nothing for SGD.
-
-    Returns:
-        The sample's own loss before the step, and L(w) - L(w') for each group, both in nats a token.
 
     Raises:
         ScoreError: the sample's loss is not finite.
@@ -41,4 +55,33 @@ def exact_utility(
     with proxy.shifted(precondition(gradient, preconditioner), -step_size):
         after = [mean_loss(proxy, group.batches) for group in anchors]
     falls = [group.loss - value for group, value in zip(anchors, after, strict=True)]
-    return loss, torch.tensor(falls, dtype=torch.float64)
+    return ExactUtility(loss, torch.tensor(falls, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class ExactSteps:
+    """Takes a step on each of some samples, at the proxy's present weights, and measures the anchors after each."""
+
+    proxy: Proxy = field(repr=False)
+    anchors: Sequence[AnchorGroup] = field(repr=False)
+    step_size: float
+    preconditioner: Preconditioner = field(repr=False)
+
+    def __call__(self, samples: Sequence[Encoded]) -> list[ExactUtility]:
+        """One record a sample, in the order given; weights are put back bit for bit."""
+
+        def work(batches: Batches) -> dict[int, ExactUtility]:
+            return {index: self._step(samples[index]) for indices in batches for index in indices}
+
+        measured = in_memory(self.proxy, samples, work, batch_size=1, room=self.proxy.backward_room)
+        return [measured.get(index) or self._nothing(too_large(sample)) for index, sample in enumerate(samples)]
+
+    def _step(self, sample: Encoded) -> ExactUtility:
+        step_size, preconditioner = self.step_size, self.preconditioner
+        try:
+            return exact_utility(self.proxy, sample, self.anchors, step_size=step_size, preconditioner=preconditioner)
+        except ScoreError as error:
+            return self._nothing(str(error))
+
+    def _nothing(self, problem: str) -> ExactUtility:
+        return ExactUtility(float("nan"), torch.full((len(self.anchors),), float("nan"), dtype=torch.float64), problem)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from onesteptrain.errors import AnchorError, ConfigError
-from onesteptrain.methods import Scorer, Setting, Stages, check_batch_size
-from onesteptrain.methods.one_step.bending import Bending
+from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.methods.one_step.exact import Exact
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
 from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
-from onesteptrain.methods.one_step.glimpse import Glimpses
 from onesteptrain.methods.one_step.groups import CROSSOVER, GroupGradients, stacked
 from onesteptrain.methods.one_step.reference import Referenced
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.proxy.versions import Versions
 from onesteptrain.utility import (
     AnchorGroup,
     ExactSteps,
@@ -39,12 +36,6 @@ _PROBES = 16
 _FEW_PROBES = 2
 """Anchors that forward mode is put to the test on."""
 
-_PAYS = 6
-"""Rows in doubt for each direction of the curvature: it costs half as many exact steps."""
-
-_LANDMARKS = 0.1
-"""Of the rows: those that landmarks begin with."""
-
 _TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "representation")
 """Options of the first-order estimators alone."""
 
@@ -53,11 +44,9 @@ _TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "r
 class OneStep:
     """One-step utility (arXiv:2605.07488): the fall of the anchor loss after one step on the sample."""
 
-    estimator: Literal["auto", "exact", "fd", "jvp", "cascade", "landmarks"] = "auto"
+    estimator: Literal["auto", "exact", "fd", "jvp"] = "auto"
     """exact takes the step and measures the anchors; fd and jvp are first-order and need forward passes only:
-    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision. cascade scores all rows by
-    auto and takes the exact step for those whose place in the top share is in doubt. landmarks scores a part by auto
-    and tells the rest from a glimpse of one pass, for pools that are too large to be read twice."""
+    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision."""
 
     step_size: float = 1e-3
     """Learning rate of the simulated step."""
@@ -77,32 +66,6 @@ class OneStep:
 
     batch_size: int | None = None
     """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
-
-    candidates: int | None = None
-    """Samples whose exact steps are measured side by side, each with weights of its own, where the scope is lora or
-    last; by default as many as pay and as memory is set aside for. 1 takes one step after the other."""
-
-    cascade_share: float = 0.2
-    """The top share that a cascade, or landmarks, gets right."""
-
-    cascade_agreement: float = 0.99
-    """How much of that share is to be what exact would choose, as it is expected."""
-
-    cascade_curvature: int = 12
-    """Directions along which a cascade measures how the anchor loss bends, before it takes exact steps for many rows;
-    each holds a copy of the parameters in scope, and all cost three exact steps apiece. 0 goes without."""
-
-    landmark_agreement: float = 0.99
-    """How much of the share named by cascade_share is to be what auto would choose, as it is expected; landmarks stop
-    there, or at their budget."""
-
-    landmark_budget: float = 0.3
-    """Most rows that landmarks score, as a share of the pool, or sixty: what a row costs is a pass, and two for each
-    scored."""
-
-    glimpse_layers: int = 1
-    """Layers at the top of the language model that a glimpse of landmarks goes back through; each costs about one more
-    of its passes and tells more. 0 stays at the last hidden state, and promises more agreement than there is."""
 
     store_tokens: bool = False
     """Keep utility and loss of every answer token, in the columns token_utility and token_loss."""
@@ -133,52 +96,14 @@ class OneStep:
             if not 0 < size < math.inf:
                 raise ConfigError(f"{name} is {size}; it must be positive and finite")
         check_batch_size(self.batch_size)
-        if self.candidates is not None and self.candidates < 1:
-            raise ConfigError(f"candidates is {self.candidates}; it must be at least 1")
         for name in ("reference_folds", "intervals"):
             if getattr(self, name) < 0 or getattr(self, name) == 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or at least 2")
         if self.sketch < 0:
             raise ConfigError(f"sketch is {self.sketch}; it is a number of dimensions, such as 512, or 0 for none")
-        for name in ("cascade_share", "cascade_agreement", "landmark_agreement", "landmark_budget"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and below 1")
-        for name in ("glimpse_layers", "cascade_curvature"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         given = [name for name in _TOKENS_ONLY if getattr(self, name)]
-        if self.estimator == "landmarks" and given:
-            raise ConfigError(f"estimator landmarks does not measure every row; use fd or jvp with {given[0]}")
         if self.estimator == "exact" and given:
             raise ConfigError(f"estimator exact has no utility per token; use fd or jvp with {given[0]}")
-
-    def stages(self) -> Stages | None:
-        """Of a cascade, first order for all rows and exact steps for some; of landmarks, glimpses and first order."""
-        if self.estimator == "landmarks":
-            glimpses = Glimpses(self.glimpse_layers, batch_size=self.batch_size)
-            share, agreement = self.cascade_share, self.landmark_agreement
-            drawn, budget = min(_LANDMARKS, self.landmark_budget), self.landmark_budget
-            return Stages(glimpses, replace(self, estimator="auto"), share, agreement, drawn, budget)
-        if self.estimator != "cascade":
-            return None
-        dear = OneStep(
-            "exact",
-            self.step_size,
-            self.optimizer,
-            self.group_by,
-            batch_size=self.batch_size,
-            candidates=self.candidates,
-        )
-        directions = self.cascade_curvature
-        bending = Bending(directions, self.step_size, self.optimizer == "adam", self.batch_size) if directions else None
-        return Stages(
-            replace(self, estimator="auto"),
-            dear,
-            self.cascade_share,
-            self.cascade_agreement,
-            between=bending,
-            between_pays=_PAYS * directions,
-        )
 
     def prepare(self, setting: Setting, /) -> Scorer:
         """Measure the anchors once, for all samples.
@@ -196,7 +121,7 @@ class OneStep:
         again = estimator == "exact"  # the others measure the anchors once
         anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size, keep=again)
         if estimator == "exact":
-            return Exact(ExactSteps(Versions(proxy), anchors, self.step_size, preconditioner, self.candidates))
+            return Exact(ExactSteps(proxy, anchors, self.step_size, preconditioner))
         everyone = [one for members in groups.values() for one in members]
         parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         total = together(anchors)
@@ -216,10 +141,6 @@ class OneStep:
 
     def _estimator(self, proxy: Proxy) -> Literal["exact", "fd", "jvp"]:
         half = proxy.dtype in (torch.bfloat16, torch.float16)
-        if self.estimator == "cascade" or self.estimator == "landmarks":
-            raise ConfigError(
-                f"estimator {self.estimator} compares the rows of a whole pool; use `ost score`, or fd or exact here"
-            )
         if self.estimator == "auto":
             return "jvp" if half else "fd"
         if half and self.estimator != "jvp":

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from onesteptrain.errors import ConfigError
-from onesteptrain.proxy.acceleration.prefix_cache import layer_names
 
 _MOST_FORMS = 64
 """In which blocks are compiled: those of towers and language, for one sample or several, with gradients and without."""
@@ -19,9 +18,8 @@ def compile_blocks(model: nn.Module) -> None:
     """Let `torch.compile` work on the blocks of a model, in place; they are compiled when they are first run.
 
     Compiling whole models of this kind takes many minutes, and breaks at what their towers do with images; a block is
-    compiled once for all lengths, in about half a minute. The highest layer of the language model is left as it is: it
-    works for answers only (`sparing`), for which its parts are run on other tokens from batch to batch. PyTorch's limit
-    on forms of one function is raised for the process.
+    compiled once for all lengths, in about half a minute. PyTorch's limit on forms of one function is raised for the
+    process.
 
     Raises:
         ConfigError: nothing can be compiled here.
@@ -31,10 +29,8 @@ def compile_blocks(model: nn.Module) -> None:
     _check_compiler()
     # blocks of all kinds share one function of transformers, and past PyTorch's own limit of 8 all would run uncompiled
     dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_FORMS)
-    highest = [model.get_submodule(name) for name in layer_names(model)[-1:]]
     for block in _blocks(model):
-        if block not in highest:
-            block.compile(dynamic=True)
+        block.compile(dynamic=True)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
-from torch.utils.hooks import RemovableHandle
 
 from onesteptrain.errors import ModelError
 from onesteptrain.proxy.scope import decoder_of
@@ -147,23 +146,6 @@ def _replaying(calls: Sequence[Any]) -> Callable[..., Any]:
         return pytree.tree_unflatten(leaves, form)  # anew each time: some models write into what they are given
 
     return replay
-
-
-def gradients_from(layer: nn.Module, leaves: list[Tensor] | None = None) -> RemovableHandle:
-    """Let gradients be taken of all that comes of what a layer is given, and no further back.
-
-    Args:
-        layer: The layer.
-        leaves: What it is given is added here, call by call.
-    """
-
-    def begin(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        states = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
-        if leaves is not None:
-            leaves.append(states)
-        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
-
-    return layer.register_forward_pre_hook(begin, with_kwargs=True)
 
 
 @contextlib.contextmanager

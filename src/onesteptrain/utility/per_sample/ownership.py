@@ -121,7 +121,6 @@ def first_tensor(values: Any) -> Tensor | None:
     return next((leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor) and leaf.ndim), None)
 
 
-@torch.enable_grad()  # a pass without gradients spares modules tokens
 def _leading(proxy: Proxy, samples: Sequence[Encoded]) -> dict[str, list[tuple[int, int]]]:
     """Rows and dimensions of the output of each call, by module."""
     batch = proxy.batch(samples)
