@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from onesteptrain.data.pool import Sample, open_pool
-from onesteptrain.jobs.steps import make_setting
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest
 from onesteptrain.methods import Method, Scorer, Setting
 from onesteptrain.methods.el2n import El2n
 from onesteptrain.methods.grand import Grand
@@ -82,7 +82,8 @@ def prepare_world(folder: Path, rows: int, anchors: int) -> tuple[Setting, list[
     )
     trusted = [row for row in open_pool(world.heldout) if isinstance(row, Sample)]
     samples = [row for row in open_pool(world.pool) if isinstance(row, Sample)]
-    return make_setting(str(folder / "warm"), None, trusted, seed=0), samples
+    request = ScoreRequest(open_pool(world.pool), OneStep(), proxy=ProxyOptions(str(folder / "warm")))
+    return request.setting(trusted), samples
 
 
 def measure(

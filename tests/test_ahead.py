@@ -13,7 +13,7 @@ import torch
 
 from onesteptrain.data.pool import ImageRef, Sample, Turn, open_pool
 from onesteptrain.errors import ConfigError, RunError, SampleError
-from onesteptrain.jobs.steps import score_into
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, score_into
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, encoded_ahead, load_proxy, readers
@@ -62,15 +62,15 @@ def test_a_pool_gets_the_same_table_with_readers_and_without(method, tmp_path):
     tables = []
     for name, count in (("none", 0), ("one", 1)):
         options = ScoringOptions(shard_rows=8, chunk_rows=3, readers=count)
-        done = score_into(
-            tmp_path / name,
+        request = ScoreRequest(
             open_pool(pool_path),
             method,
+            type(method).__name__,
             anchors=anchors,
-            proxy=str(checkpoint("qwen3_vl")),
-            options=options,
-            name=type(method).__name__,
+            proxy=ProxyOptions(str(checkpoint("qwen3_vl"))),
+            scoring=options,
         )
+        done = score_into(tmp_path / name, request)
         tables.append(done.table.read())
     assert tables[0].equals(tables[1])
     assert tables[0]["reason"].is_valid().to_pylist() == [row == 7 for row in range(21)]

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import f_oneway, spearmanr
 
 from onesteptrain.data.pool import Sample, Turn, open_pool
-from onesteptrain.jobs.steps import score_into
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, score_into
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import load_proxy
 from onesteptrain.reporting.diagnosis.bias import associations, column_keys, corrected, eta_squared
@@ -298,13 +298,9 @@ def test_where_every_picture_helps_no_row_is_blind():
 def test_in_a_built_world_the_rows_that_can_be_answered_without_the_picture_are_blind(tmp_path):
     world = make_world(WorldOptions(pool_rows=240, heldout_rows=60, noise_share=0.0, seed=5), tmp_path / "world")
     plain = {path: _make_plain(path) for path in (world.pool, world.heldout)}
-    score_into(
-        tmp_path / "run",
-        open_pool(world.pool),
-        OneStep(ablate=True),
-        anchors=world.heldout,
-        proxy=str(packaged("proxy")),
-    )
+    proxy = ProxyOptions(str(packaged("proxy")))
+    request = ScoreRequest(open_pool(world.pool), OneStep(ablate=True), anchors=world.heldout, proxy=proxy)
+    score_into(tmp_path / "run", request)
     table = ScoreTable(tmp_path / "run" / "scores.parquet")
     blind = blind_rows(read_means(table), np.zeros(table.rows, bool)) == 1
     # half of these rows are helped by another picture rather than hurt, so that the limit cannot be far off; the

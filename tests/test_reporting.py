@@ -80,8 +80,11 @@ def make_run(folder, pool_path, record=utility_record, **asked):
     run.mkdir()
     write_table(to_table((one.uid, one.row, record(one.row)) for one in pool), folder / "shard.parquet")
     merge([folder / "shard.parquet"], run / "scores.parquet", {"pool": pool.fingerprint})
-    request = {"pool": str(pool.path), "format": pool.format, "image_root": str(pool.image_root), "method": "one_step"}
-    (run / "config.yaml").write_text(yaml.safe_dump({"score": {**request, **asked}}))
+    reading = {"format": pool.format, "image_root": str(pool.image_root)}
+    proxy = {"proxy": asked.pop("proxy")} if "proxy" in asked else {}
+    method = {"name": asked.pop("method", "one_step"), "options": asked}
+    request = {"pool": str(pool.path), "pool_reading": reading, "method": method, **proxy}
+    (run / "config.yaml").write_text(yaml.safe_dump({"score": request}))
     (run / "provenance.json").write_text(json.dumps({"versions": {"torch": "2.0"}, "seconds": 90.0, "device": "cpu"}))
     return run
 

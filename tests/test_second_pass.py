@@ -18,6 +18,7 @@ from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.jobs.comparison import Comparison, MethodArm
 from onesteptrain.jobs.comparison.arms import make_arms
 from onesteptrain.jobs.pipeline import Pipeline, run_pipeline
+from onesteptrain.jobs.scoring import ProxyOptions
 from onesteptrain.jobs.second_pass import FirstLook, look_again
 from onesteptrain.methods import Setting, installed, method_class
 from onesteptrain.methods.loss import Loss
@@ -112,9 +113,9 @@ def test_rows_that_the_gate_drops_teach_the_second_proxy_nothing(tmp_path):
     write_table(table, tmp_path / "scores.parquet")
     (tmp_path / "reference.parquet").write_bytes((first().path.parent / "reference.parquet").read_bytes())
     warmed = WarmupOptions(share=job.warmup_share, finetune=job.warmup)
-    look = FirstLook(tmp_path, open_pool(job.pool), job.anchors, job.proxy, job.out / "warmup", warmed)
+    look = FirstLook(tmp_path, open_pool(job.pool), job.anchors, ProxyOptions(job.proxy), job.out / "warmup", warmed)
     usual = {"working": job.working, "checking": job.checking, "seed": 0, "tell": lambda text: None}
-    assert look_again(look, tmp_path / "second", loading=(job.scope, job.loading), **usual) is not None
+    assert look_again(look, tmp_path / "second", **usual) is not None
     taught = {one.uid for one in open_pool(tmp_path / "second" / "trusted.jsonl", image_root=job.pool.parent)}
     assert len(taught) == 16
     assert not taught & {f"s{row}" for row in np.flatnonzero(bad)}

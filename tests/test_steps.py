@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
-from onesteptrain.jobs.steps import AnchorOptions, draw_anchor_file, locate_proxy, plain, read_anchors
-from onesteptrain.storage.score_table import ScoreTable
-from tests.commands import ROWS, done, scored, world
+from onesteptrain.jobs.scoring import ScoreRequest, audit_into, locate_proxy, score_into
+from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, draw_anchor_file, plain, read_anchors
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.scoring.audit import AuditOptions
+from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.storage.score_table import Record, ScoreTable
+from tests.commands import ROWS, done, refusal, scored, world
 from tests.pool_files import qa, write_jsonl
 
 
@@ -138,8 +144,7 @@ def test_rows_of_the_held_out_data_that_cannot_be_read_are_passed_over(tmp_path)
     held = write_jsonl(tmp_path / "held.jsonl", [qa(f"question {n}", id=f"h{n}") for n in range(6)])
     held.write_text("{broken\n" + held.read_text())
     pool = open_pool(write_jsonl(tmp_path / "pool.jsonl", [qa("another")]))
-    options = {"count": 6, "by": (), "seed": 0, "overwrite": False}
-    assert draw_anchor_file(open_pool(held), pool, tmp_path / "anchors.jsonl", **options) == 6
+    assert draw_anchor_file(open_pool(held), pool, tmp_path / "anchors.jsonl", AnchorDraw(6)) == 6
     assert [row.uid for row in open_pool(tmp_path / "anchors.jsonl")] == [f"h{n}" for n in range(6)]
 
 
@@ -147,7 +152,7 @@ def test_drawn_anchors_that_stand_in_the_pool_are_refused_and_not_written(tmp_pa
     held = open_pool(write_jsonl(tmp_path / "held.jsonl", [qa(f"question {n}", id=f"h{n}") for n in range(3)]))
     pool = open_pool(write_jsonl(tmp_path / "pool.jsonl", [qa("x"), qa("Question  1", "other")]))
     with pytest.raises(AnchorError, match="row 1 is anchor 'h1'"):
-        draw_anchor_file(held, pool, tmp_path / "anchors.jsonl", count=3, by=(), seed=0, overwrite=False)
+        draw_anchor_file(held, pool, tmp_path / "anchors.jsonl", AnchorDraw(3))
     assert not (tmp_path / "anchors.jsonl").exists()
 
 
@@ -188,12 +193,44 @@ def test_plain_values_can_be_written_as_yaml_and_json(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("make", "error"), [("mkdir", ConfigError), ("touch", RunError)])
 def test_an_audit_is_not_begun_where_it_cannot_be_written(tmp_path, make, error):
-    from onesteptrain.jobs.steps import audit_into
-    from onesteptrain.methods import Setting
-    from onesteptrain.methods.one_step import OneStep
-    from onesteptrain.scoring.audit import AuditOptions
-
     out = tmp_path / "audit.json"
     getattr(out, make)()
     with pytest.raises(error, match="output"):
-        audit_into(out, open_pool(world().pool), OneStep(), Setting(), AuditOptions())
+        audit_into(out, ScoreRequest(open_pool(world().pool), OneStep()), AuditOptions())
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeded:
+    """A plug-in whose option has the name of one of ours."""
+
+    seed: int = 0
+    readers: int = 0
+
+    def prepare(self, setting):
+        return lambda samples: [Record(float(self.seed)) for _ in samples]
+
+
+def test_an_option_of_a_plug_in_is_not_hidden_by_ours_of_the_same_name(tmp_path):
+    request = ScoreRequest(open_pool(world().pool), Seeded(1), "seeded", seed=5)
+    assert set(score_into(tmp_path, request).table.numbers("score")) == {1.0}
+    asked = yaml.safe_load((tmp_path / "config.yaml").read_text())["score"]
+    assert asked["method"] == {"name": "seeded", "options": {"seed": 1, "readers": 0}}
+    assert asked["seed"] == 5
+    for other in (Seeded(2), Seeded(1, readers=3)):
+        with pytest.raises(RunError, match=r"score method options (seed|readers) \("):
+            score_into(tmp_path, dataclasses.replace(request, method=other))
+    again = dataclasses.replace(request, scoring=ScoringOptions(readers=2, chunk_rows=7))
+    assert score_into(tmp_path, again).scored_now == 0  # our own readers are no part of what comes out
+
+
+def test_a_run_of_the_old_record_is_refused_with_what_to_do(tmp_path):
+    shutil.copytree(scored(), tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    asked = yaml.safe_load(config.read_text())["score"]
+    config.write_text(yaml.safe_dump({"score": {**asked, "method": "one_step", "format": "messages"}}))
+    for command in (
+        ["select", tmp_path / "run", "--keep", "20%", "--out", tmp_path / "s.jsonl"],
+        ["report", tmp_path / "run"],
+    ):
+        assert "scored by an earlier version of ost" in refusal(*command)
+    assert "score again" in refusal(*world().scoring(tmp_path / "run", shard_rows=5))

@@ -8,13 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from onesteptrain.data.pool import Unreadable
+from onesteptrain.data.pool import Unreadable, open_pool
 from onesteptrain.errors import ConfigError, ModelError, PoolError, RunError
-from onesteptrain.jobs.steps import locate_checkpoints, make_setting
-from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, locate_checkpoints
+from onesteptrain.methods.loss import Loss
+from onesteptrain.proxy import ScopeOptions, load_proxy
 from onesteptrain.training import FinetuneOptions, WarmupOptions, draw, warm_up
 from onesteptrain.utility import read_preconditioner
 from onesteptrain.utility.checkpoints import read_checkpoint
+from tests.building import write_pool
 
 TRAINING = FinetuneOptions(steps=3, batch_size=2, learning_rate=1e-3)
 SCOPES = ["all", "last", "lora"]
@@ -152,7 +154,10 @@ def test_a_setting_made_from_a_warm_up_has_its_checkpoints_in_the_order_of_their
     scope = ScopeOptions("last", last_layers=1)
     options = WarmupOptions(share=1.0, finetune=replace(TRAINING, steps=11), checkpoints=11)
     warm_up(load_proxy(tiny_checkpoint, scope), rows_of(make_sample, 2), options, tmp_path / "warm")
-    setting = make_setting(str(tmp_path / "warm"), (scope, LoadOptions()), [], seed=0)
+    request = ScoreRequest(
+        open_pool(write_pool(tmp_path, 1)), Loss(), proxy=ProxyOptions(str(tmp_path / "warm"), scope)
+    )
+    setting = request.setting([])
     assert [int(folder.name) for folder in setting.checkpoints] == list(range(1, 12))  # 10 comes after 9
     broken = setting.checkpoints[0]
     (broken / "first_moments.safetensors").unlink()

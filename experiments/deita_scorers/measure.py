@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from onesteptrain.data.pool import open_pool
-from onesteptrain.jobs.steps import score_into
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, score_into
 from onesteptrain.methods.deita import Deita
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.storage.atomic import write_text
@@ -40,8 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         world = make_world(WorldOptions(pool_rows=options.rows), Path(scratch) / "world")
         method = Deita(str(options.scorers / "complexity"), str(options.scorers / "quality"))
-        proxy = str(checkpoint("proxy"))
-        table = score_into(Path(scratch) / "run", open_pool(world.pool), method, anchors=None, proxy=proxy).table
+        request = ScoreRequest(open_pool(world.pool), method, "deita", proxy=ProxyOptions(str(checkpoint("proxy"))))
+        table = score_into(Path(scratch) / "run", request).table
         truth = pq.read_table(world.truth).sort_by("row")
         cosines = similarities(table)
         kinds, rows = np.array(truth["kind"].to_pylist()), truth.to_pylist()

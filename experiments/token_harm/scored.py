@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.jobs.demo import WARMUP
-from onesteptrain.jobs.steps import AnchorOptions, locate_proxy, provide_anchors, provide_proxy, score_into
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, locate_proxy, provide_proxy, score_into
+from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, provide_anchors
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, ScopeOptions
+from onesteptrain.proxy import LoadOptions
 from onesteptrain.reporting.diagnosis.explaining import Explanation, Usual, explain, read_usual
 from onesteptrain.reporting.diagnosis.measured import Tokens, read_tokens
 from onesteptrain.reporting.diagnosis.quoting import load_quoter
@@ -23,8 +24,6 @@ from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 from onesteptrain.training import WarmupOptions
-
-LOADING = (ScopeOptions(), LoadOptions(device="cpu"))
 
 
 class Scored(NamedTuple):
@@ -62,15 +61,17 @@ def scored_world(folder: Path, seed: int, *, rows: int = 4000, noise: float = 0.
         for path in (world.pool, world.heldout):
             _make_plain(path, plain, seed)
     pool = open_pool(world.pool)
-    draw = (world.heldout, 100, ("skill", "level"), seed)
-    anchors, checking = provide_anchors(home / "anchors.jsonl", pool, draw, AnchorOptions(), print)
+    anchors, draw = home / "anchors.jsonl", AnchorDraw(100, ("skill", "level"), seed)
+    reading = provide_anchors(anchors, pool, world.heldout, draw, AnchorOptions(), print)
     warmup = WarmupOptions(200 / rows, finetune=WARMUP)
-    proxy, _ = provide_proxy(home / "proxy", str(checkpoint("proxy")), pool, warmup, LOADING, print)
+    start = ProxyOptions(str(checkpoint("proxy")), loading=LoadOptions(device="cpu"))
+    proxy = provide_proxy(home / "proxy", start, pool, warmup, print).proxy
     method = OneStep(store_tokens=True, ablate=True)
     score_into(
-        home / "run", pool, method, anchors=anchors, proxy=proxy, seed=seed, anchor_options=checking, loading=LOADING
+        home / "run", ScoreRequest(pool, method, anchors=anchors, anchor_reading=reading, proxy=proxy, seed=seed)
     )
-    return _read(ScoreTable(home / "run" / "scores.parquet"), pool, open_pool(anchors, image_root=home), proxy, world)
+    table = ScoreTable(home / "run" / "scores.parquet")
+    return _read(table, pool, open_pool(anchors, image_root=home), proxy.checkpoint, world)
 
 
 def _read(table: ScoreTable, pool: Pool, anchors: Pool, proxy: str, world: World) -> Scored:

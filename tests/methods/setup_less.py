@@ -7,7 +7,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from onesteptrain.jobs.steps import locate_checkpoints
+from onesteptrain.jobs.scoring import locate_checkpoints
 from onesteptrain.methods import Method, Setting
 from onesteptrain.methods.less import Less
 from onesteptrain.proxy import LoadOptions, load_proxy

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from onesteptrain.errors import AnchorError, ConfigError, ModelError
-from onesteptrain.jobs.steps import locate_checkpoints
+from onesteptrain.jobs.scoring import locate_checkpoints
 from onesteptrain.methods import Setting
 from onesteptrain.methods.less import Less
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy

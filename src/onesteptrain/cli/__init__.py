@@ -110,7 +110,7 @@ def _score_command(tokens: list[str], files: list[Any]) -> Any:
     """`ost score` has the options of the method that the command line or the file names."""
     from onesteptrain.cli.score_command import for_method
 
-    named = [file.config.get("score", {}).get("method", "one_step") for file in files]
+    named = [file.data.get("score", {}).get("method", "one_step") for file in files]
     named += [tokens[place + 1] for place, token in enumerate(tokens[:-1]) if token == "--method"]
     named += [token.removeprefix("--method=") for token in tokens if token.startswith("--method=")]
     return for_method(named[-1] if named else "one_step")
@@ -128,13 +128,17 @@ def _config(tokens: list[str]) -> list[Any]:
     del tokens[place : place + 2]
     if not path.is_file():
         raise ConfigError(f"--config {path} does not exist; give the config.yaml of a run, or a file of your own")
-    from cyclopts.config import Yaml
+    from cyclopts.config import Dict
 
-    _check_sections(path)
-    return [Yaml(path, must_exist=True)]
+    from onesteptrain.data.score_record import side_by_side
+
+    sections = _sections(path)
+    if "score" in sections:
+        sections["score"] = side_by_side(sections["score"])
+    return [Dict(sections, source=str(path.absolute()))]
 
 
-def _check_sections(path: Path) -> None:
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
     """Cyclopts passes over a section that it does not know; a typo there must not go unnoticed."""
     import yaml
 
@@ -148,3 +152,4 @@ def _check_sections(path: Path) -> None:
     for name in sections:
         if name not in COMMANDS:
             raise ConfigError(f"--config {path} has a section {name!r}, but there is no such command; {needed}")
+    return sections

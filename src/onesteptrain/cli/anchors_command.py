@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from onesteptrain.cli.output import moved_images, say
 from onesteptrain.data.pool import open_pool
-from onesteptrain.jobs.steps import PoolOptions, draw_anchor_file
+from onesteptrain.jobs.steps import AnchorDraw, PoolOptions, draw_anchor_file
 
 Flat = Parameter(name="*")
 
@@ -43,7 +43,7 @@ def anchors(  # noqa: PLR0913  one parameter an option
     """
     against = open_pool(pool, image_root=pool_image_root) if pool is not None else None
     opened = reading.open(heldout)
-    drawn = draw_anchor_file(opened, against, out, count=count, by=by, seed=seed, overwrite=overwrite)
+    drawn = draw_anchor_file(opened, against, out, AnchorDraw(count, by, seed), overwrite=overwrite)
     checked = "none of them stands in the pool" if against else "not checked against a pool; give --pool"
     text = f"drew {drawn} anchors: {out} ({checked})" + moved_images(opened.image_root, out)
     say(text, {"anchors": drawn, "out": str(out), "image_root": str(opened.image_root)}, as_json=json)

@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import progress_bar, say
-from onesteptrain.jobs.steps import AnchorOptions, PoolOptions, audit_facts, audit_into, make_setting, read_anchors
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into
+from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring.audit import Audit, AuditOptions, trusted_step_size
@@ -51,10 +52,16 @@ def audit(  # noqa: PLR0913  one parameter an option
         overwrite: Replace an existing file.
         json: Print the result as JSON.
     """
-    opened = reading.open(pool)
-    setting = make_setting(proxy, (scope, loading), read_anchors(anchors, opened, checking), seed)
+    request = ScoreRequest(
+        reading.open(pool),
+        method,
+        anchors=anchors,
+        anchor_reading=checking,
+        proxy=ProxyOptions(proxy, scope, loading),
+        seed=seed,
+    )
     with progress_bar("exact steps", "steps") as progress:
-        result = audit_into(out, opened, method, setting, options, overwrite=overwrite, progress=progress)
+        result = audit_into(out, request, options, overwrite=overwrite, progress=progress)
     say(describe(result, options), audit_facts(result, method, options), as_json=json)
 
 

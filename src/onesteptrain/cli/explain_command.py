@@ -9,13 +9,12 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import say
-from onesteptrain.data.pool import Pool, open_pool
-from onesteptrain.errors import ConfigError, PoolError, RunError
-from onesteptrain.jobs.steps import locate_proxy
+from onesteptrain.data.score_record import read_score_record
+from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.jobs.scoring import locate_proxy
 from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation
 from onesteptrain.reporting.diagnosis import explain as explain_table
 from onesteptrain.reporting.diagnosis.quoting import load_quoter
-from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable, write_table
 
 _QUOTED = 60
@@ -42,13 +41,11 @@ def explain(
         json: Print the result as JSON.
     """
     out = _checked(run, out, overwrite)
-    asked = Run(run).config.get("score")
-    if asked is None or not asked.get("anchors") or not asked.get("proxy"):
-        raise ConfigError(f"{run} holds no scores of a method with anchors; give the --out of `ost score`")
+    record = read_score_record(run)
+    anchors, asked = record.open_anchors(), record.asked
     table = ScoreTable(run / "scores.parquet")
-    quote = load_quoter(locate_proxy(asked["proxy"])[0], trust_remote_code=bool(asked.get("trust_remote_code")))
-    pool = _open(asked["pool"], asked["format"], asked.get("image_root"))
-    found = explain_table(table, pool, _open(asked["anchors"], "auto", asked.get("anchor_image_root")), quote, options)
+    quote = load_quoter(locate_proxy(asked["proxy"])[0], trust_remote_code=asked["loading"]["trust_remote_code"])
+    found = explain_table(table, record.open_pool(), anchors, quote, options)
     write_table(found.table(), out)
     if found.corrected is not None:
         _add_column(table, "corrected", found)
@@ -119,12 +116,6 @@ def _checked(run: Path, out: Path | None, overwrite: bool) -> Path:
     if out.exists() and not overwrite:
         raise RunError(f"output {out} exists; give another path, or add --overwrite")
     return out
-
-
-def _open(path: str, layout: Any, image_root: str | None) -> Pool:
-    if not Path(path).exists():
-        raise PoolError(f"{path}, which this run rests on, does not exist; put it back")
-    return open_pool(Path(path), format=layout, image_root=image_root)
 
 
 def _add_column(table: ScoreTable, name: str, found: Explanation) -> None:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import progress_bar, say
-from onesteptrain.data.pool import Pool
-from onesteptrain.jobs.steps import AnchorOptions, PoolOptions, make_setting, read_anchors, score_into
-from onesteptrain.methods import Method, method_class
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, forecast_scoring, score_into
+from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
+from onesteptrain.methods import method_class
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.scoring.forecast import Forecast, forecast
+from onesteptrain.scoring.forecast import Forecast
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
 
 Flat = Parameter(name="*")
@@ -58,40 +58,23 @@ def score(  # noqa: PLR0913  one parameter an option
         overwrite: Delete an earlier run in this directory first.
         json: Print the result as JSON.
     """
-    asked = options if options is not None else method_class(method)()
+    request = ScoreRequest(
+        reading.open(pool),
+        options if options is not None else method_class(method)(),
+        method,
+        anchors=anchors,
+        anchor_reading=checking,
+        proxy=None if proxy is None else ProxyOptions(proxy, scope, loading),
+        scoring=working,
+        seed=seed,
+    )
     if dry_run:
-        expected = _forecast(reading.open(pool), asked, anchors, checking, proxy, (scope, loading), seed)
+        expected = forecast_scoring(request)
         say(describe_forecast(expected), expected._asdict(), as_json=json)
         return
     with progress_bar("scoring") as progress:
-        result = score_into(
-            out,
-            reading.open(pool),
-            asked,
-            anchors=anchors,
-            proxy=proxy,
-            seed=seed,
-            options=working,
-            anchor_options=checking,
-            loading=(scope, loading),
-            name=method,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        result = score_into(out, request, overwrite=overwrite, progress=progress)
     say(describe(result), facts(result), as_json=json)
-
-
-def _forecast(  # noqa: PLR0913  the parts of one request
-    pool: Pool,
-    method: Method,
-    anchors: Path | None,
-    checking: AnchorOptions,
-    proxy: str | None,
-    loading: tuple[ScopeOptions, LoadOptions],
-    seed: int,
-) -> Forecast:
-    trusted = read_anchors(anchors, pool, checking) if anchors is not None else []
-    return forecast(pool, lambda: method.prepare(make_setting(proxy, loading, trusted, seed)), seed=seed)
 
 
 def describe_forecast(expected: Forecast) -> str:

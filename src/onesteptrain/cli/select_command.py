@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import moved_images, say
+from onesteptrain.data.score_record import read_score_record
 from onesteptrain.jobs.steps import select_into
 from onesteptrain.selection import Selection, SelectOptions
-from onesteptrain.storage.run_directory import Run
 
 Flat = Parameter(name="*")
 
@@ -38,7 +38,7 @@ def select(
         json: Print the result as JSON.
     """
     selection = select_into(run, out, keep=keep, options=options, overwrite=overwrite)
-    root = Path(Run(run).config["score"]["image_root"])
+    root = read_score_record(run).open_pool().image_root
     text = describe(selection, out) + moved_images(root, out)
     say(text, {**selection.summary(), "out": str(out), "image_root": str(root)}, as_json=json)
 

@@ -14,25 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from onesteptrain.data.pool import open_pool
+from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.jobs.comparison import Compared, Comparison, MethodArm, compare
-from onesteptrain.jobs.steps import (
-    AnchorOptions,
-    Tell,
-    audit_facts,
-    audit_into,
-    make_setting,
-    read_anchors,
-    select_into,
-)
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into
+from onesteptrain.jobs.steps import Tell, select_into
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions
 from onesteptrain.reporting import write_report
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.scoring.audit import AuditOptions
 from onesteptrain.storage.atomic import write_json
-from onesteptrain.storage.run_directory import Run
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 from onesteptrain.training import FinetuneOptions
@@ -144,11 +137,12 @@ def _explain(world: World, done: Compared, out: Path, options: DemoOptions, tell
         subset = out / f"subset-{100 * share:g}percent.jsonl"
         chosen = select_into(run, subset, keep=f"{100 * share:g}%")
         tell(f"selected {len(chosen.rows)} rows: {subset}")
-    asked = Run(run).config["score"]
-    anchors = read_anchors(Path(asked["anchors"]), None, AnchorOptions(Path(asked["anchor_image_root"])))
+    record = read_score_record(run)
     method, auditing = OneStep(), AuditOptions(rows=40, step_sizes=(1e-4, 1e-3))
-    setting = make_setting(asked["proxy"], None, anchors, 0)
-    audit = audit_into(out / "audit.json", open_pool(world.pool), method, setting, auditing)
+    request = ScoreRequest(
+        open_pool(world.pool), method, anchors=record.open_anchors(), proxy=ProxyOptions(record.asked["proxy"])
+    )
+    audit = audit_into(out / "audit.json", request, auditing)
     lines = [f"rank correlation {row.spearman.value:.3f} at step {row.step_size:.0e}" for row in audit.sizes]
     tell(f"audit: first order against the exact step on {audit.rows} rows: {', '.join(lines)}")
     facts = audit_facts(audit, method, auditing)

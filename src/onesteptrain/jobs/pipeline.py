@@ -15,17 +15,9 @@ from typing import Any
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark, write_evaluation
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, provide_proxy, score_into
 from onesteptrain.jobs.second_pass import FirstLook, look_again
-from onesteptrain.jobs.steps import (
-    AnchorOptions,
-    PoolOptions,
-    Tell,
-    plain,
-    provide_anchors,
-    provide_proxy,
-    score_into,
-    select_into,
-)
+from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, PoolOptions, Tell, plain, provide_anchors, select_into
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.reporting import write_report
@@ -136,17 +128,16 @@ def run_pipeline(job: Pipeline, *, overwrite: bool = False, tell: Tell = lambda 
     with begin_run(job.out, request, inputs, overwrite=overwrite) as run:
         anchors, checking = _anchors(job, pool, tell)
         proxy = _warm_proxy(job, pool, tell)
-        scored = score_into(
-            job.out / "score",
+        scoring = ScoreRequest(
             pool,
             job.score,
             anchors=anchors,
+            anchor_reading=checking,
             proxy=proxy,
+            scoring=job.working,
             seed=job.seed,
-            options=job.working,
-            anchor_options=checking,
-            loading=(job.scope, job.loading),
         )
+        scored = score_into(job.out / "score", scoring)
         tell(f"scored {scored.rows - scored.failed} of {scored.rows} rows: {scored.table.path}")
         chosen_by = _look_again(job, pool, (anchors, checking), tell)
         subsets = {keep: _subset(job, pool, chosen_by, keep, tell) for keep in job.keep}
@@ -169,13 +160,15 @@ def _anchors(job: Pipeline, pool: Pool, tell: Tell) -> tuple[Path, AnchorOptions
     if job.heldout is None:
         return job.anchors or Path(), job.checking
     out = job.out / f"anchors{job.heldout.suffix}"
-    return provide_anchors(out, pool, (job.heldout, job.anchor_count, job.anchor_by, job.seed), job.checking, tell)
+    draw = AnchorDraw(job.anchor_count, job.anchor_by, job.seed)
+    return out, provide_anchors(out, pool, job.heldout, draw, job.checking, tell)
 
 
-def _warm_proxy(job: Pipeline, pool: Pool, tell: Tell) -> str:
+def _warm_proxy(job: Pipeline, pool: Pool, tell: Tell) -> ProxyOptions:
+    proxy = ProxyOptions(job.proxy, job.scope, job.loading)
     if not job.warmup_share:
-        return job.proxy
-    return provide_proxy(job.out / "warmup", job.proxy, pool, _warmup(job), (job.scope, job.loading), tell)[0]
+        return proxy
+    return provide_proxy(job.out / "warmup", proxy, pool, _warmup(job), tell).proxy
 
 
 def _warmup(job: Pipeline) -> WarmupOptions:
@@ -187,11 +180,9 @@ def _look_again(job: Pipeline, pool: Pool, anchors: tuple[Path, AnchorOptions], 
     first = job.out / "score"
     if not (job.second_look and job.warmup_share and job.rule().trusting):
         return first
-    look = FirstLook(first, pool, anchors[0], job.proxy, job.out / "warmup", _warmup(job))
-    loading = (job.scope, job.loading)
-    second = look_again(
-        look, job.out / "second", loading=loading, working=job.working, checking=anchors[1], seed=job.seed, tell=tell
-    )
+    proxy = ProxyOptions(job.proxy, job.scope, job.loading)
+    look = FirstLook(first, pool, anchors[0], proxy, job.out / "warmup", _warmup(job))
+    second = look_again(look, job.out / "second", working=job.working, checking=anchors[1], seed=job.seed, tell=tell)
     return first if second is None else second.run
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onesteptrain.data.pool import Pool, open_pool
-from onesteptrain.jobs.steps import AnchorOptions, Tell, provide_proxy, score_into
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, provide_proxy, score_into
+from onesteptrain.jobs.steps import AnchorOptions, Tell
 from onesteptrain.methods import Scorer, Setting
-from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring.score import ScoringOptions
 from onesteptrain.scoring.second_pass import second_pass_scorer
 from onesteptrain.selection import SelectOptions, select_subset
@@ -37,7 +37,7 @@ class FirstLook(NamedTuple):
 
     pool: Pool
     anchors: Path
-    checkpoint: str
+    proxy: ProxyOptions
     """What the first proxy was before its warm-up."""
 
     warmup: Path
@@ -58,22 +58,22 @@ class SecondLooked(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _SecondPass:
+class SecondPass:
     """A second pass in the place of a method."""
 
     first: str
     """The scores.parquet of the first scoring."""
 
     def prepare(self, setting: Setting, /) -> Scorer:
+        """Open the first scores."""
         proxy, anchors = setting.need_proxy("second pass"), setting.need_anchors("second pass")
         return second_pass_scorer(ScoreTable(Path(self.first)), proxy, anchors)
 
 
-def look_again(  # noqa: PLR0913  the parts of one request
+def look_again(
     first: FirstLook,
     out: Path,
     *,
-    loading: tuple[ScopeOptions, LoadOptions],
     working: ScoringOptions,
     checking: AnchorOptions,
     seed: int,
@@ -84,7 +84,6 @@ def look_again(  # noqa: PLR0913  the parts of one request
     Args:
         first: The first look.
         out: Folder for the rows, the proxy and the scores; what is there is not done again.
-        loading: As for the first proxy.
         working: How the pool is worked through.
         checking: How the anchors were read.
         seed: Draws the rows.
@@ -111,18 +110,17 @@ def look_again(  # noqa: PLR0913  the parts of one request
     tuning = dataclasses.replace(first.warmed.finetune, steps=steps)
     subset = open_pool(trusted, format=first.pool.format, image_root=first.pool.image_root)
     options = WarmupOptions(share=1.0, finetune=tuning)
-    proxy, warming = provide_proxy(out / "warmup", first.checkpoint, subset, options, loading, tell)
-    scored = score_into(
-        out / "score",
+    proxy, warming = provide_proxy(out / "warmup", first.proxy, subset, options, tell)
+    request = ScoreRequest(
         first.pool,
-        _SecondPass(str(table.path)),
+        SecondPass(str(table.path)),
+        "second_pass",
         anchors=first.anchors,
+        anchor_reading=checking,
         proxy=proxy,
+        scoring=working,
         seed=seed,
-        options=working,
-        anchor_options=checking,
-        loading=loading,
-        name="second_pass",
     )
+    scored = score_into(out / "score", request)
     tell(f"looked again at {scored.rows - scored.failed} of {scored.rows} rows: {scored.table.path}")
     return SecondLooked(out / "score", warming + Run(out / "score").provenance["seconds"])

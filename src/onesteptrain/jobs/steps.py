@@ -1,37 +1,25 @@
-"""The steps of the main job, each from files to files: what a command and a line of `ost run` have in common.
+"""The steps of the main job that need no model, each from files to files: anchors, selection, and where scores are.
 
-A step checks its inputs, owns its output, and calls one function of the library.
+A step checks its inputs, owns its output, and calls one function of the library; commands, `ost run`, `ost compare`
+and the functions of `onesteptrain` are made of the same steps. Those that run a model are in `jobs.scoring`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import math
 import os
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onesteptrain.data.anchors import draw_anchors, refuse_leaks
 from onesteptrain.data.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
-from onesteptrain.errors import AnchorError, ConfigError, PoolError, RunError
-from onesteptrain.methods import Method, Setting, essential_options, incidental_options
-from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, nothing_ahead, score_pool
+from onesteptrain.data.score_record import read_score_record
+from onesteptrain.errors import AnchorError
 from onesteptrain.selection import Selection, SelectOptions, select_subset
-from onesteptrain.storage.atomic import write_json
-from onesteptrain.storage.fingerprints import fingerprint, names_file
-from onesteptrain.storage.run_directory import Run, begin_run
 from onesteptrain.storage.score_table import ScoreTable
-
-if TYPE_CHECKING:  # these load torch, which drawing anchors and selecting do without
-    from onesteptrain.methods.one_step import OneStep
-    from onesteptrain.proxy import LoadOptions, ScopeOptions
-    from onesteptrain.scoring.audit import Audit, AuditOptions
-    from onesteptrain.training import WarmupOptions
 
 Tell = Callable[[str], None]
 """Told in a line what a step has done."""
@@ -67,15 +55,33 @@ class AnchorOptions:
         return open_pool(path, image_root=self.anchor_image_root)
 
 
-def draw_anchor_file(  # noqa: PLR0913  the parts of one request
-    heldout: Pool, pool: Pool | None, out: Path, *, count: int, by: tuple[str, ...], seed: int, overwrite: bool
+@dataclass(frozen=True)
+class AnchorDraw:
+    """How anchors are drawn from held-out rows."""
+
+    count: int = 100
+    """How many anchors."""
+
+    by: tuple[str, ...] = ()
+    """Columns to stratify by, such as topic and level."""
+
+    seed: int = 0
+    """Another seed, another draw."""
+
+
+def draw_anchor_file(
+    heldout: Pool, pool: Pool | None, out: Path, draw: AnchorDraw | None = None, *, overwrite: bool = False
 ) -> int:
     """Draw anchors from held-out rows, refuse those that stand in the pool, and write them in their own format.
+
+    Returns:
+        Number of anchors.
 
     Raises:
         AnchorError: too few rows, no such column, or an anchor stands in the pool.
     """
-    rows = draw_anchors(heldout, count=count, by=by, seed=seed)
+    draw = draw or AnchorDraw()
+    rows = draw_anchors(heldout, count=draw.count, by=draw.by, seed=draw.seed)
     if pool is not None:
         chosen = set(rows.tolist())
         refuse_leaks((row for row in heldout if row.row in chosen), pool)
@@ -83,124 +89,40 @@ def draw_anchor_file(  # noqa: PLR0913  the parts of one request
 
 
 def provide_anchors(
-    out: Path, pool: Pool, draw: tuple[Path, int, tuple[str, ...], int], checking: AnchorOptions, tell: Tell
-) -> tuple[Path, AnchorOptions]:
+    out: Path, pool: Pool, heldout: Path, draw: AnchorDraw, reading: AnchorOptions, tell: Tell
+) -> AnchorOptions:
     """Draw anchors into a file, unless it is there.
 
     Args:
         out: The anchor file.
         pool: The pool that they must not stand in.
-        draw: Held-out file, number of anchors, columns to stratify by, and seed.
-        checking: How anchors are checked.
+        heldout: The file that they are drawn from.
+        draw: How.
+        reading: How anchors are read and checked.
         tell: Told how many were drawn.
 
     Returns:
-        The file, and how to read it: drawn anchors keep the image paths of the rows that they were drawn from.
+        How to read the file: drawn anchors keep the image paths of the rows that they were drawn from.
     """
-    heldout, count, by, seed = draw
-    root = checking.anchor_image_root or (heldout if heldout.is_dir() else heldout.parent)
+    root = reading.anchor_image_root or (heldout if heldout.is_dir() else heldout.parent)
     if not out.exists():
-        rows = PoolOptions(image_root=root).open(heldout)
-        drawn = draw_anchor_file(rows, pool, out, count=count, by=by, seed=seed, overwrite=False)
+        drawn = draw_anchor_file(PoolOptions(image_root=root).open(heldout), pool, out, draw)
         tell(f"drew {drawn} anchors: {out}")
-    return out, dataclasses.replace(checking, anchor_image_root=root)
+    return dataclasses.replace(reading, anchor_image_root=root)
 
 
-def provide_proxy(
-    out: Path,
-    checkpoint: str,
-    pool: Pool,
-    options: WarmupOptions,
-    loading: tuple[ScopeOptions, LoadOptions],
-    tell: Tell,
-) -> tuple[str, float]:
-    """Warm up a proxy into a folder, unless it is there.
-
-    Returns:
-        The folder, and the seconds that its warm-up took.
-    """
-    from onesteptrain.proxy import load_proxy
-    from onesteptrain.training import warm_up
-    from onesteptrain.training.warmup import FACTS
-
-    if not out.exists():
-        result = warm_up(load_proxy(checkpoint, *loading), pool, options, out)
-        tell(f"warmed up the proxy on {result.used} rows in {result.steps} steps: {out}")
-    return str(out), float(json.loads((out / FACTS).read_text(encoding="utf-8"))["seconds"])
-
-
-def score_into(  # noqa: PLR0913  the parts of one request
-    run_path: Path,
-    pool: Pool,
-    method: Method,
-    *,
-    anchors: Path | None,
-    proxy: str | None,
-    seed: int = 0,
-    options: ScoringOptions | None = None,
-    anchor_options: AnchorOptions | None = None,
-    loading: tuple[ScopeOptions, LoadOptions] | None = None,
-    name: str = "one_step",
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> ScoringResult:
-    """Score a pool into a run directory, continuing one that was interrupted.
-
-    Raises:
-        AnchorError: an anchor stands in the pool, or cannot be used.
-        RunError: the directory is in use for something else.
-    """
-    options = options or ScoringOptions()
-    checked = read_anchors(anchors, pool, anchor_options or AnchorOptions()) if anchors is not None else []
-    request = {
-        "pool": pool.path,
-        "format": pool.format,
-        "image_root": pool.image_root,
-        "anchors": anchors,
-        "proxy": Path(proxy) if proxy is not None and Path(proxy).exists() else proxy,
-        "method": name,
-        **dataclasses.asdict(method),  # type: ignore[call-overload]
-        **dataclasses.asdict(anchor_options or AnchorOptions()),
-        **dataclasses.asdict(options),
-        **{key: value for part in loading or () for key, value in dataclasses.asdict(part).items()},
-        "seed": seed,
-    }
-    inputs = {"pool": pool.fingerprint}
-    inputs |= {"anchors": fingerprint(anchors)} if anchors is not None else {}
-    inputs |= {"proxy": fingerprint(proxy)} if proxy is not None else {}
-    inputs |= {key: fingerprint(value) for key, value in essential_options(method).items() if names_file(value)}
-
-    @functools.cache
-    def setting() -> Setting:  # the proxy is loaded once
-        return make_setting(proxy, loading, checked, seed, run)
-
-    def ahead(asked: int | None) -> AbstractContextManager[Expect]:
-        loaded = setting().proxy
-        if loaded is None:
-            return nothing_ahead(asked)
-        from onesteptrain.proxy import encoded_ahead, readers
-
-        return encoded_ahead(loaded.encoder, readers(asked, loaded.device))
-
-    incidental = incidental_options(method) | {"chunk_rows", "readers", "max_failed_share"}
-    with begin_run(run_path, {"score": plain(request)}, inputs, overwrite=overwrite, incidental=incidental) as run:
-        result = score_pool(pool, lambda: method.prepare(setting()), run, options, progress, ahead)
-        run.record(rows=result.rows, failed=result.failed)
-    return result
-
-
-def read_anchors(path: Path, pool: Pool | None, options: AnchorOptions) -> list[Sample]:
-    """Read an anchor file and refuse it if one of its samples stands in the pool.
+def read_anchors(anchors: Path | Pool | Sequence[Sample], pool: Pool | None, options: AnchorOptions) -> list[Sample]:
+    """Read anchors and refuse them if one stands in the pool.
 
     Raises:
         AnchorError: there are no anchors, one cannot be read, or one stands in the pool.
     """
-    anchors = list(readable(options.open(path)))
-    if not anchors:
-        raise AnchorError(f"{path} holds no anchors; give a file with at least one readable sample")
+    samples = list(readable(options.open(anchors) if isinstance(anchors, Path) else anchors))
+    if not samples:
+        raise AnchorError(f"{anchors} holds no anchors; give at least one readable sample")
     if pool is not None and not options.allow_leaks:
-        refuse_leaks(anchors, pool)
-    return anchors
+        refuse_leaks(samples, pool)
+    return samples
 
 
 def readable(rows: Iterable[Sample | Unreadable]) -> Iterable[Sample]:
@@ -215,45 +137,8 @@ def readable(rows: Iterable[Sample | Unreadable]) -> Iterable[Sample]:
         yield row
 
 
-def make_setting(
-    proxy: str | None,
-    loading: tuple[ScopeOptions, LoadOptions] | None,
-    anchors: list[Sample],
-    seed: int,
-    run: Run | None = None,
-) -> Setting:
-    """What a method works with; the proxy may be a checkpoint, or the folder of a warm-up."""
-    if proxy is None:
-        return Setting(anchors=anchors, seed=seed)
-    from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-
-    scope, load = loading or (ScopeOptions(), LoadOptions())
-    checkpoint, moments = locate_proxy(proxy)
-    loaded = load_proxy(checkpoint, scope, load)
-    if run is not None:
-        run.record(device=str(loaded.device), dtype=str(loaded.dtype), scoped_parameters=len(loaded.parameters))
-    return Setting(loaded, anchors, moments, seed, locate_checkpoints(proxy))
-
-
-def locate_proxy(proxy: str) -> tuple[str, Path | None]:
-    """The checkpoint, and the second moments if the proxy is the folder of a warm-up."""
-    moments = Path(proxy) / "second_moments.safetensors"
-    return (str(Path(proxy) / "model"), moments) if moments.is_file() else (proxy, None)
-
-
-def locate_checkpoints(proxy: str) -> list[Path]:
-    """The checkpoints in the folder of a warm-up, in the order of their steps; none if it kept none."""
-    kept = [path for path in (Path(proxy) / "checkpoints").glob("*") if path.name.isdigit()]
-    return sorted(kept, key=lambda path: int(path.name))
-
-
 def select_into(
-    run_path: Path,
-    out: Path,
-    *,
-    keep: str,
-    options: SelectOptions | None = None,
-    overwrite: bool = False,
+    run: Path, out: Path, *, keep: str, options: SelectOptions | None = None, overwrite: bool = False
 ) -> Selection:
     """Write some rows of the pool that a run has scored.
 
@@ -263,53 +148,9 @@ def select_into(
         ScoreError: scoring is not finished, there is no such column, or no row to keep.
         PoolError: the pool has changed since.
     """
-    asked = Run(run_path).config.get("score")
-    if asked is None:
-        raise ConfigError(f"{run_path} holds no scores; give the --out of `ost score`")
-    table = ScoreTable(run_path / "scores.parquet")
-    if not Path(asked["pool"]).exists():
-        raise PoolError(f"the pool {asked['pool']} that {run_path} has scored does not exist; put it back")
-    image_root = asked.get("image_root")
-    pool = open_pool(Path(asked["pool"]), format=asked["format"], image_root=image_root and Path(image_root))
-    return select_subset(table, pool, out, keep=keep, options=options, overwrite=overwrite)
-
-
-def audit_into(  # noqa: PLR0913  the parts of one request
-    out: Path,
-    pool: Pool,
-    method: OneStep,
-    setting: Setting,
-    options: AuditOptions,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Audit:
-    """Audit a first-order estimator on a pool and keep the result as JSON.
-
-    Raises:
-        ConfigError: the output is a folder.
-        RunError: the output exists.
-    """
-    from onesteptrain.scoring.audit import audit
-
-    if out.is_dir():
-        raise ConfigError(f"output {out} is a folder; give a file name such as audit.json")
-    if out.exists() and not overwrite:
-        raise RunError(f"output {out} exists; give another path, or add --overwrite")
-    result = audit(pool, method, setting, options, progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, audit_facts(result, method, options))
-    return result
-
-
-def audit_facts(result: Audit, method: OneStep, options: AuditOptions) -> dict[str, Any]:
-    """An audit as plain values."""
-    sizes = [
-        {**row._asdict(), "spearman": row.spearman._asdict(), "top_overlap": row.top_overlap._asdict()}
-        for row in result.sizes
-    ]
-    facts = {**result._asdict(), "sizes": sizes, "top_share": options.top_share, "confidence": options.confidence}
-    return {name: plain(value) for name, value in {**facts, "method": dataclasses.asdict(method)}.items()}
+    record = read_score_record(run)
+    table = ScoreTable(run / "scores.parquet")
+    return select_subset(table, record.open_pool(), out, keep=keep, options=options, overwrite=overwrite)
 
 
 def plain(value: Any) -> Any:

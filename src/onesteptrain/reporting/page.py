@@ -11,7 +11,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from onesteptrain.data.pool import Pool, open_pool
+from onesteptrain.data.pool import Pool
+from onesteptrain.data.score_record import ScoreRecord, read_score_record
 from onesteptrain.errors import ConfigError, PoolError, RunError
 from onesteptrain.reporting import figures
 from onesteptrain.reporting.counting import (
@@ -90,16 +91,15 @@ def write_report(
     options = options or ReportOptions()
     _refuse_target(out, overwrite=overwrite)
     figures.need_matplotlib()
-    asked = Run(run).config.get("score")
-    if asked is None:
-        raise ConfigError(f"{run} holds no scores; give the --out of `ost score`")
+    record = read_score_record(run)
     table = ScoreTable(run / "scores.parquet")
     facts = {
-        "asked": asked,
+        "asked": record.asked,
+        "options": record.flat(),
         "provenance": Run(run).provenance,
         "arms": summarize_results(results or ()),
         "audit": read_audit(audit) if audit is not None else None,
-        **_table_facts(table, asked, options),
+        **_table_facts(table, record, options),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, _render(facts))
@@ -115,7 +115,7 @@ def _refuse_target(out: Path, *, overwrite: bool) -> None:
         raise RunError(f"output {out} exists; choose another --out, or add --overwrite")
 
 
-def _table_facts(table: ScoreTable, asked: Mapping[str, Any], options: ReportOptions) -> dict[str, Any]:
+def _table_facts(table: ScoreTable, record: ScoreRecord, options: ReportOptions) -> dict[str, Any]:
     """All that the score table tells, and the pool rows at its two ends."""
     names = table.names
     score = table.numbers("score")
@@ -125,7 +125,7 @@ def _table_facts(table: ScoreTable, asked: Mapping[str, Any], options: ReportOpt
     kept = kept_utility(score, values) if ranked == "utility" else None
     columns = [name for name in (ranked, *_SIGNALS[1:]) if name in names]
     scales = {name: scale if name in (ranked, *_SCALED) else Scale(0, _PLAIN_UNIT) for name in columns}
-    pool = _open_pool(table, asked) if options.examples else None
+    pool = _open_pool(table, record) if options.examples else None
     return {
         "rows": table.rows,
         "scored": int(np.isfinite(score).sum()),
@@ -171,13 +171,13 @@ def _draw(table: ScoreTable, values: Column, ranked: str, scale: Scale, kept: Ke
     return drawn
 
 
-def _open_pool(table: ScoreTable, asked: Mapping[str, Any]) -> Pool:
-    path = Path(asked["pool"])
-    if not path.exists():
-        raise PoolError(f"the pool {path} of this run does not exist; put it back, or add --examples 0")
-    pool = open_pool(path, format=asked["format"], image_root=asked.get("image_root"))
+def _open_pool(table: ScoreTable, record: ScoreRecord) -> Pool:
+    try:
+        pool = record.open_pool()
+    except PoolError as error:
+        raise PoolError(f"{error}, or add --examples 0") from error
     if table.metadata.get("pool", pool.fingerprint) != pool.fingerprint:
-        raise PoolError(f"{path} has changed since it was scored; score it again, or add --examples 0")
+        raise PoolError(f"{pool.path} has changed since it was scored; score it again, or add --examples 0")
     return pool
 
 

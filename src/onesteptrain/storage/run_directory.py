@@ -76,7 +76,8 @@ def begin_run(
         config: The request, as plain values; whether two requests are the same is decided on it and the inputs.
         inputs: Fingerprint of each file that goes in.
         overwrite: Delete an earlier run first, even one of the same request: images may have been mended since.
-        incidental: Options that may differ between the calls of one request, such as how many requests are under way.
+        incidental: Options that may differ between the calls of one request, such as how many requests are under way;
+            each with the keys that lead to it, such as "score scoring readers".
 
     Raises:
         RunError: another process works there, it holds another request, or it is no run directory.
@@ -135,7 +136,7 @@ def _difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str]
     names = [
         f"{key} ({there.get(key)!r}, now {wanted.get(key)!r})"
         for key in {**there, **wanted}
-        if there.get(key) != wanted.get(key) and key.rpartition(" ")[2] not in incidental
+        if there.get(key) != wanted.get(key) and key not in incidental
     ]
     before = run.provenance.get("inputs", {})
     names += [f"content of {key}" for key in inputs if before.get(key) != inputs[key]]

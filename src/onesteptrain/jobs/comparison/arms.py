@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import PoolError
 from onesteptrain.jobs.comparison.request import Comparison, MethodArm
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, Warmed, provide_proxy, score_into
 from onesteptrain.jobs.second_pass import FirstLook, look_again
-from onesteptrain.jobs.steps import AnchorOptions, Tell, provide_anchors, provide_proxy, score_into
+from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, Tell, provide_anchors
 from onesteptrain.methods import essential_options, method_class
 from onesteptrain.selection import parse_budget, parse_floor, select_rows
-from onesteptrain.storage.fingerprints import as_place, content_id
+from onesteptrain.storage.fingerprints import content_id
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.storage.seeds import uniform
@@ -109,22 +110,21 @@ def _score(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: int, te
         anchors, checking = _anchors(job, pool, tell)
         looks_back = getattr(method_class(entry), "uses_checkpoints", False)
         proxy, warming = _proxy(job, pool, arm, job.warmup_checkpoints if looks_back else 0, tell)
-    looking = [as_place(proxy), anchors, job.checking, job.scope, job.loading] if proxy is not None else []
+    looking = [proxy.place, anchors, job.checking, job.scope, job.loading] if proxy is not None else []
     folder = job.out / "scores" / f"{entry}-{content_id([entry, essential_options(method), seed, *looking])}"
     if (folder / "scores.parquet").is_file():
         return Scored(ScoreTable(folder / "scores.parquet"), Run(folder).provenance["seconds"] + warming)
-    result = score_into(
-        folder,
+    request = ScoreRequest(
         pool,
         method,
+        entry,
         anchors=anchors,
+        anchor_reading=checking,
         proxy=proxy,
+        scoring=job.working,
         seed=seed,
-        options=job.working,
-        anchor_options=checking,
-        loading=(job.scope, job.loading),
-        name=entry,
     )
+    result = score_into(folder, request)
     seconds = Run(folder).provenance["seconds"]
     tell(f"{name}: scored {result.rows - result.failed} of {result.rows} rows in {seconds:.1f} s: {folder}")
     return Scored(result.table, seconds + warming)
@@ -139,9 +139,10 @@ def _look_again(job: Comparison, pool: Pool, name: str, arm: MethodArm, seed: in
         return first
     warm, _ = _proxy(job, pool, arm, 0, tell)
     run = first.table.path.parent
-    look = FirstLook(run, pool, anchors, str(arm.proxy or job.proxy), Path(warm), options)
-    out, loading = job.out / "looks" / content_id([run.name, seed]), (job.scope, job.loading)
-    second = look_again(look, out, loading=loading, working=job.working, checking=checking, seed=seed, tell=tell)
+    start = ProxyOptions(str(arm.proxy or job.proxy), job.scope, job.loading)
+    look = FirstLook(run, pool, anchors, start, Path(warm.checkpoint), options)
+    out = job.out / "looks" / content_id([run.name, seed])
+    second = look_again(look, out, working=job.working, checking=checking, seed=seed, tell=tell)
     if second is None:
         return first
     return Scored(ScoreTable(second.run / "scores.parquet"), first.seconds + second.seconds)
@@ -157,18 +158,18 @@ def _anchors(job: Comparison, pool: Pool, tell: Tell) -> tuple[Path | None, Anch
         return job.anchors, job.checking
     asked = content_id([job.heldout, job.anchor_count, job.anchor_by, job.seed])
     out = job.out / f"anchors-{asked}{job.heldout.suffix}"
-    given = job.heldout, job.anchor_count, job.anchor_by, job.seed
-    return provide_anchors(out, pool, given, job.checking, tell)
+    draw = AnchorDraw(job.anchor_count, job.anchor_by, job.seed)
+    return out, provide_anchors(out, pool, job.heldout, draw, job.checking, tell)
 
 
-def _proxy(job: Comparison, pool: Pool, arm: MethodArm, checkpoints: int, tell: Tell) -> tuple[str, float]:
+def _proxy(job: Comparison, pool: Pool, arm: MethodArm, checkpoints: int, tell: Tell) -> Warmed:
     """The proxy to score with, and the seconds of its warm-up."""
-    checkpoint = str(arm.proxy or job.proxy)
+    proxy = ProxyOptions(str(arm.proxy or job.proxy), job.scope, job.loading)
     options = _warmup_options(job, arm, checkpoints)
     if options is None:
-        return checkpoint, 0.0
-    out = job.out / "proxies" / content_id([as_place(checkpoint), options, job.scope, job.loading])
-    return provide_proxy(out, checkpoint, pool, options, (job.scope, job.loading), tell)
+        return Warmed(proxy, 0.0)
+    out = job.out / "proxies" / content_id([proxy.place, options, job.scope, job.loading])
+    return provide_proxy(out, proxy, pool, options, tell)
 
 
 def _warmup_options(job: Comparison, arm: MethodArm, checkpoints: int = 0) -> WarmupOptions | None:

@@ -1,0 +1,253 @@
+"""The steps of the main job that run a proxy: warm-up, scores, audit, forecast.
+
+A `ScoreRequest` says what a pool is scored by. Whatever is asked of it, the record that a run directory keeps is the
+same, and nested by who owns the options, so that none hides another of its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from onesteptrain.data.pool import Pool, Sample
+from onesteptrain.data.score_record import refuse_flat
+from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
+from onesteptrain.methods import Method, Scorer, Setting, essential_options, incidental_options
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, encoded_ahead, load_proxy, readers
+from onesteptrain.scoring.audit import Audit, AuditOptions, audit
+from onesteptrain.scoring.forecast import Forecast, forecast
+from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, nothing_ahead, score_pool
+from onesteptrain.storage.atomic import write_json
+from onesteptrain.storage.fingerprints import fingerprint, names_file
+from onesteptrain.storage.run_directory import Run, begin_run
+from onesteptrain.training import WarmupOptions, warm_up
+from onesteptrain.training.warmup import FACTS
+
+IN_MEMORY = "in memory"
+"""Stands in a record for what has no place on disk."""
+
+
+@dataclass(frozen=True)
+class ProxyOptions:
+    """A proxy, and how it is loaded."""
+
+    checkpoint: str
+    """Checkpoint folder or hub name of a small vision-language model, or the folder of a warm-up."""
+
+    scope: ScopeOptions = ScopeOptions()
+    loading: LoadOptions = LoadOptions()
+
+    @property
+    def place(self) -> str | Path:
+        """The folder where there is one, else the hub name."""
+        return Path(self.checkpoint) if Path(self.checkpoint).exists() else self.checkpoint
+
+    def load(self) -> Proxy:
+        """Load it, at the weights after the warm-up if there was one."""
+        return load_proxy(locate_proxy(self.checkpoint)[0], self.scope, self.loading)
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What a pool is scored by."""
+
+    pool: Pool
+    method: Method
+    """The method with its options."""
+
+    name: str = "one_step"
+    """What the method is called."""
+
+    anchors: Path | Pool | Sequence[Sample] | None = None
+    """Trusted samples; None for methods that use none."""
+
+    anchor_reading: AnchorOptions = AnchorOptions()
+    proxy: ProxyOptions | Proxy | None = None
+    """None for methods that use none."""
+
+    scoring: ScoringOptions = ScoringOptions()
+    seed: int = 0
+    """Fixes all that is random."""
+
+    def read_anchors(self) -> list[Sample]:
+        """The anchors, if there are to be some, after they were checked against the pool."""
+        return read_anchors(self.anchors, self.pool, self.anchor_reading) if self.anchors is not None else []
+
+    def setting(self, anchors: Sequence[Sample]) -> Setting:
+        """What the method works with; loads the proxy."""
+        if not isinstance(self.proxy, ProxyOptions):
+            return Setting(self.proxy, anchors, seed=self.seed)
+        _, moments = locate_proxy(self.proxy.checkpoint)
+        return Setting(self.proxy.load(), anchors, moments, self.seed, locate_checkpoints(self.proxy.checkpoint))
+
+    def record(self) -> dict[str, Any]:
+        """The request as plain values, each option under its owner."""
+        proxy = self.proxy.place if isinstance(self.proxy, ProxyOptions) else self.proxy and IN_MEMORY
+        loaded = self.proxy if isinstance(self.proxy, ProxyOptions) else ProxyOptions("")
+        anchors = self.anchors.path if isinstance(self.anchors, Pool) else self.anchors
+        asked = {
+            "pool": self.pool.path,
+            "pool_reading": {"format": self.pool.format, "image_root": self.pool.image_root},
+            "anchors": anchors if anchors is None or isinstance(anchors, Path) else IN_MEMORY,
+            "anchor_reading": dataclasses.asdict(self.anchor_reading),
+            "proxy": proxy,
+            "method": {"name": self.name, "options": dataclasses.asdict(self.method)},  # type: ignore[call-overload]
+            "scoring": dataclasses.asdict(self.scoring),
+            "scope": dataclasses.asdict(loaded.scope),
+            "loading": dataclasses.asdict(loaded.loading),
+            "seed": self.seed,
+        }
+        return plain(asked)  # type: ignore[no-any-return]
+
+    def inputs(self) -> dict[str, str]:
+        """Fingerprint of each file that goes in."""
+        inputs = {"pool": self.pool.fingerprint}
+        if isinstance(self.anchors, Path):
+            inputs["anchors"] = fingerprint(self.anchors)
+        elif self.anchors is not None:
+            inputs["anchors"] = hashlib.sha256(repr(list(self.anchors)).encode()).hexdigest()
+        if self.proxy is not None:
+            inputs["proxy"] = _proxy_fingerprint(self.proxy)
+        named = {name: value for name, value in essential_options(self.method).items() if names_file(value)}
+        return inputs | {name: fingerprint(value) for name, value in named.items()}
+
+    def incidental(self) -> set[str]:
+        """Options that no score depends on, as they are named in the record."""
+        method = {f"score method options {name}" for name in incidental_options(self.method)}
+        return method | {f"score scoring {name}" for name in ("chunk_rows", "readers", "max_failed_share")}
+
+
+def score_into(
+    run_path: Path, request: ScoreRequest, *, overwrite: bool = False, progress: Progress | None = None
+) -> ScoringResult:
+    """Score a pool into a run directory, continuing one that was interrupted.
+
+    Raises:
+        AnchorError: an anchor stands in the pool, or cannot be used.
+        RunError: the directory is in use for something else.
+    """
+    anchors = request.read_anchors()
+    if not overwrite and (run_path / "config.yaml").is_file():
+        refuse_flat(run_path, Run(run_path).config.get("score") or {"method": {}})
+    config = {"score": request.record()}
+    with begin_run(run_path, config, request.inputs(), overwrite=overwrite, incidental=request.incidental()) as run:
+        setting = functools.cache(functools.partial(_loaded, request, anchors, run))
+
+        def ahead(asked: int | None) -> AbstractContextManager[Expect]:
+            proxy = setting().proxy
+            return nothing_ahead(asked) if proxy is None else encoded_ahead(proxy.encoder, readers(asked, proxy.device))
+
+        scored = score_pool(
+            request.pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, ahead
+        )
+        run.record(rows=scored.rows, failed=scored.failed)
+    return scored
+
+
+def _loaded(request: ScoreRequest, anchors: Sequence[Sample], run: Run) -> Setting:
+    setting = request.setting(anchors)
+    if (proxy := setting.proxy) is not None:
+        run.record(device=str(proxy.device), dtype=str(proxy.dtype), scoped_parameters=len(proxy.parameters))
+    return setting
+
+
+def _proxy_fingerprint(proxy: ProxyOptions | Proxy) -> str:
+    """Of the files of a checkpoint, or of weights in memory."""
+    if isinstance(proxy, ProxyOptions):
+        return fingerprint(proxy.checkpoint)
+    import torch
+
+    total = hashlib.sha256()
+    for name, weights in sorted(proxy.model.state_dict().items()):
+        total.update(name.encode() + weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return f"sha256:{total.hexdigest()}"
+
+
+def forecast_scoring(request: ScoreRequest, *, rows: int = 80) -> Forecast:
+    """Score a few rows of a pool and say what all of them will take; nothing is written.
+
+    Raises:
+        AnchorError: an anchor stands in the pool, or cannot be used.
+        PoolError: the pool holds no row that can be read.
+    """
+    anchors = request.read_anchors()
+    prepare = functools.partial(_prepared, request, anchors)
+    return forecast(request.pool, prepare, rows=rows, seed=request.seed)
+
+
+def _prepared(request: ScoreRequest, anchors: Sequence[Sample]) -> Scorer:
+    return request.method.prepare(request.setting(anchors))
+
+
+class Warmed(NamedTuple):
+    """A proxy after its warm-up."""
+
+    proxy: ProxyOptions
+    seconds: float
+    """What the warm-up took."""
+
+
+def provide_proxy(out: Path, proxy: ProxyOptions, pool: Pool, options: WarmupOptions, tell: Tell) -> Warmed:
+    """Warm up a proxy into a folder, unless it is there."""
+    if not out.exists():
+        result = warm_up(proxy.load(), pool, options, out)
+        tell(f"warmed up the proxy on {result.used} rows in {result.steps} steps: {out}")
+    seconds = json.loads((out / FACTS).read_text(encoding="utf-8"))["seconds"]
+    return Warmed(dataclasses.replace(proxy, checkpoint=str(out)), float(seconds))
+
+
+def locate_proxy(proxy: str) -> tuple[str, Path | None]:
+    """The checkpoint, and the second moments if the proxy is the folder of a warm-up."""
+    moments = Path(proxy) / "second_moments.safetensors"
+    return (str(Path(proxy) / "model"), moments) if moments.is_file() else (proxy, None)
+
+
+def locate_checkpoints(proxy: str) -> list[Path]:
+    """The checkpoints in the folder of a warm-up, in the order of their steps; none if it kept none."""
+    kept = [path for path in (Path(proxy) / "checkpoints").glob("*") if path.name.isdigit()]
+    return sorted(kept, key=lambda path: int(path.name))
+
+
+def audit_into(
+    out: Path,
+    request: ScoreRequest,
+    options: AuditOptions,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Audit:
+    """Audit the estimator of a request of method one_step on its pool, and keep the result as JSON.
+
+    Raises:
+        ConfigError: the output is a folder, or the method another one.
+        RunError: the output exists.
+    """
+    if not isinstance(request.method, OneStep):
+        raise ConfigError(f"an audit compares estimators of method one_step, not {request.name}")
+    if out.is_dir():
+        raise ConfigError(f"output {out} is a folder; give a file name such as audit.json")
+    if out.exists() and not overwrite:
+        raise RunError(f"output {out} exists; give another path, or add --overwrite")
+    result = audit(request.pool, request.method, request.setting(request.read_anchors()), options, progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, audit_facts(result, request.method, options))
+    return result
+
+
+def audit_facts(result: Audit, method: OneStep, options: AuditOptions) -> dict[str, Any]:
+    """An audit as plain values."""
+    sizes = [
+        {**row._asdict(), "spearman": row.spearman._asdict(), "top_overlap": row.top_overlap._asdict()}
+        for row in result.sizes
+    ]
+    facts = {**result._asdict(), "sizes": sizes, "top_share": options.top_share, "confidence": options.confidence}
+    return {name: plain(value) for name, value in {**facts, "method": dataclasses.asdict(method)}.items()}
