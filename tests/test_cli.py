@@ -462,7 +462,7 @@ def test_a_run_of_another_method_is_replayed_too_and_the_command_line_wins(tmp_p
     [
         (lambda text: text.replace("step_size", "stepsize"), 2, ["[stepsize]", "--step-size"]),
         (lambda text: text.replace("score:", "scores:"), 1, ["section 'scores'", "no such command"]),
-        (lambda text: text.replace("method: one_step", "method: one_stop"), 1, ["no method 'one_stop'"]),
+        (lambda text: text.replace("name: one_step", "name: one_stop"), 1, ["no method 'one_stop'"]),
         (lambda text: text.replace("step_size: 0.001", "step_size: tiny"), 2, ["tiny", "float"]),
         (lambda text: text + "  [", 1, ["is no YAML", "line"]),
         (lambda text: "- score\n", 1, ["holds no sections"]),
