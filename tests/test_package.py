@@ -31,6 +31,7 @@ LIGHT = [
     ".data.pool",
     ".data.anchors",
     ".data.images",
+    ".data.deduplication",
     ".storage.score_table",
     ".storage.run_directory",
     ".selection",

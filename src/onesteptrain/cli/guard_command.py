@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onesteptrain.cli.output import Progress, progress_bar, say
 from onesteptrain.data.deduplication import (
     Duplicate,
+    FinalAnswers,
     Findings,
     GuardOptions,
     NearLeak,
@@ -67,6 +68,8 @@ def guard(  # noqa: PLR0913  one parameter an option
         overwrite: Replace an existing table.
         json: Print the result as JSON.
     """
+    from onesteptrain.evaluation.answers import extract_answer, same_answer  # loads torch
+
     opened = reading.open(pool)
     table = _table(out, overwrite)
     scores = _scores(run, by, opened) if run is not None else None
@@ -74,7 +77,14 @@ def guard(  # noqa: PLR0913  one parameter an option
     total = opened.count()
     with progress_bar("reading") as advance:
         told = partial(_tell, advance, total)
-        findings = search(opened, against=against, options=options, scores=scores, progress=told)
+        findings = search(
+            opened,
+            finals=FinalAnswers(extract_answer, same_answer),
+            against=against,
+            options=options,
+            scores=scores,
+            progress=told,
+        )
     if table is not None:
         write_findings(findings, opened, options, table, overwrite=overwrite)
     say(describe(findings, against, table), {**_facts(findings), "out": table and str(table)}, as_json=json)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 
 from onesteptrain.data.formats.container import RowNumbers
 from onesteptrain.data.images import image_fingerprint, load_image
-from onesteptrain.data.pool import Pool, Role, Sample, Unreadable
+from onesteptrain.data.pool import Pool, Role, Sample, Unreadable, plain_text
 from onesteptrain.errors import AnchorError, ConfigError, SampleError
 
 _NAMED = 5
@@ -187,9 +186,7 @@ def _leaks(anchors: Sequence[_Anchor], sample: Sample) -> Iterator[Leak]:
 
 
 def _text_hash(sample: Sample, role: Role) -> bytes:
-    text = "\n".join(turn.text for turn in sample.turns if turn.role == role)
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.sha256(plain.encode()).digest()
+    return hashlib.sha256(plain_text(sample, role).encode()).digest()
 
 
 def _samples(pool: Iterable[Sample | Unreadable]) -> Iterator[Sample]:

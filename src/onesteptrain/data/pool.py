@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,19 @@ from onesteptrain.data.formats.uids import UidCounter, base_uid
 from onesteptrain.errors import PoolError, SampleError
 from onesteptrain.storage.atomic import whole
 
-__all__ = ["FormatName", "ImageRef", "Pool", "Role", "Sample", "Turn", "Unreadable", "open_pool", "write_subset"]
+__all__ = [
+    "FormatName",
+    "ImageRef",
+    "Pool",
+    "Role",
+    "Sample",
+    "Turn",
+    "Unreadable",
+    "open_pool",
+    "plain_text",
+    "text_of",
+    "write_subset",
+]
 
 _ROWS_TO_DETECT = 32
 """Rows that are looked at to tell the format."""
@@ -49,6 +62,16 @@ class Sample:
     def images(self) -> tuple[ImageRef, ...]:
         """All images, in reading order."""
         return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, ImageRef))
+
+
+def text_of(sample: Sample, role: Role) -> str:
+    """The turns of one role, as they stand, without their images."""
+    return "\n".join(turn.text for turn in sample.turns if turn.role == role)
+
+
+def plain_text(sample: Sample, role: Role) -> str:
+    """The turns of one role as texts are compared: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text_of(sample, role)).casefold().split())
 
 
 @dataclass(frozen=True, slots=True)

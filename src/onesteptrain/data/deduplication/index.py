@@ -6,18 +6,19 @@ import array
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.data.deduplication.near_image import WORDS, Look, look_at
-from onesteptrain.data.deduplication.near_text import plain
-from onesteptrain.data.pool import Role, Sample, Unreadable
+from onesteptrain.data.deduplication.near_image import WORDS, ImageHash, hash_image
+from onesteptrain.data.pool import Sample, Unreadable, plain_text
 from onesteptrain.errors import SampleError
 
+T = TypeVar("T")
+
 POOL = "pool"
-"""Name of the file that is guarded; others are compared with it."""
+"""Name of the file that is searched; others are compared with it."""
 
 Sources = Mapping[str, Iterable[Sample | Unreadable]]
 """Files by name; each is read more than once."""
@@ -75,10 +76,10 @@ class Index:
 
     def entries_of_units(self) -> dict[int, list[int]]:
         """The entries of each unit, rising."""
-        found: dict[int, list[int]] = {}
+        entries: dict[int, list[int]] = {}
         for entry, unit in enumerate(self.unit_of.tolist()):
-            found.setdefault(unit, []).append(entry)
-        return found
+            entries.setdefault(unit, []).append(entry)
+        return entries
 
     def revisit(self, sources: Sources, entries: Collection[int]) -> Iterator[tuple[int, Sample]]:
         """Read the files again for some entries."""
@@ -92,65 +93,47 @@ class Index:
 
 def read_index(sources: Sources, progress: Progress | None = None) -> Index:
     """Read all files once; images are decoded, hashed and dropped."""
-    reading = _Reading()
-    done = 0
-    for name, rows in sources.items():
-        for sample in rows:
-            reading.add(Place(name, sample.row, sample.uid), sample)
-            done += 1
-            if progress is not None:
-                progress(done)
-    return reading.index()
+    places: list[Place] = []
+    answers: list[bytes] = []
+    unused: list[Unused] = []
+    unit_of, bits = array.array("q"), array.array("Q")
+    units: dict[Unit, int] = {}
+    questions: dict[str, int] = {}
+    pictures: dict[tuple[int, ...], int] = {}
+    images: dict[bytes, int] = {}
+    for row in _hashed(sources, progress):
+        if isinstance(row, Unused):
+            unused.append(row)
+            continue
+        place, sample, hashes = row
+        for image in hashes:
+            bits.extend([] if image.digest in images else image.bits.tolist())
+            _number(images, image.digest)
+        picture = _number(pictures, tuple(images[image.digest] for image in hashes))
+        unit = Unit(_number(questions, plain_text(sample, "user")), picture)
+        answer = plain_text(sample, "assistant").encode("utf-8", "surrogatepass")
+        places.append(place)
+        unit_of.append(_number(units, unit))
+        answers.append(hashlib.blake2b(answer, digest_size=8).digest())
+    hashed = np.array(bits, np.uint64).reshape(-1, WORDS)
+    numbered = np.array(unit_of, np.int64)
+    return Index(places, answers, numbered, list(units), list(questions), list(pictures), hashed, unused)
 
 
-def said(sample: Sample, role: Role) -> str:
-    """The turns of one role, as they stand."""
-    return "\n".join(turn.text for turn in sample.turns if turn.role == role)
-
-
-class _Reading:
-    """Gives every distinct thing the number of its first appearance."""
-
-    def __init__(self) -> None:
-        self._places: list[Place] = []
-        self._answers: list[bytes] = []
-        self._unit_of = array.array("q")
-        self._units: dict[Unit, int] = {}
-        self._questions: dict[str, int] = {}
-        self._pictures: dict[tuple[int, ...], int] = {}
-        self._images: dict[bytes, int] = {}
-        self._bits = array.array("Q")
-        self._unused: list[Unused] = []
-
-    def add(self, place: Place, sample: Sample | Unreadable) -> None:
+def _hashed(sources: Sources, progress: Progress | None) -> Iterator[tuple[Place, Sample, list[ImageHash]] | Unused]:
+    rows = ((name, sample) for name, samples in sources.items() for sample in samples)
+    for done, (name, sample) in enumerate(rows, 1):
+        place = Place(name, sample.row, sample.uid)
         try:
             if isinstance(sample, Unreadable):
                 raise SampleError(sample.reason)
-            looks = [look_at(ref) for ref in sample.images]
+            yield place, sample, [hash_image(ref) for ref in sample.images]
         except SampleError as error:
-            self._unused.append(Unused(place, str(error)))
-            return
-        images = tuple(self._image(look) for look in looks)
-        question = self._questions.setdefault(plain(said(sample, "user")), len(self._questions))
-        unit = Unit(question, self._pictures.setdefault(images, len(self._pictures)))
-        answer = plain(said(sample, "assistant")).encode("utf-8", "surrogatepass")
-        self._places.append(place)
-        self._unit_of.append(self._units.setdefault(unit, len(self._units)))
-        self._answers.append(hashlib.blake2b(answer, digest_size=8).digest())
+            yield Unused(place, str(error))
+        if progress is not None:
+            progress(done)
 
-    def index(self) -> Index:
-        return Index(
-            places=self._places,
-            answers=self._answers,
-            unit_of=np.array(self._unit_of, np.int64),
-            units=list(self._units),
-            questions=list(self._questions),
-            pictures=list(self._pictures),
-            bits=np.array(self._bits, np.uint64).reshape(-1, WORDS),
-            unused=self._unused,
-        )
 
-    def _image(self, look: Look) -> int:
-        if look.digest not in self._images:
-            self._bits.extend(look.bits.tolist())
-        return self._images.setdefault(look.digest, len(self._images))
+def _number(known: dict[T, int], value: T) -> int:
+    """The number of the value's first appearance."""
+    return known.setdefault(value, len(known))

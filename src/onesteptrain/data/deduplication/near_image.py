@@ -1,4 +1,4 @@
-"""Whether two images show the same: a perceptual hash finds the candidates, a look at every spot decides.
+"""Whether two images show the same: a perceptual hash finds the candidates, comparing spot by spot decides.
 
 A hash of the whole image overlooks what matters in charts and tables: the same layout with another number in it. So two
 images are the same picture only if no spot of them differs by more than what compression and scaling do.
@@ -44,7 +44,7 @@ _MIXED = np.random.default_rng(1).permutation(BITS)
 over it."""
 
 
-class Look(NamedTuple):
+class ImageHash(NamedTuple):
     """What is kept of an image."""
 
     digest: bytes
@@ -54,14 +54,14 @@ class Look(NamedTuple):
     """Its difference hash, in words of 64 bits."""
 
 
-def look_at(ref: ImageRef) -> Look:
+def hash_image(ref: ImageRef) -> ImageHash:
     """Decode an image and hash it.
 
     Raises:
         SampleError: the image cannot be loaded.
         MissingExtraError: imagehash is not installed.
     """
-    return _look_at_file(ref.source, ref.name) if isinstance(ref.source, Path) else _look(ref)
+    return _hash_file(ref.source, ref.name) if isinstance(ref.source, Path) else _hash(ref)
 
 
 def chunk_keys(bits: Hashes, distance: int) -> Hashes:
@@ -101,12 +101,12 @@ def same_picture(first: Image.Image, second: Image.Image) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _look_at_file(path: Path, name: str) -> Look:
+def _hash_file(path: Path, name: str) -> ImageHash:
     """Several rows ask about one image, often one after the other."""
-    return _look(ImageRef(path, name))
+    return _hash(ImageRef(path, name))
 
 
-def _look(ref: ImageRef) -> Look:
+def _hash(ref: ImageRef) -> ImageHash:
     try:
         from imagehash import dhash
     except ImportError as error:
@@ -114,7 +114,7 @@ def _look(ref: ImageRef) -> Look:
     image = load_image(ref)
     pixels = f"{image.width}x{image.height}".encode() + image.tobytes()
     bits = np.packbits(dhash(image, _SIDE).hash.ravel()).view(np.uint64)
-    return Look(hashlib.blake2b(pixels, digest_size=16).digest(), bits)
+    return ImageHash(hashlib.blake2b(pixels, digest_size=16).digest(), bits)
 
 
 def _spots(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:

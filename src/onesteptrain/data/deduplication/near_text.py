@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -38,11 +38,6 @@ class Bands(NamedTuple):
     width: int
 
 
-def plain(text: str) -> str:
-    """The text as texts are compared: NFKC, case folded, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def numbers(text: str) -> tuple[str, ...]:
     """The numbers in a plain text, sorted, as reworded questions name them in another order."""
     return tuple(sorted(_NUMBER.findall(_THOUSANDS.sub("", text))))
@@ -52,9 +47,9 @@ def numbers(text: str) -> tuple[str, ...]:
 def shingles(text: str) -> Hashes:
     """The distinct runs of three characters of a plain text, rising, each as one number; nothing is hashed."""
     codes = np.frombuffer(text.ljust(_RUN).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    found = np.unique(codes[:-2] << np.uint64(42) | codes[1:-1] << np.uint64(21) | codes[2:])
-    found.flags.writeable = False  # the cache hands it out again
-    return found
+    runs = np.unique(codes[:-2] << np.uint64(42) | codes[1:-1] << np.uint64(21) | codes[2:])
+    runs.flags.writeable = False  # the cache hands it out again
+    return runs
 
 
 def similarity(first: str, second: str) -> float:
@@ -72,10 +67,11 @@ def near_texts(first: str, second: str, threshold: float) -> bool:
 def choose_bands(threshold: float) -> Bands:
     """The widest bands that miss at most one in a thousand of the pairs at the threshold.
 
-    Two texts of similarity s agree in one minimum with chance s, so in none of b bands of w minima with (1 - s^w)^b.
+    Two texts of similarity s agree in one minimum with probability s, and in none of b bands of w minima with
+    probability (1 - s^w)^b.
     """
     shapes = [Bands(_PERMUTATIONS // width, width) for width in range(1, 17)]
-    return next(one for one in reversed(shapes) if (1 - threshold**one.width) ** one.bands <= _MISSED_SHARE)
+    return next(shape for shape in reversed(shapes) if (1 - threshold**shape.width) ** shape.bands <= _MISSED_SHARE)
 
 
 def band_keys(texts: Sequence[str], threshold: float) -> Hashes:
@@ -104,8 +100,6 @@ def mix(columns: Hashes, *others: Hashes) -> Hashes:
 
 def hash_tuples(values: Sequence[tuple[str, ...]]) -> Hashes:
     """A 64-bit number for each tuple; the same in every process."""
-    from hashlib import blake2b
-
     digests = b"".join(blake2b("\0".join(value).encode(), digest_size=8).digest() for value in values)
     return np.frombuffer(digests, np.uint64)
 
@@ -123,7 +117,7 @@ def _minima(sets: Sequence[Hashes]) -> NDArray[np.uint32]:
         from rensa import RMinHash
     except ImportError as error:
         raise MissingExtraError('near texts are found with rensa: pip install "onesteptrain[guard]"') from error
-    offsets = np.cumsum([0, *(len(one) for one in sets)])
+    offsets = np.cumsum([0, *map(len, sets)])
     digests = RMinHash.digest_matrix_from_flat_token_hashes(
         _spread(np.concatenate(sets)), offsets.tolist(), num_perm=_PERMUTATIONS, seed=0
     )

@@ -1,22 +1,47 @@
 """Pairs of units whose questions and images are both near, without comparing every unit with every other.
 
 Near questions share a hash band and near images a chunk of the hash, so that only units that agree in one of each are
-compared. Images are compared by all bits, then questions by their exact similarity: no pair is there by chance.
+compared. Images are compared by all bits, then questions by their exact similarity, and at last the images spot by
+spot, for which they are read again: no pair is there by accident.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from onesteptrain.data.deduplication.index import Index
-from onesteptrain.data.deduplication.near_image import chunk_keys, distances
+from onesteptrain.data.deduplication.index import Index, Sources
+from onesteptrain.data.deduplication.near_image import chunk_keys, distances, same_picture, thumbnail
 from onesteptrain.data.deduplication.near_text import Hashes, band_keys, mix, near_texts
-from onesteptrain.data.deduplication.options import GuardOptions
+from onesteptrain.errors import ConfigError, SampleError
 
 Ints = NDArray[np.int64]
+Pair = tuple[int, int]
+
+_FARTHEST = 48
+_THUMBNAILS = 256
+"""Images held at a time; each is at most 442 kB."""
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """From where on two rows are near-duplicates: their questions and their images must both be near."""
+
+    text_similarity: float = 0.7
+    """Lowest Jaccard similarity, from 0 to 1, of two near texts, over their runs of three characters."""
+
+    image_distance: int = 24
+    """Most bits, of 256, in which the perceptual hashes of two near images differ."""
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.text_similarity <= 1:  # below that, unrelated questions are near
+            raise ConfigError(f"text_similarity is {self.text_similarity}; choose from 0.5 (loose) to 1 (same)")
+        if not 0 <= self.image_distance <= _FARTHEST:  # beyond that, unrelated images are near
+            raise ConfigError(f"image_distance is {self.image_distance} bits; choose from 0 (same) to {_FARTHEST}")
 
 
 def near_units(index: Index, options: GuardOptions) -> Ints:
@@ -26,20 +51,23 @@ def near_units(index: Index, options: GuardOptions) -> Ints:
     questions just at the similarity is missed once in a thousand times; pairs of one question never are.
     """
     question = np.array([unit.question for unit in index.units], np.int64)
-    looks = _Looks(index, options.image_distance)
+    pictures = _Pictures(index, options.image_distance)
     by_band = band_keys(index.questions, options.text_similarity)
     codes = np.zeros(0, np.int64)
     for band in range(-1, by_band.shape[1]):
-        keys = (
-            (question.astype(np.uint64) if band < 0 else by_band[question, band])
-            if len(question)
-            else np.zeros(0, np.uint64)
-        )
+        keys = question.astype(np.uint64) if band < 0 else by_band[question, band]
         members = _crowded(keys, question if band >= 0 else np.arange(len(question)))
-        found = [_codes(*pair, len(question)) for pair in looks.near(members, keys, question, same=band < 0)]
-        codes = np.unique(np.concatenate([codes, *found]))
+        near = [_codes(*pair, len(question)) for pair in pictures.near(members, keys, question, same=band < 0)]
+        codes = np.unique(np.concatenate([codes, *near]))
     pairs = np.stack(np.divmod(codes, max(1, len(question))), axis=1)
     return pairs[_near_questions(index, question[pairs], options.text_similarity)]
+
+
+def confirmed(index: Index, sources: Sources, pairs: Ints) -> list[Pair]:
+    """The pairs of units whose images are the same pictures, spot by spot; the files are read again for them."""
+    images = {(first, second): _image_pairs(index, first, second) for first, second in pairs.tolist()}
+    same = _same_pictures(index, sources, {pair for parts in images.values() for pair in parts})
+    return [units for units, parts in images.items() if same.issuperset(parts)]
 
 
 def image_distance(index: Index, first: int, second: int) -> int | None:
@@ -50,7 +78,7 @@ def image_distance(index: Index, first: int, second: int) -> int | None:
     return int(distances(index.bits[list(left)], index.bits[list(right)]).max(initial=0))
 
 
-class _Looks:
+class _Pictures:
     """The units' pictures: units are compared where the first images share a chunk."""
 
     def __init__(self, index: Index, distance: int) -> None:
@@ -124,3 +152,59 @@ def _near_questions(index: Index, questions: Ints, threshold: float) -> NDArray[
     distinct, back = np.unique(np.sort(questions, axis=1), axis=0, return_inverse=True)
     near = [near_texts(index.questions[first], index.questions[second], threshold) for first, second in distinct]
     return np.array(near, np.bool_)[back.reshape(-1)]
+
+
+def _image_pairs(index: Index, first: int, second: int) -> set[Pair]:
+    pictures = [index.pictures[index.units[unit].picture] for unit in (first, second)]
+    return {(min(a, b), max(a, b)) for a, b in zip(*pictures, strict=True) if a != b}
+
+
+def _same_pictures(index: Index, sources: Sources, pairs: Iterable[Pair]) -> set[Pair]:
+    same = set()
+    where = _holders(index, {image for pair in pairs for image in pair})
+    for batch in _batches(sorted(pairs)):
+        thumbnails = _thumbnails(index, sources, where, {image for pair in batch for image in pair})
+        for first, second in batch:
+            if first in thumbnails and second in thumbnails and same_picture(thumbnails[first], thumbnails[second]):
+                same.add((first, second))
+    return same
+
+
+def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Pairs in portions that name at most so many images."""
+    batch: list[Pair] = []
+    images: set[int] = set()
+    for pair in pairs:
+        if len(images | set(pair)) > _THUMBNAILS:
+            yield batch
+            batch, images = [], set()
+        batch.append(pair)
+        images.update(pair)
+    if batch:
+        yield batch
+
+
+def _holders(index: Index, images: set[int]) -> Mapping[int, Pair]:
+    """An entry that shows each image, and its place among the entry's images."""
+    holders: dict[int, Pair] = {}
+    for entry, unit in enumerate(index.unit_of.tolist()):
+        for position, image in enumerate(index.pictures[index.units[unit].picture]):
+            if image in images:
+                holders.setdefault(image, (entry, position))
+    return holders
+
+
+def _thumbnails(index: Index, sources: Sources, where: Mapping[int, Pair], images: set[int]) -> dict[int, Image.Image]:
+    """Thumbnails by image; an image that went away since the first reading has none."""
+    asked: dict[int, list[Pair]] = {}
+    for image in images:
+        entry, position = where[image]
+        asked.setdefault(entry, []).append((position, image))
+    thumbnails = {}
+    for entry, sample in index.revisit(sources, asked.keys()):
+        for position, image in asked[entry]:
+            try:
+                thumbnails[image] = thumbnail(sample.images[position])
+            except (SampleError, IndexError):
+                continue
+    return thumbnails

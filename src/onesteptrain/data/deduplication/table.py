@@ -12,11 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from onesteptrain.data.deduplication.duplicates import Duplicate
+from onesteptrain.data.deduplication.findings import Duplicate, Findings, NearLeak
 from onesteptrain.data.deduplication.index import POOL
-from onesteptrain.data.deduplication.leaks import NearLeak
-from onesteptrain.data.deduplication.options import GuardOptions
-from onesteptrain.data.deduplication.searching import Findings
+from onesteptrain.data.deduplication.pairs import GuardOptions
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import PoolError, RunError
 from onesteptrain.storage.atomic import whole

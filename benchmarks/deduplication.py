@@ -1,4 +1,4 @@
-"""How long guarding takes, and what it finds: guarding.py [--rows 100000], or guarding.py --copies-of POOL.
+"""How long deduplication takes, and what it finds: deduplication.py [--rows 100000] or --copies-of POOL.
 
 The first makes a pool in which one row in a hundred repeats another: its picture is rescaled and encoded anew as a
 poorer JPEG, and its question has a word more. The second plants copies of each kind among the rows of a pool with one
@@ -21,9 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from onesteptrain.data.deduplication import guard
+from onesteptrain.data.deduplication import FinalAnswers, guard
 from onesteptrain.data.images import load_image
 from onesteptrain.data.pool import Sample, open_pool
+from onesteptrain.evaluation.answers import extract_answer, same_answer
+
+FINALS = FinalAnswers(extract_answer, same_answer)
 
 NAMES = ("Regan", "Kari", "Mabel", "Ada", "Noor", "Ivo", "Lena", "Omar", "Pia", "Tom")
 THINGS = ("apples", "hoops", "ties", "trees", "cards", "cups", "bricks", "shells")
@@ -48,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         planted = make_pool(Path(scratch), count)
         began, spent = time.perf_counter(), time.process_time()
-        findings = guard(open_pool(Path(scratch) / "pool.jsonl"))
+        findings = guard(open_pool(Path(scratch) / "pool.jsonl"), finals=FINALS)
         seconds, processor = time.perf_counter() - began, time.process_time() - spent
     found = {one.place.row for one in findings.clusters.duplicates}
     memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -126,7 +129,7 @@ def find_copies(source: Path) -> None:
                     copy = image(pictures[place]), quality
                     write(file, folder, len(planted), copy, text(rows[place].turns[0].text), place)
                     planted.append((place, name))
-        findings = guard(open_pool(folder / "pool.jsonl")).clusters
+        findings = guard(open_pool(folder / "pool.jsonl"), finals=FINALS).clusters
     clusters = {one.place.row: one.cluster for one in findings.duplicates}
     clusters |= {place.row: number for number, place in enumerate(findings.kept)}
     seen = Counter(name for _, name in planted[len(rows) :])

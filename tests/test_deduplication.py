@@ -1,3 +1,4 @@
+import functools
 import io
 import itertools
 import json
@@ -9,16 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from onesteptrain.data.deduplication import GuardOptions, guard, read_duplicates, read_leaks, write_findings
+from onesteptrain.data import deduplication
+from onesteptrain.data.deduplication import FinalAnswers, GuardOptions, read_duplicates, read_leaks, write_findings
 from onesteptrain.data.deduplication.index import read_index
 from onesteptrain.data.deduplication.near_image import chunk_keys, distances
-from onesteptrain.data.deduplication.near_text import choose_bands, near_texts, numbers, plain, similarity
+from onesteptrain.data.deduplication.near_text import choose_bands, near_texts, numbers, similarity
 from onesteptrain.data.deduplication.pairs import agreeing, near_units
-from onesteptrain.data.pool import open_pool
+from onesteptrain.data.pool import Sample, Turn, open_pool, plain_text
 from onesteptrain.errors import ConfigError, PoolError
+from onesteptrain.evaluation.answers import extract_answer, same_answer
 from onesteptrain.storage.score_table import ScoreTable
 from tests.commands import done, refusal, scored, world
 from tests.pool_files import qa, write_jsonl
+
+guard = functools.partial(deduplication.guard, finals=FinalAnswers(extract_answer, same_answer))
 
 SIZE = 96
 
@@ -63,7 +68,7 @@ def make(tmp_path):
     return write
 
 
-def found(findings):
+def duplicates(findings):
     return {one.place.row: (one.duplicate_of.row, one.relation.kind) for one in findings.clusters.duplicates}
 
 
@@ -143,7 +148,7 @@ def test_all_pairs_with_one_key_are_enumerated_once(keys):
 
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_similarity_is_that_of_sets(first, second):
-    first, second = plain(first), plain(second)
+    first, second = (plain_text(Sample("", 0, (Turn("user", (text,)),)), "user") for text in (first, second))
     sets = [{text.ljust(3)[i : i + 3] for i in range(max(1, len(text) - 2))} for text in (first, second)]
     assert similarity(first, second) == len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
@@ -175,7 +180,7 @@ COPIES = {
 def test_a_copy_that_was_encoded_again_or_scaled_is_found(copy, picture, make):
     question = "How many trees are in the picture?"
     pool = make([qa(question, image=picture), qa(question, image=scene(2)), qa(question, image=COPIES[copy](picture))])
-    assert found(guard(pool)) == {2: (0, "same question, near image")}
+    assert duplicates(guard(pool)) == {2: (0, "same question, near image")}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +193,7 @@ def test_different_pictures_with_the_same_question_are_no_duplicates(one, other,
     assert findings.clusters.duplicates == []
 
 
-def test_sheets_that_differ_in_a_number_pass_the_hash_and_fail_the_second_look(make):
+def test_sheets_that_differ_in_a_number_pass_the_hash_and_fail_spot_by_spot(make):
     pool = make([qa("What is shown?", image=sheet("37")), qa("What is shown?", image=sheet("38"))])
     assert len(near_units(read_index({"pool": pool}), GuardOptions())) == 1
 
@@ -214,7 +219,7 @@ def test_every_kind_is_told_apart(make):
         qa(QUESTION, "The answer is 5."),
     ]
     findings = guard(make(rows))
-    assert found(findings) == {
+    assert duplicates(findings) == {
         1: (0, "same row"),
         2: (0, "same question and image, near answer"),
         3: (0, "same question and image, other answer"),
@@ -236,7 +241,7 @@ def test_images_of_a_row_are_compared_in_order(tmp_path):
     orders = [["a.png", "b.png"], ["b.png", "a.png"], ["a.png"], ["a.jpg", "b.jpg"], ["a.png", "a.png"]]
     rows = [qa("<image>" * len(names) + "Compare.", images=names) for names in orders]
     pool = open_pool(write_jsonl(tmp_path / "pool.jsonl", rows))
-    assert found(guard(pool)) == {3: (0, "same question, near image")}
+    assert duplicates(guard(pool)) == {3: (0, "same question, near image")}
 
 
 def test_a_row_far_from_the_kept_one_is_there_by_way_of_others(make):
@@ -245,7 +250,10 @@ def test_a_row_far_from_the_kept_one_is_there_by_way_of_others(make):
     pool = make([qa(text, image=scene(1)) for text in texts])
     options = GuardOptions(text_similarity=0.65)
     assert [near_texts(*pair, 0.65) for pair in itertools.combinations(texts, 2)] == [True, False, True]
-    assert found(guard(pool, options=options)) == {1: (0, "near question, same image"), 2: (0, "by way of other rows")}
+    assert duplicates(guard(pool, options=options)) == {
+        1: (0, "near question, same image"),
+        2: (0, "by way of other rows"),
+    }
 
 
 def test_the_best_row_is_kept_where_scores_are_given(make):
@@ -258,7 +266,7 @@ def test_the_best_row_is_kept_where_scores_are_given(make):
 def test_rows_that_cannot_be_used_have_a_reason_and_the_others_go_on(make):
     lost = [qa("Q", image="images/gone.png"), qa("Q", image=encoded(scene(1))[:5000]), qa("Q", "", image=scene(1))]
     findings = guard(make([qa("Q", image=scene(1)), *lost, qa("Q", image=scene(1))]))
-    assert found(findings) == {4: (0, "same row")}
+    assert duplicates(findings) == {4: (0, "same row")}
     assert [one.place.row for one in findings.unused] == [1, 2, 3]
     for one, words in zip(findings.unused, ["no such file", "broken or cut off", "answer"], strict=True):
         assert words in one.reason
@@ -300,10 +308,10 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_many_more_near_images_than_are_held_at_a_time_are_confirmed(make, monkeypatch):
-    monkeypatch.setattr("onesteptrain.data.deduplication.verifying._THUMBNAILS", 3)
+    monkeypatch.setattr("onesteptrain.data.deduplication.pairs._THUMBNAILS", 3)
     rows = [qa("Q", image=COPIES[name](scene(seed))) for seed in range(4) for name in COPIES]
     findings = guard(make(rows))
-    assert found(findings) == {row: (row - row % 5, "same question, near image") for row in range(20) if row % 5}
+    assert duplicates(findings) == {row: (row - row % 5, "same question, near image") for row in range(20) if row % 5}
 
 
 def test_the_planted_copies_of_the_charts_world_are_found_where_they_are_worded_alike(tmp_path):
@@ -318,10 +326,11 @@ def test_the_planted_copies_of_the_charts_world_are_found_where_they_are_worded_
     planted = {one["row"]: row_of[one["duplicate_of"]] for one in truth if one["duplicate_of"]}
     asked = {sample.row: sample.turns[0].text for sample in pool}
     alike = {row for row, source in planted.items() if asked[row] == asked[source]}
-    pairs = {tuple(sorted((row, of))) for row, (of, _) in found(guard(pool)).items()}
+    copies = duplicates(guard(pool))
+    pairs = {tuple(sorted((row, of))) for row, (of, _) in copies.items()}
     hits = sum(tuple(sorted((row, planted[row]))) in pairs for row in alike)
     assert hits > 0.4 * len(alike)  # the others are drawn in another style or moved
-    assert found(guard(pool)).keys() <= {*planted, *planted.values()}
+    assert copies.keys() <= {*planted, *planted.values()}
 
 
 def test_the_command_prints_what_it_found_and_writes_a_table(make, tmp_path):

@@ -1,15 +1,17 @@
-"""How two rows are alike, in words and numbers."""
+"""How two rows are alike, in words and numbers; the answers of near rows are read again for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from onesteptrain.data.deduplication.index import Index
-from onesteptrain.data.deduplication.near_text import similarity
-from onesteptrain.data.deduplication.pairs import image_distance
-from onesteptrain.data.deduplication.verifying import Answer, AnswerRelation, Pair, compare_answers
+from onesteptrain.data.deduplication.index import Index, Sources
+from onesteptrain.data.deduplication.near_text import near_texts, similarity
+from onesteptrain.data.deduplication.pairs import Pair, image_distance
+from onesteptrain.data.pool import Sample, plain_text, text_of
+
+AnswerRelation = Literal["same", "near", "other"]
 
 Kind = Literal[
     "same row",
@@ -28,6 +30,26 @@ CONTRADICTIONS: tuple[Kind, ...] = ("same question and image, other answer", "sa
 
 LOOK_ALIKE: Kind = "near question, other answer"
 """Most likely another question about the same picture: "in May" and "in June"."""
+
+
+class FinalAnswers(NamedTuple):
+    """How the final answers of rows are read and compared; `onesteptrain.evaluation.answers` knows it."""
+
+    extract: Callable[[str], str | None]
+    """The final answer that a text states, if it states one."""
+
+    same: Callable[[str, str], bool]
+    """Whether two final answers mean the same."""
+
+
+class Answer(NamedTuple):
+    """What a row answers."""
+
+    text: str
+    """Plain text."""
+
+    final: str | None
+    """The final answer that it states."""
 
 
 class Relation(NamedTuple):
@@ -52,6 +74,7 @@ class Relations:
     """Confirmed pairs of units, the lower one first."""
 
     threshold: float
+    finals: FinalAnswers
 
     def between(self, first: int, second: int) -> Relation:
         """How the first entry is like the second."""
@@ -61,14 +84,31 @@ class Relations:
         texts = [index.questions[question] for question in questions]
         answer = self.answer(first, second)
         near = units[0] == units[1] or (min(units), max(units)) in self.pairs
-        kind = (
-            _kind(questions[0] == questions[1], pictures[0] == pictures[1], answer) if near else "by way of other rows"
-        )
+        same = questions[0] == questions[1], pictures[0] == pictures[1]
+        kind = _kind(*same, answer) if near else "by way of other rows"
         return Relation(kind, answer, similarity(*texts), image_distance(index, *pictures))
 
     def answer(self, first: int, second: int) -> AnswerRelation:
-        """How the answers of two entries are alike."""
-        return compare_answers(self.answers[first], self.answers[second], self.threshold)
+        """Where both entries state a final answer, that decides: two ways to it are near, two results are not."""
+        one, other = self.answers[first], self.answers[second]
+        if one.text == other.text:
+            return "same"
+        if one.final is not None and other.final is not None:
+            near = one.final == other.final or self.finals.same(one.final, other.final)
+        else:
+            near = near_texts(one.text, other.text, self.threshold)
+        return "near" if near else "other"
+
+
+def read_answers(index: Index, sources: Sources, entries: Iterable[int], finals: FinalAnswers) -> dict[int, Answer]:
+    """What some entries answer; rows that answer alike share one text."""
+
+    def answer(sample: Sample) -> Answer:
+        return Answer(plain_text(sample, "assistant"), finals.extract(text_of(sample, "assistant")))
+
+    first = {index.answers[entry]: entry for entry in entries}
+    read = {index.answers[entry]: answer(sample) for entry, sample in index.revisit(sources, set(first.values()))}
+    return {entry: read[index.answers[entry]] for entry in entries}
 
 
 def _kind(same_question: bool, same_image: bool, answer: AnswerRelation) -> Kind:
