@@ -15,7 +15,7 @@ from typing import NamedTuple
 from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.methods import Setting
 from onesteptrain.methods.judge import Judge
-from onesteptrain.methods.judge.rubric import CRITERIA, rubric_prompt
+from onesteptrain.methods.judge.prompts import CRITERIA, rubric_prompt
 from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
 from onesteptrain.training import FinetuneOptions, finetune

@@ -26,10 +26,10 @@ from onesteptrain.methods.deita import (
     Deita,
     exchanges,
     load_text_scorer,
-    represent,
 )
 from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.synthetic.digits import OFF_TOPIC, problems
+from onesteptrain.utility.representing import represent
 from tests.building import ARCHITECTURES, checkpoint, png, sample
 from tests.commands import done, refusal, world
 from tests.methods.setup_deita import scorer, setup

@@ -25,7 +25,7 @@ from onesteptrain.evaluation.answers import is_correct
 from onesteptrain.evaluation.generation import generate
 from onesteptrain.methods import Setting
 from onesteptrain.methods.judge import Judge
-from onesteptrain.methods.judge.agreement import own_answer
+from onesteptrain.methods.judge.prompts import own_answer
 from onesteptrain.proxy import load_proxy
 from onesteptrain.synthetic import checkpoint as packaged
 from onesteptrain.synthetic.digits import WorldOptions, make_world
@@ -321,7 +321,7 @@ def test_a_problem_inside_a_running_loop_comes_out_as_our_error(tmp_path):
     [
         ({"votes": 0}, "votes is 0"),
         ({"votes": 3}, "--temperature"),
-        ({"votes": 5000, "temperature": 1.0}, "at most"),
+        ({"votes": 5000, "temperature": 1.0}, "at least 1 and at most 1000"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"concurrency": 0}, "concurrency is 0"),

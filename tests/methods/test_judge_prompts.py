@@ -14,10 +14,19 @@ from PIL import Image
 from onesteptrain.data.images import load_image
 from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
-from onesteptrain.methods.judge.agreement import own_answer, question_prompt
-from onesteptrain.methods.judge.pictures import data_url
-from onesteptrain.methods.judge.quoting import encodable, neutral, nonce, quoted
-from onesteptrain.methods.judge.rubric import CRITERIA, read_verdict, rubric_prompt, scaled
+from onesteptrain.methods.judge.prompts import (
+    CRITERIA,
+    data_url,
+    encodable,
+    neutral,
+    nonce,
+    own_answer,
+    question_prompt,
+    quoted,
+    read_verdict,
+    rubric_prompt,
+    scaled,
+)
 from onesteptrain.proxy import load_proxy
 from tests.building import checkpoint, png
 from tests.building import sample as plain_sample

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError
-from onesteptrain.storage.score_table import Record
+from onesteptrain.storage.score_table import Record, Value
 
 if TYPE_CHECKING:
-    from onesteptrain.proxy import Proxy
+    from onesteptrain.proxy import Encoded, Proxy
 
 GROUP = "onesteptrain.methods"
 
@@ -111,6 +111,12 @@ def check_batch_size(batch_size: int | None) -> None:
     """
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+
+
+def finish_record(sample: Encoded, score: float, columns: Mapping[str, Value]) -> Record:
+    """A score with the method's columns, and the lengths of the answer and of the whole sample behind them."""
+    lengths = {"answer_tokens": int(sample.answer.sum()), "tokens": sample.tokens}
+    return Record(score, columns={**columns, **lengths})
 
 
 INCIDENTAL: Mapping[str, bool] = {"incidental": True}

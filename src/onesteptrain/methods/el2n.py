@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onesteptrain.methods import Scorer, Setting, check_batch_size
+from onesteptrain.methods import Scorer, Setting, check_batch_size, finish_record
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.answers import answer_means, token_error, token_loss
@@ -16,7 +16,7 @@ from onesteptrain.utility.encoded import records_of
 
 @dataclass(frozen=True)
 class El2n:
-    """Error L2 norm (arXiv:2107.07075): mean length of chances minus one-hot answer token, in one batched pass."""
+    """Error L2 norm (arXiv:2107.07075): mean length of probabilities minus one-hot answer token."""
 
     prefer: Literal["high", "low"] = "high"
     """Which end is best: high keeps what is hard, as the original; low what is easy."""
@@ -39,10 +39,4 @@ class El2n:
     def _record(self, sample: Encoded, error: float, loss: float) -> Record:
         if not (math.isfinite(error) and math.isfinite(loss)):
             return Record(reason=f"its loss is {loss} and its error {error}; check the sample, or use float32")
-        columns = {
-            "el2n": error,
-            "loss": loss,
-            "answer_tokens": int(sample.answer.sum()),
-            "tokens": sample.tokens,
-        }
-        return Record(error if self.prefer == "high" else -error, columns=columns)
+        return finish_record(sample, error if self.prefer == "high" else -error, {"el2n": error, "loss": loss})

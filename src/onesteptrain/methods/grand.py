@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onesteptrain.methods import Scorer, Setting, check_batch_size
+from onesteptrain.methods import Scorer, Setting, check_batch_size, finish_record
 from onesteptrain.proxy import Encoded
 from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.encoded import records_of
@@ -32,21 +32,16 @@ class Grand:
         proxy = setting.need_proxy("grand")
 
         def measure(encoded: Sequence[Encoded]) -> list[Record]:
-            found = per_sample(proxy, encoded, squares(), batch_size=self.batch_size)
-            return [self._record(sample, one) for sample, one in zip(encoded, found, strict=True)]
+            gradients = per_sample(proxy, encoded, squares(), batch_size=self.batch_size)
+            return [self._record(sample, gradient) for sample, gradient in zip(encoded, gradients, strict=True)]
 
         return lambda samples: records_of(proxy.encoder, samples, measure)
 
-    def _record(self, sample: Encoded, found: Measured) -> Record:
-        if found.problem is not None:
-            return Record(reason=found.problem)
-        length = float(found.numbers[0]) ** 0.5
+    def _record(self, sample: Encoded, gradient: Measured) -> Record:
+        if gradient.problem is not None:
+            return Record(reason=gradient.problem)
+        length = float(gradient.numbers[0]) ** 0.5
         if not math.isfinite(length):
             return Record(reason=f"the length of its gradient is {length}; check the sample, or use float32")
-        columns = {
-            "grand": length,
-            "loss": found.loss,
-            "answer_tokens": int(sample.answer.sum()),
-            "tokens": sample.tokens,
-        }
-        return Record(length if self.prefer == "high" else -length, columns=columns)
+        columns = {"grand": length, "loss": gradient.loss}
+        return finish_record(sample, length if self.prefer == "high" else -length, columns)

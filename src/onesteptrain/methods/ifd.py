@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from onesteptrain.data.pool import Sample, Turn
 from onesteptrain.errors import ConfigError
-from onesteptrain.methods import Scorer, Setting, check_batch_size
+from onesteptrain.methods import Scorer, Setting, check_batch_size, finish_record
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.answers import answer_means, token_loss
@@ -57,14 +57,8 @@ class Ifd:
                 reason=f"its answer has loss {asked} with the question and {alone} without, which have no ratio; "
                 "check the sample, or use float32"
             )
-        columns = {
-            "ifd": ifd,
-            "loss": asked,
-            "loss_alone": alone,
-            "answer_tokens": int(sample.answer.sum()),
-            "tokens": sample.tokens,
-        }
-        return Record(ifd if ifd <= self.max_ifd else -ifd, columns=columns)
+        columns = {"ifd": ifd, "loss": asked, "loss_alone": alone}
+        return finish_record(sample, ifd if ifd <= self.max_ifd else -ifd, columns)
 
 
 class _Pair(NamedTuple):

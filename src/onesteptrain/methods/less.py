@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onesteptrain.data.pool import Sample
 from onesteptrain.errors import AnchorError, ConfigError, ScoreError
-from onesteptrain.methods import Scorer, Setting, check_batch_size
+from onesteptrain.methods import Scorer, Setting, check_batch_size, finish_record
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility.checkpoints import WarmCheckpoint, read_checkpoint
@@ -82,7 +82,7 @@ class _Stage(NamedTuple):
     """Mean of the normalised features of each group: a product with it is the mean of the cosines."""
 
 
-class _Measured(NamedTuple):
+class _Compared(NamedTuple):
     cosines: Float64[Tensor, " group"]
     loss: float
 
@@ -101,9 +101,10 @@ class _Scorer:
     def _measure(self, samples: Sequence[Encoded]) -> list[Record]:
         """Go through the stages, the weights of each put in once for all samples."""
         by_stage = [self._at(stage, samples) for stage in self.stages]
-        return [self._record(sample, found) for sample, found in zip(samples, zip(*by_stage, strict=True), strict=True)]
+        by_sample = zip(*by_stage, strict=True)
+        return [self._record(sample, stages) for sample, stages in zip(samples, by_sample, strict=True)]
 
-    def _at(self, stage: _Stage, samples: Sequence[Encoded]) -> list[_Measured | str]:
+    def _at(self, stage: _Stage, samples: Sequence[Encoded]) -> list[_Compared | str]:
         first, second = (
             {name: value.to(self.proxy.device) for name, value in moments.items()}
             for moments in (stage.checkpoint.first_moments, stage.checkpoint.second_moments)
@@ -115,31 +116,27 @@ class _Scorer:
 
         update = self.project._replace(of=of_whole(of, self.proxy))
         with self.proxy.holding(stage.checkpoint.weights):
-            return [self._measured(stage, one) for one in _in_turn(self.proxy, samples, update, self.batch_size)]
+            updates = _in_turn(self.proxy, samples, update, self.batch_size)
+            return [self._compared(stage, sample_update) for sample_update in updates]
 
-    def _measured(self, stage: _Stage, found: Measured) -> _Measured | str:
+    def _compared(self, stage: _Stage, update: Measured) -> _Compared | str:
         try:
-            return _Measured(stage.anchors @ _feature(found), found.loss)
+            return _Compared(stage.anchors @ _feature(update), update.loss)
         except ScoreError as error:
             return f"at step {stage.checkpoint.step} of the warm-up {error}"
 
-    def _record(self, sample: Encoded, found: Sequence[_Measured | str]) -> Record:
-        measured = [one for one in found if isinstance(one, _Measured)]
-        if len(measured) < len(found):
-            return Record(reason=next(one for one in found if isinstance(one, str)))
+    def _record(self, sample: Encoded, at_stages: Sequence[_Compared | str]) -> Record:
+        compared = [measured for measured in at_stages if isinstance(measured, _Compared)]
+        if len(compared) < len(at_stages):
+            return Record(reason=next(reason for reason in at_stages if isinstance(reason, str)))
         similarity = sum(
-            (stage.weight * one.cosines for stage, one in zip(self.stages, measured, strict=True)),
+            (stage.weight * measured.cosines for stage, measured in zip(self.stages, compared, strict=True)),
             torch.zeros(len(self.groups), dtype=torch.float64),
         )
         columns: dict[str, Value] = {}
         if len(self.groups) > 1 or self.groups[0]:
             columns |= {f"similarity.{name}": float(value) for name, value in zip(self.groups, similarity, strict=True)}
-        columns |= {
-            "loss": measured[-1].loss,
-            "answer_tokens": int(sample.answer.sum()),
-            "tokens": sample.tokens,
-        }
-        return Record(float(similarity.max()), columns=columns)
+        return finish_record(sample, float(similarity.max()), {**columns, "loss": compared[-1].loss})
 
 
 def _projection(proxy: Proxy, dimensions: int, seed: int) -> Measure:
@@ -155,9 +152,9 @@ def _anchor_feature(
 ) -> Float64[Tensor, " dimension"]:
     """Mean of the normalised gradients of some anchors, at the present weights."""
     total = torch.zeros((), dtype=torch.float64)
-    for found in _in_turn(proxy, members, project, batch_size):
+    for gradient in _in_turn(proxy, members, project, batch_size):
         try:
-            total = total + _feature(found)
+            total = total + _feature(gradient)
         except ScoreError as error:
             raise AnchorError(f"an anchor cannot be used: {error}; draw others") from error
     return total / len(members)
@@ -170,15 +167,15 @@ def _in_turn(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, batch_s
         yield from per_sample(proxy, part, measure, batch_size=batch_size)
 
 
-def _feature(found: Measured) -> Float64[Tensor, " dimension"]:
+def _feature(measured: Measured) -> Float64[Tensor, " dimension"]:
     """What was measured, with length 1.
 
     Raises:
         ScoreError: it has no direction.
     """
-    if found.problem is not None:
-        raise ScoreError(found.problem)
-    length = float(found.numbers.norm())
+    if measured.problem is not None:
+        raise ScoreError(measured.problem)
+    length = float(measured.numbers.norm())
     if not 0 < length < math.inf:
         raise ScoreError(f"its gradient has length {length}; check the sample, or use float32")
-    return found.numbers / length
+    return measured.numbers / length

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onesteptrain.methods import Scorer, Setting, check_batch_size
+from onesteptrain.methods import Scorer, Setting, check_batch_size, finish_record
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.answers import answer_means, token_loss
@@ -41,10 +41,5 @@ class Loss:
     def _record(self, sample: Encoded, loss: float) -> Record:
         if not math.isfinite(loss):
             return Record(reason=f"its loss is {loss}; check the sample, or use float32")
-        columns = {
-            "loss": loss,
-            "perplexity": math.exp(loss) if loss < _LARGEST_EXPONENT else None,
-            "answer_tokens": int(sample.answer.sum()),
-            "tokens": sample.tokens,
-        }
-        return Record(-loss if self.prefer == "low" else loss, columns=columns)
+        perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else None
+        return finish_record(sample, -loss if self.prefer == "low" else loss, {"loss": loss, "perplexity": perplexity})

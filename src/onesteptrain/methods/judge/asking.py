@@ -7,16 +7,15 @@ and the statuses 408, 409, 429 and 5xx, with exponential back-off or as long as 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from onesteptrain.errors import ConfigError, MissingExtraError, OneStepError, ScoreError
-from onesteptrain.methods.judge.pictures import blank_url
-from onesteptrain.methods.judge.quoting import encodable
+from onesteptrain.methods.judge.prompts import blank_url, encodable, image_part
 from onesteptrain.methods.judge.replies import Replies, Reply, request_key
 
 if TYPE_CHECKING:
@@ -90,11 +89,9 @@ class _Asking:
 
     async def answers(self, requests: Mapping[str, Request]) -> dict[str, Reply | str]:
         with Replies(self.store) as replies:
-            found: dict[str, Reply | str] = {key: reply for key in requests if (reply := replies.get(key)) is not None}
-            missing = {key: request for key, request in requests.items() if key not in found}
-            if missing:
-                found |= await self._ask_all(missing, replies)
-        return found
+            known: dict[str, Reply | str] = {key: reply for key in requests if (reply := replies.get(key)) is not None}
+            missing = {key: request for key, request in requests.items() if key not in known}
+            return known | (await self._ask_all(missing, replies) if missing else {})
 
     async def _ask_all(self, requests: Mapping[str, Request], replies: Replies) -> dict[str, Reply | str]:
         from openai import AsyncOpenAI
@@ -155,28 +152,22 @@ class _Asking:
             self.refused = self._as_our_error(error, str(request["model"]))
 
     def _as_our_error(self, error: Exception, model: str) -> OneStepError:
-        from openai import (
-            APIConnectionError,
-            APITimeoutError,
-            AuthenticationError,
-            NotFoundError,
-            PermissionDeniedError,
-        )
+        import openai
 
         where, detail = f"endpoint {self.endpoint.url}", _detail(error)
-        if isinstance(error, APITimeoutError):
+        if isinstance(error, openai.APITimeoutError):
             return ConfigError(
                 f"{where} gave no answer in {self.endpoint.timeout:g} s; give a longer --timeout or less --concurrency"
             )
-        if isinstance(error, APIConnectionError):
+        if isinstance(error, openai.APIConnectionError):
             return ConfigError(f"{where} cannot be reached ({detail}); start the server, or give another --endpoint")
-        if isinstance(error, AuthenticationError | PermissionDeniedError):
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             given = "the key in" if self.endpoint.api_key else "the request without key; there is none in"
             return ConfigError(
                 f"{where} refuses {given} the environment variable {self.endpoint.api_key_env} ({detail}); "
                 "set it to a valid key"
             )
-        if isinstance(error, NotFoundError):
+        if isinstance(error, openai.NotFoundError):
             return ConfigError(
                 f"{where} does not know model {model!r} or takes no chat completions ({detail}); "
                 "give --model as the endpoint calls it, and its base URL as --endpoint, which often ends in /v1"
@@ -200,11 +191,8 @@ async def _complete(client: AsyncOpenAI, request: Request) -> ChatCompletion:
 def _harmless(request: Request) -> dict[str, Any]:
     """A request like another one, with a greeting for its messages, and a grey square where that had images."""
     parts = [part for message in request["messages"] for part in message["content"] if isinstance(part, dict)]
-    images = [{"type": "image_url", "image_url": {"url": blank_url()}}]
-    content = [
-        *(images if any(part["type"] == "image_url" for part in parts) else []),
-        {"type": "text", "text": "Hello"},
-    ]
+    images = [image_part(blank_url())] if any(part["type"] == "image_url" for part in parts) else []
+    content = [*images, {"type": "text", "text": "Hello"}]
     return {**request, "messages": [{"role": "user", "content": content}]}
 
 
@@ -221,18 +209,5 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    results: list[T] = []
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
-            problems.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if problems:
-        raise problems[0]
-    return results[0]
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, work).result()
