@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from onesteptrain.data.pool import Sample, Turn, Unreadable
+from onesteptrain.data.pool import Sample, Turn, Unreadable, draw_rows
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
@@ -23,7 +23,6 @@ from onesteptrain.scoring.audit import (
     Estimate,
     audit,
     compare,
-    draw_rows,
     spearman_correlation,
     top_overlap,
     trusted_step_size,

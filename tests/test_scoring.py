@@ -11,7 +11,7 @@ import pytest
 
 from onesteptrain.data.pool import Sample, Turn, open_pool
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
-from onesteptrain.scoring.score import ScoringOptions, _expected, score_pool
+from onesteptrain.scoring.score import ScoringOptions, _Chunk, _expected, score_pool
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import Record
 from tests.pool_files import qa, write_jsonl, write_parquet
@@ -173,12 +173,12 @@ def test_a_pool_without_rows_is_refused(tmp_path):
 
 def test_rows_before_a_file_breaks_off_are_scored_though_they_were_read_ahead():
     def chunks():
-        yield [], ["one"]
-        yield [], ["two"]
+        yield _Chunk([], ["one"])
+        yield _Chunk([], ["two"])
         raise PoolError("it breaks off here")
 
     left = _expected(chunks(), lambda samples: None)
-    assert [next(left)[1], next(left)[1]] == [["one"], ["two"]]
+    assert [next(left).rows, next(left).rows] == [["one"], ["two"]]
     with pytest.raises(PoolError, match="breaks off"):
         next(left)
 

@@ -8,6 +8,7 @@ and the rows after it go on.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from onesteptrain.data.formats.turns import ImageRef, Role, Turn
 from onesteptrain.data.formats.uids import UidCounter, base_uid
 from onesteptrain.errors import PoolError, SampleError
 from onesteptrain.storage.atomic import whole
+from onesteptrain.storage.seeds import uniform
 
 __all__ = [
     "FormatName",
@@ -33,6 +35,7 @@ __all__ = [
     "Sample",
     "Turn",
     "Unreadable",
+    "draw_rows",
     "open_pool",
     "plain_text",
     "text_of",
@@ -166,6 +169,13 @@ def open_pool(path: str | Path, *, format: FormatName = "auto", image_root: str 
     if not root.is_dir():
         raise PoolError(f"image root {root}: no such folder; give the folder that relative image paths start from")
     return Pool(container, _detect(container) if format == "auto" else format, root)
+
+
+def draw_rows(pool: Iterable[Sample | Unreadable], count: int, seed: int) -> list[Sample]:
+    """Draw readable rows at random, whatever their order; memory holds only the drawn ones."""
+    keyed = ((uniform(seed, "audit", row.uid), row.row, row) for row in pool if isinstance(row, Sample))
+    drawn = heapq.nsmallest(count, keyed, key=lambda entry: entry[:2])
+    return sorted((row for _, _, row in drawn), key=lambda row: row.row)
 
 
 def write_subset(pool: Pool, rows: Iterable[int], out: str | Path, *, overwrite: bool = False) -> int:

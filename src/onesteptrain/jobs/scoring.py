@@ -20,12 +20,12 @@ from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.data.score_record import refuse_flat
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
-from onesteptrain.methods import Method, Scorer, Setting, essential_options, incidental_options
+from onesteptrain.methods import Method, Scorer, Setting, essential_options
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, encoded_ahead, load_proxy, readers
 from onesteptrain.scoring.audit import Audit, AuditOptions, audit
 from onesteptrain.scoring.forecast import Forecast, forecast
-from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, nothing_ahead, score_pool
+from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, no_prefetch, score_pool
 from onesteptrain.storage.atomic import write_json
 from onesteptrain.storage.fingerprints import fingerprint, names_file
 from onesteptrain.storage.run_directory import Run, begin_run
@@ -122,7 +122,7 @@ class ScoreRequest:
 
     def incidental(self) -> set[str]:
         """Options that no score depends on, as they are named in the record."""
-        method = {f"score method options {name}" for name in incidental_options(self.method)}
+        method = {f"score method options {name}" for name in vars(self.method).keys() - essential_options(self.method)}
         return method | {f"score scoring {name}" for name in ("chunk_rows", "readers", "max_failed_share")}
 
 
@@ -142,12 +142,12 @@ def score_into(
     with begin_run(run_path, config, request.inputs(), overwrite=overwrite, incidental=request.incidental()) as run:
         setting = functools.cache(functools.partial(_loaded, request, anchors, run))
 
-        def ahead(asked: int | None) -> AbstractContextManager[Expect]:
+        def prefetch(asked: int | None) -> AbstractContextManager[Expect]:
             proxy = setting().proxy
-            return nothing_ahead(asked) if proxy is None else encoded_ahead(proxy.encoder, readers(asked, proxy.device))
+            return no_prefetch(asked) if proxy is None else encoded_ahead(proxy.encoder, readers(asked, proxy.device))
 
         scored = score_pool(
-            request.pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, ahead
+            request.pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, prefetch
         )
         run.record(rows=scored.rows, failed=scored.failed)
     return scored

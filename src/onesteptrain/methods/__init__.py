@@ -126,13 +126,7 @@ INCIDENTAL: Mapping[str, bool] = {"incidental": True}
 def essential_options(method: Method) -> dict[str, Any]:
     """The options of a method that its scores depend on."""
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
-    return {one.name: getattr(method, one.name) for one in fields if not one.metadata.get("incidental")}
-
-
-def incidental_options(method: Method) -> set[str]:
-    """The names of the others."""
-    fields = dataclasses.fields(method)  # type: ignore[arg-type]
-    return {one.name for one in fields if one.metadata.get("incidental")}
+    return {option.name: getattr(method, option.name) for option in fields if not option.metadata.get("incidental")}
 
 
 def installed() -> dict[str, EntryPoint]:

@@ -7,7 +7,7 @@ is the truth it is compared with, where second-order terms enter as the step gro
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from onesteptrain.data.pool import Sample, Unreadable
+from onesteptrain.data.pool import Sample, Unreadable, draw_rows
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.storage.seeds import uniform
 
 _RESAMPLES = 2000
+
+_FEWEST_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class AuditOptions:
     """Of the bootstrap intervals."""
 
     def __post_init__(self) -> None:
-        if self.rows < 8:
-            raise ConfigError(f"rows is {self.rows}; an audit needs at least 8")
+        if self.rows < _FEWEST_ROWS:
+            raise ConfigError(f"rows is {self.rows}; an audit needs at least {_FEWEST_ROWS}")
         if not 0 < self.top_share < 1 or not 0 < self.confidence < 1:
             raise ConfigError("top_share and confidence are shares between 0 and 1")
         if not self.step_sizes or not all(0 < size < math.inf for size in self.step_sizes):
@@ -110,19 +111,22 @@ def audit(
     drawn = draw_rows(pool, options.rows, setting.seed)
     first = [record.score for record in replace(method, step_size=1.0).prepare(setting)(drawn)]
     usable = [index for index, score in enumerate(first) if score is not None]
-    if len(usable) < 8:
-        raise ScoreError(f"{len(usable)} of {len(drawn)} drawn rows can be scored; an audit needs at least 8")
+    if len(usable) < _FEWEST_ROWS:
+        raise ScoreError(
+            f"{len(usable)} of {len(drawn)} drawn rows can be scored; an audit needs at least {_FEWEST_ROWS}"
+        )
     samples = [drawn[index] for index in usable]
     slope = np.array([first[index] for index in usable], dtype=np.float64)
+    done, steps = itertools.count(1), len(options.step_sizes) * len(samples)
     sizes = []
-    for place, size in enumerate(options.step_sizes):
+    for size in options.step_sizes:
         exact = replace(method, estimator="exact", step_size=size, store_tokens=False).prepare(setting)
         truth: list[float] = []
         for sample in samples:
             score = exact([sample])[0].score
-            truth.append(np.nan if score is None else score)
+            truth.append(math.nan if score is None else score)
             if progress is not None:
-                progress(place * len(samples) + len(truth), len(options.step_sizes) * len(samples))
+                progress(next(done), steps)
         sizes.append(compare(size * slope, np.array(truth), size, options))
     return Audit(method.estimator, len(samples), len(drawn) - len(samples), sizes)
 
@@ -157,12 +161,6 @@ def top_overlap(a: NDArray[np.float64], b: NDArray[np.float64], share: float) ->
     """Share of the top rows of b that are among as many top rows of a; 1 is perfect, `share` is chance."""
     count = max(1, round(share * len(a)))
     return len(set(np.argsort(-a, kind="stable")[:count]) & set(np.argsort(-b, kind="stable")[:count])) / count
-
-
-def draw_rows(pool: Iterable[Sample | Unreadable], count: int, seed: int) -> list[Sample]:
-    """Draw readable rows at random, whatever their order; memory holds only the drawn ones."""
-    keyed = ((uniform(seed, f"audit:{row.uid}"), row.row, row) for row in pool if isinstance(row, Sample))
-    return [row for _, _, row in sorted(heapq.nsmallest(count, keyed, key=lambda item: item[:2]), key=lambda i: i[1])]
 
 
 def _bootstrapped(

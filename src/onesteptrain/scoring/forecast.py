@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -13,10 +14,9 @@ from typing import NamedTuple
 
 from scipy.stats import t as student
 
-from onesteptrain.data.pool import Pool, Sample
+from onesteptrain.data.pool import Pool, Sample, draw_rows
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.methods import Scorer
-from onesteptrain.scoring.audit import draw_rows
 from onesteptrain.scoring.score import score_rows
 from onesteptrain.storage.score_table import Record, to_table, write_table
 
@@ -83,21 +83,19 @@ def forecast(pool: Pool, prepare: Callable[[], Scorer], *, rows: int = 80, seed:
     prepared = time.perf_counter() - started
     timed, records = _time(scorer, drawn)
     per_row = sum(timed) / len(timed)
-    reach = _reach(timed)
-    disk = 2 * _bytes(drawn, records) * total // len(records)
-    low, high = (prepared + total * max(per_row + sign * reach, 0.0) for sign in (-1, 1))
+    half_width = _half_width(timed)
     return Forecast(
-        total,
-        len(drawn),
-        sum(record.reason is not None for record in records),
-        prepared,
-        per_row,
-        prepared + total * per_row,
-        low,
-        high,
-        _memory(),
-        _device_memory(),
-        disk,
+        rows=total,
+        tried=len(drawn),
+        failed=sum(record.reason is not None for record in records),
+        prepare_seconds=prepared,
+        seconds_per_row=per_row,
+        seconds=prepared + total * per_row,
+        seconds_low=prepared + total * max(per_row - half_width, 0.0),
+        seconds_high=prepared + total * (per_row + half_width),
+        memory_bytes=_memory(),
+        device_memory_bytes=_device_memory(),
+        disk_bytes=2 * _bytes(drawn, records) * total // len(records),
     )
 
 
@@ -114,20 +112,18 @@ def _time(scorer: Scorer, drawn: Sequence[Sample]) -> tuple[list[float], list[Re
     return timed, records
 
 
-def _reach(timed: Sequence[float]) -> float:
+def _half_width(timed: Sequence[float]) -> float:
     """Half the width of the interval of a mean."""
-    count = len(timed)
-    if count < 2:
+    if len(timed) < 2:
         return 0.0
-    mean = sum(timed) / count
-    variance = sum((one - mean) ** 2 for one in timed) / (count - 1)
-    return float(student.ppf((1 + _CONFIDENCE) / 2, count - 1) * math.sqrt(variance / count))
+    quantile = float(student.ppf((1 + _CONFIDENCE) / 2, len(timed) - 1))
+    return quantile * statistics.stdev(timed) / math.sqrt(len(timed))
 
 
 def _bytes(drawn: Sequence[Sample], records: Sequence[Record]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "scores.parquet"
-        write_table(to_table((one.uid, one.row, record) for one, record in zip(drawn, records, strict=True)), path)
+        write_table(to_table((row.uid, row.row, record) for row, record in zip(drawn, records, strict=True)), path)
         return path.stat().st_size
 
 

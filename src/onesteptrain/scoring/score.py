@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import pyarrow.parquet as pq
 
-from onesteptrain.data.pool import Sample, Unreadable
+from onesteptrain.data.pool import Pool, Sample, Unreadable
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.methods import Referenced, Scorer
 from onesteptrain.storage.run_directory import Run
-from onesteptrain.storage.score_table import REFERENCE, Record, ScoreTable, merge, to_table, write_table
+from onesteptrain.storage.score_table import REFERENCE, SCORES, Record, ScoreTable, merge, to_table, write_table
 
 T = TypeVar("T")
+
+Row = Sample | Unreadable
 
 Progress = Callable[[int, int], None]
 """Called with the rows that are done and the rows in all."""
@@ -28,11 +30,11 @@ Progress = Callable[[int, int], None]
 Expect = Callable[[Sequence[Sample]], None]
 """Says which samples will be scored next."""
 
-Ahead = Callable[[int | None], AbstractContextManager[Expect]]
-"""Reads samples ahead, by as many processes as `readers` says."""
+Prefetch = Callable[[int | None], AbstractContextManager[Expect]]
+"""Reads expected samples ahead, by as many processes as `readers` says."""
 
 
-def nothing_ahead(asked: int | None) -> AbstractContextManager[Expect]:
+def no_prefetch(readers: int | None) -> AbstractContextManager[Expect]:
     """Every sample is read where it is scored."""
     return nullcontext(lambda samples: None)
 
@@ -64,24 +66,6 @@ class ScoringOptions:
             raise ConfigError(f"max_failed_share is {self.max_failed_share}; it is a share between 0 and 1")
 
 
-class Rows(Protocol):
-    """What can be scored: a pool, or a part of one whose rows are numbered from 0."""
-
-    @property
-    def path(self) -> Path:
-        """Where it comes from."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of its content."""
-
-    def count(self) -> int:
-        """Number of rows."""
-
-    def rows(self, start: int = 0) -> Iterator[Sample | Unreadable]:
-        """The rows from `start` on."""
-
-
 class ScoringResult(NamedTuple):
     """What came out of scoring a pool."""
 
@@ -101,12 +85,12 @@ class ScoringResult(NamedTuple):
 
 
 def score_pool(
-    pool: Rows,
+    pool: Pool,
     prepare: Callable[[], Scorer],
     run: Run,
     options: ScoringOptions | None = None,
     progress: Progress | None = None,
-    ahead: Ahead = nothing_ahead,
+    prefetch: Prefetch = no_prefetch,
 ) -> ScoringResult:
     """Score every row of a pool into RUN/scores.parquet; rows that are on disk are not scored again.
 
@@ -119,110 +103,52 @@ def score_pool(
         run: Where the table goes.
         options: Sizes and limits.
         progress: Told after each chunk how far the work is.
-        ahead: Entered once the scorer is prepared; told of each chunk while the one before is scored.
+        prefetch: Entered once the scorer is prepared; told of each chunk while the one before is scored.
 
     Raises:
         PoolError: the pool holds no rows.
         ScoreError: too many rows cannot be scored.
     """
-    options = options or ScoringOptions()
     started = time.monotonic()
-    final = run.path / "scores.parquet"
-    total = pool.count()
-    if not total:
+    shards = _Shards(run.path / "shards.part", pool.count(), options or ScoringOptions())
+    if not shards.pool_rows:
         raise PoolError(f"{pool.path} holds no rows; give a pool with at least one")
+    final = run.path / SCORES
     scored_now = 0
-    folder = run.path / "shards.part"
     if not final.exists():
         before = run.provenance.get("seconds", 0.0)
-
-        def shard_done() -> None:  # what a kill has cost is not forgotten
-            run.record(seconds=before + time.monotonic() - started)
-
-        def prepared() -> Scorer:
-            return _with_reference(prepare(), run.path)
-
-        scored_now = _score_shards(pool, prepared, folder, total, options, progress, shard_done, ahead)
-        merge(_shards(folder, total, options), final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
-    shutil.rmtree(folder, ignore_errors=True)
+        for rows in _score_missing(pool, lambda: _with_reference(prepare(), run.path), shards, progress, prefetch):
+            scored_now += rows
+            run.record(seconds=before + time.monotonic() - started)  # what a kill has cost is not forgotten
+        merge(shards.paths, final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
+    shutil.rmtree(shards.folder, ignore_errors=True)
     table = ScoreTable(final)
-    failed, reasons = failures(table)
+    failed, reasons = _failures([final])
     return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started)
 
 
-def _score_shards(  # noqa: PLR0913  the parts of one request
-    pool: Rows,
-    prepare: Callable[[], Scorer],
-    folder: Path,
-    total: int,
-    options: ScoringOptions,
-    progress: Progress | None,
-    shard_done: Callable[[], None],
-    ahead: Ahead,
-) -> int:
-    shards = _shards(folder, total, options)
-    missing = [path for path in shards if not path.exists()]
-    seen, failed = _counts(path for path in shards if path.exists())
-    _refuse_too_many(seen, failed, options, shards)
-    if not missing:
-        return 0
-    first = int(missing[0].stem)
+def _score_missing(
+    pool: Pool, prepare: Callable[[], Scorer], shards: _Shards, progress: Progress | None, prefetch: Prefetch
+) -> Iterator[int]:
+    """Score the shards that are not on disk; yields the rows of each as soon as it is there."""
+    shards.refuse_failures()
+    if not shards.missing():
+        return
     scorer = prepare()
-    folder.mkdir(exist_ok=True)
-    scored = 0
     records: list[Record] = []
-    shards_left = (shard for shard in _in_groups(pool.rows(first), options.shard_rows) if _is_missing(folder, shard))
-    chunks = ((shard, chunk) for shard in shards_left for chunk in _in_groups(shard, options.chunk_rows))
-    with ahead(options.readers) as expect:
-        for shard, chunk in _expected(chunks, expect):
-            records += score_rows(scorer, chunk)
+    with prefetch(shards.options.readers) as expect:
+        for chunk in _expected(shards.chunks(pool), expect):
+            records += score_rows(scorer, chunk.rows)
             if progress is not None:
-                progress(shard[0].row + len(records), total)
-            if len(records) < len(shard):
-                continue
-            placed = ((one.uid, one.row, record) for one, record in zip(shard, records, strict=True))
-            write_table(to_table(placed), _shard(folder, shard[0].row))
-            shard_done()
-            scored += len(shard)
-            seen += len(shard)
-            failed += sum(record.reason is not None for record in records)
-            _refuse_too_many(seen, failed, options, shards)
-            records = []
-    return scored
+                progress(chunk.shard[0].row + len(records), shards.pool_rows)
+            if len(records) == len(chunk.shard):
+                shards.write(chunk.shard, records)
+                yield len(records)
+                shards.refuse_failures()
+                records = []
 
 
-Chunk = tuple[list[Sample | Unreadable], list[Sample | Unreadable]]
-"""A shard, and a part of it."""
-
-
-def _expected(chunks: Iterable[Chunk], expect: Expect) -> Iterator[Chunk]:
-    """The chunks, each expected while the one before it is scored."""
-    waiting: list[Chunk] = []
-    try:
-        for chunk in chunks:
-            expect([row for row in chunk[1] if isinstance(row, Sample)])
-            yield from waiting
-            waiting = [chunk]
-    except PoolError:  # a file that breaks off costs no row before the break
-        yield from waiting
-        raise
-    yield from waiting
-
-
-def _is_missing(folder: Path, shard: Sequence[Sample | Unreadable]) -> bool:
-    """Whether a shard is still to be scored."""
-    return not _shard(folder, shard[0].row).exists()
-
-
-def _with_reference(scorer: Scorer, folder: Path) -> Scorer:
-    """Keep what a scorer says of its anchors, if it says anything: see `methods.Referenced`."""
-    if isinstance(scorer, Referenced) and not (folder / REFERENCE).exists():
-        found = scorer.reference()
-        write_table(to_table((one.uid, one.row, record) for one, record in found), folder / REFERENCE)
-    return scorer
-
-
-def score_rows(scorer: Scorer, rows: Sequence[Sample | Unreadable]) -> list[Record]:
+def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[Record]:
     """Score some rows; one that cannot be read keeps its reason."""
     samples = [row for row in rows if isinstance(row, Sample)]
     records = scorer(samples)
@@ -232,37 +158,92 @@ def score_rows(scorer: Scorer, rows: Sequence[Sample | Unreadable]) -> list[Reco
     return [next(scored) if isinstance(row, Sample) else Record(reason=row.reason) for row in rows]
 
 
-def _counts(shards: Iterable[Path]) -> tuple[int, int]:
-    """Rows of some shards, and how many of them have a reason in place of a score."""
-    reasons = [pq.read_table(path, columns=["reason"])["reason"] for path in shards]
-    return sum(map(len, reasons)), sum(len(column) - column.null_count for column in reasons)
+class _Chunk(NamedTuple):
+    """Rows that are encoded together, and the shard that they are a part of."""
+
+    shard: list[Row]
+    rows: list[Row]
 
 
-def _refuse_too_many(seen: int, failed: int, options: ScoringOptions, shards: Sequence[Path]) -> None:
-    if seen >= 256 and failed > options.max_failed_share * seen:
-        columns = (pq.read_table(path, columns=["reason"])["reason"] for path in shards if path.exists())
-        example = next(reason for column in columns for reason in column.to_pylist() if reason is not None)
-        raise ScoreError(
-            f"{failed} of {seen} rows cannot be scored, such as: {example}; "
-            "mend the pool or raise --max-failed-share, and add --overwrite"
-        )
+class _Shards:
+    """Parts of a score table that are written one by one: a kill loses no more than one of them."""
+
+    def __init__(self, folder: Path, pool_rows: int, options: ScoringOptions) -> None:
+        self.folder = folder
+        self.pool_rows = pool_rows
+        self.options = options
+        self.paths = [self._path(row) for row in range(0, pool_rows, options.shard_rows)]
+        there = [path for path in self.paths if path.exists()]
+        self._seen = sum(pq.read_metadata(path).num_rows for path in there)
+        self._failed = _failures(there)[0]
+
+    def missing(self) -> list[Path]:
+        """Shards that are not on disk, in order."""
+        return [path for path in self.paths if not path.exists()]
+
+    def chunks(self, pool: Pool) -> Iterator[_Chunk]:
+        """The rows of all missing shards."""
+        first = int(self.missing()[0].stem)
+        for shard in _in_groups(pool.rows(first), self.options.shard_rows):
+            if not self._path(shard[0].row).exists():
+                for rows in _in_groups(shard, self.options.chunk_rows):
+                    yield _Chunk(shard, rows)
+
+    def write(self, shard: Sequence[Row], records: Sequence[Record]) -> None:
+        """Put a shard on disk."""
+        self.folder.mkdir(exist_ok=True)
+        placed = ((row.uid, row.row, record) for row, record in zip(shard, records, strict=True))
+        write_table(to_table(placed), self._path(shard[0].row))
+        self._seen += len(shard)
+        self._failed += sum(record.reason is not None for record in records)
+
+    def refuse_failures(self) -> None:
+        """Stop where too many of the rows so far have no score.
+
+        Raises:
+            ScoreError: it is so.
+        """
+        if self._seen >= 256 and self._failed > self.options.max_failed_share * self._seen:
+            _, reasons = _failures(path for path in self.paths if path.exists())
+            raise ScoreError(
+                f"{self._failed} of {self._seen} rows cannot be scored, such as: {reasons[0][0]}; "
+                "mend the pool or raise --max-failed-share, and add --overwrite"
+            )
+
+    def _path(self, first_row: int) -> Path:
+        return self.folder / f"{first_row:012d}.parquet"
 
 
-def failures(table: ScoreTable) -> tuple[int, list[tuple[str, int]]]:
+def _expected(chunks: Iterable[_Chunk], expect: Expect) -> Iterator[_Chunk]:
+    """The chunks, each expected while the one before it is scored."""
+    waiting: list[_Chunk] = []
+    try:
+        for chunk in chunks:
+            expect([row for row in chunk.rows if isinstance(row, Sample)])
+            yield from waiting
+            waiting = [chunk]
+    except PoolError:  # a file that breaks off costs no row before the break
+        yield from waiting
+        raise
+    yield from waiting
+
+
+def _with_reference(scorer: Scorer, folder: Path) -> Scorer:
+    """Keep what a scorer says of its anchors, if it says anything: see `methods.Referenced`."""
+    if isinstance(scorer, Referenced) and not (folder / REFERENCE).exists():
+        placed = ((anchor.uid, anchor.row, record) for anchor, record in scorer.reference())
+        write_table(to_table(placed), folder / REFERENCE)
+    return scorer
+
+
+def _failures(tables: Iterable[Path]) -> tuple[int, list[tuple[str, int]]]:
     """Rows with a reason in place of a score, and the commonest reasons."""
     reasons: Counter[str] = Counter()
-    with pq.ParquetFile(table.path) as file:
-        for group in file.iter_batches(columns=["reason"]):
-            reasons.update(value for value in group.column(0).to_pylist() if value is not None)
+    for path in tables:
+        with pq.ParquetFile(path) as file:
+            for group in file.iter_batches(columns=["reason"]):
+                reasons.update(reason for reason in group.column(0).to_pylist() if reason is not None)
     return reasons.total(), reasons.most_common(5)
-
-
-def _shards(folder: Path, total: int, options: ScoringOptions) -> list[Path]:
-    return [_shard(folder, start) for start in range(0, total, options.shard_rows)]
-
-
-def _shard(folder: Path, first_row: int) -> Path:
-    return folder / f"{first_row:012d}.parquet"
 
 
 def _in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
