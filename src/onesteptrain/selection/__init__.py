@@ -1,19 +1,22 @@
 """From scores to a subset: which rows to keep. Works from the score table alone and imports no torch."""
 
-from onesteptrain.selection.budget import parse_budget, parse_floor, read_budget
-from onesteptrain.selection.choosing import Selection, select_rows, select_subset
-from onesteptrain.selection.distinct import distinct_rows
-from onesteptrain.selection.options import SelectOptions
-from onesteptrain.selection.ordering import top_rows
+from onesteptrain.selection.advice import Advice, advise
+from onesteptrain.selection.choosing import Selection, scored_pool, select_rows
+from onesteptrain.selection.figures import Figures, default_rule
+from onesteptrain.selection.options import SelectOptions, parse_budget, parse_floor, read_budget
+from onesteptrain.selection.orders import top_rows
 
 __all__ = [
+    "Advice",
+    "Figures",
     "SelectOptions",
     "Selection",
-    "distinct_rows",
+    "advise",
+    "default_rule",
     "parse_budget",
     "parse_floor",
     "read_budget",
+    "scored_pool",
     "select_rows",
-    "select_subset",
     "top_rows",
 ]

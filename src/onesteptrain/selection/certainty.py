@@ -52,7 +52,7 @@ def read_parts(table: ScoreTable) -> Parts:
     return flat.reshape(len(kept), -1)
 
 
-def top_chances(parts: Parts, share: float, *, seed: int = 0) -> NDArray[np.float64]:
+def top_frequency(parts: Parts, share: float, *, seed: int = 0) -> NDArray[np.float64]:
     """How often each row is in the top share when the anchors are drawn again, by bootstrap over parts.
 
     Resampling K parts with replacement understates the variance of their mean by (K - 1) / K, so deviations are widened
@@ -78,10 +78,10 @@ def top_chances(parts: Parts, share: float, *, seed: int = 0) -> NDArray[np.floa
     return hits / _RESAMPLES
 
 
-def stable_share(chances: NDArray[np.float64], share: float, *, at_least: float = 0.9) -> float:
+def stable_share(frequency: NDArray[np.float64], share: float, *, at_least: float = 0.9) -> float:
     """Share of the top rows that stay in the top in at least so many draws of the anchors."""
-    top = max(1, round(share * len(chances)))
-    return float((chances >= at_least).sum() / top)
+    top = max(1, round(share * len(frequency)))
+    return float((frequency >= at_least).sum() / top)
 
 
 def anchor_curve(
@@ -127,5 +127,5 @@ def _overlap(reliability: float, share: float, seed: int, rows: int = 20_000) ->
     truth = generator.standard_normal(rows) * reliability**0.5
     noise = (1 - reliability) ** 0.5
     top = max(1, round(share * rows))
-    one, two = (np.argpartition(-(truth + noise * generator.standard_normal(rows)), top - 1)[:top] for _ in range(2))
-    return len(np.intersect1d(one, two)) / top
+    tops = (np.argpartition(-(truth + noise * generator.standard_normal(rows)), top - 1)[:top] for _ in range(2))
+    return len(np.intersect1d(*tops)) / top

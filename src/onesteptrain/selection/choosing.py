@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.data.pool import Pool, write_subset
+from onesteptrain.data.pool import Pool, open_pool, write_subset
 from onesteptrain.errors import ConfigError, PoolError
-from onesteptrain.selection.budget import Budget, parse_floor, read_budget
-from onesteptrain.selection.gating import Gated, Positions, pass_gate
-from onesteptrain.selection.keeping import keep_rows
-from onesteptrain.selection.options import SelectOptions
-from onesteptrain.selection.ordering import preference
+from onesteptrain.selection.figures import Figures, read_measures
+from onesteptrain.selection.gating import pass_gate
+from onesteptrain.selection.keeping import keep_rows, preference
+from onesteptrain.selection.options import Budget, SelectOptions, parse_floor, read_budget
 from onesteptrain.selection.quotas import Groups, read_groups
+from onesteptrain.storage.display import html_table
+from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
 
 
-class Selection(NamedTuple):
-    """Which rows were kept, and how much of the pool that is."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection:
+    """Which rows of a scored pool were kept, and how much of it that is."""
+
+    table: ScoreTable
+    """The scores."""
 
     rows: NDArray[np.int64]
     """Kept positions in the pool, ascending."""
@@ -31,17 +37,11 @@ class Selection(NamedTuple):
     threshold: float
     """Lowest value of the ranking column that was kept."""
 
-    tokens: int | None
-    """Tokens of the kept rows, image tokens included; None if the method counts no tokens."""
+    kept: Figures
+    """What the kept rows hold."""
 
-    tokens_share: float | None
-    """Share of the scored rows' tokens that is kept; None if the method counts no tokens."""
-
-    utility_share: float | None
-    """Share of the pool's positive utility that is kept; None if the method has no utility."""
-
-    harmful_kept: int | None
-    """Kept rows with negative utility."""
+    expected: Figures | None
+    """The same in the mean over all draws; None unless rows are drawn as they come."""
 
     budget: int | None
     """Rows that were asked for; None if every row from some value up was, or tokens."""
@@ -59,47 +59,53 @@ class Selection(NamedTuple):
     clean_share: float | None
     """Share of the scored rows that are clean, as the trust gate estimates it; None without it."""
 
-    expected_clean: float | None
-    """Share of the kept rows that are clean, as the trust gate estimates it; None without it."""
-
     groups: Mapping[str, int] | None
     """Kept rows of each quota group; None without a quota."""
 
+    given_pool: Pool | None = None
+    """The pool, if the caller had it open."""
+
+    @property
+    def pool(self) -> Pool:
+        """The pool that the rows are of.
+
+        Raises:
+            PoolError: it is not there, or has changed since it was scored.
+        """
+        return scored_pool(self.table, self.given_pool)
+
+    def write(self, out: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the kept rows in the pool's own format, byte for byte and in its order.
+
+        Raises:
+            PoolError: the pool is not there or has changed since it was scored, or the file exists.
+        """
+        write_subset(self.pool, self.rows, out, overwrite=overwrite)
+        return Path(out)
+
     def summary(self) -> dict[str, Any]:
         """The numbers without the rows, for JSON."""
-        return {name: value for name, value in self._asdict().items() if name != "rows"} | {"rows": len(self.rows)}
+        names = ("pool_rows", "scored_rows", "threshold", "budget", "skipped_similar", "gate", "prefer", "dropped")
+        facts = {name: getattr(self, name) for name in (*names, "clean_share", "groups")}
+        expected = None if self.expected is None else self.expected._asdict()
+        return {"rows": len(self), **facts, "kept": self.kept._asdict(), "expected": expected}
 
+    def __len__(self) -> int:
+        return len(self.rows)
 
-def select_subset(
-    table: ScoreTable,
-    pool: Pool,
-    out: Path,
-    *,
-    keep: str,
-    options: SelectOptions | None = None,
-    overwrite: bool = False,
-) -> Selection:
-    """Write the kept rows of a pool, in its own format, byte for byte and in its order.
+    def __repr__(self) -> str:
+        return f"Selection({len(self)} of {self.pool_rows} rows, gate={self.gate!r}, prefer={self.prefer!r})"
 
-    Args:
-        table: Scores of this pool.
-        pool: The pool itself.
-        out: The file to write.
-        keep: How much; see `read_budget` and `parse_floor`.
-        options: What is dropped and what is preferred.
-        overwrite: Replace an existing file.
-
-    Raises:
-        PoolError: the pool is not the one that was scored, or the file exists.
-        ScoreError: no such column, or no row to keep.
-        ConfigError: the budget cannot be used.
-    """
-    scored = table.metadata.get("pool")
-    if scored is not None and scored != pool.fingerprint:
-        raise PoolError(f"{pool.path} has changed since {table.path} was written; score it again")
-    selection = select_rows(table, keep=keep, options=options, pool=pool)
-    write_subset(pool, selection.rows, out, overwrite=overwrite)
-    return selection
+    def _repr_html_(self) -> str:
+        kept = self.kept
+        facts = {
+            "rows": f"{len(self):,} of {self.pool_rows:,}",
+            "tokens": kept.tokens_share,
+            "positive utility": kept.utility_share,
+            "clean, expected": kept.clean_share,
+        }
+        shown = {name: f"{fact:.1%}" if isinstance(fact, float) else fact for name, fact in facts.items()}
+        return html_table(repr(self), list(shown), [list(shown.values())])
 
 
 def select_rows(
@@ -111,11 +117,12 @@ def select_rows(
         table: The scores.
         keep: How much; see `read_budget` and `parse_floor`.
         options: What is dropped and what is preferred.
-        pool: The pool, for a quota by one of its columns.
+        pool: What was scored; by default what its run has read, opened when it is needed.
 
     Raises:
         ScoreError: no such column, or no row to keep.
         ConfigError: the budget cannot be used.
+        PoolError: a quota is by a column of the pool, which is not there or has changed.
     """
     options = options or SelectOptions()
     floor = parse_floor(keep)
@@ -123,45 +130,54 @@ def select_rows(
         raise ConfigError(f"keep is {keep!r}, which gives no number of rows to share out; leave quota out, or give 20%")
     budget = Budget(table.rows) if floor is not None else read_budget(keep, table.rows)
     gated = pass_gate(table, options, floor)
-    groups = None if options.quota is None else read_groups(table, pool, options.quota)
-    kept = keep_rows(table, gated, options, budget, groups)
-    described = _describe(table, options, gated, np.sort(kept.rows))
-    asked = None if floor is not None or budget.tokens is not None else budget.rows
-    kept_groups = None if groups is None else _count(groups, kept.rows)
-    return described._replace(budget=asked, skipped_similar=kept.skipped, groups=kept_groups)
-
-
-def _describe(table: ScoreTable, options: SelectOptions, gated: Gated, chosen: Positions) -> Selection:
-    """What some rows are of the pool."""
-    names, values = table.names, table.numbers(options.by or "score")
-    utility = table.numbers("utility") if "utility" in names else None
-    tokens = table.numbers("tokens") if "tokens" in names else None
-    trust = gated.trust
+    groups = None if options.quota is None else read_groups(table, options.quota, lambda: scored_pool(table, pool))
+    kept, prefer = keep_rows(table, gated, options, budget, groups), preference(options, gated)
+    chosen, values = np.sort(kept.rows), table.numbers(options.by or "score")
+    measures = read_measures(table, gated.trust)
+    drawn = prefer == "draw" and groups is None and kept.skipped is None and budget.tokens is None
     return Selection(
+        table=table,
         rows=np.sort(table.numbers("row")[chosen].astype(np.int64)),
         pool_rows=len(values),
         scored_rows=int(np.isfinite(values).sum()),
         threshold=float(values[chosen].min()),
-        tokens=None if tokens is None else int(np.nansum(tokens[chosen])),
-        tokens_share=None if tokens is None else _share(tokens, chosen),
-        utility_share=None if utility is None else _share(np.maximum(utility, 0), chosen),
-        harmful_kept=None if utility is None else int((utility[chosen] < 0).sum()),
-        budget=None,
-        skipped_similar=None,
+        kept=measures.figures(chosen),
+        expected=measures.figures(gated.passed, len(chosen)) if drawn and len(chosen) <= len(gated.passed) else None,
+        budget=None if floor is not None or budget.tokens is not None else budget.rows,
+        skipped_similar=kept.skipped,
         gate=gated.gate,
-        prefer=preference(options, gated),
+        prefer=prefer,
         dropped=gated.dropped,
-        clean_share=None if trust is None else trust.clean_share,
-        expected_clean=None if trust is None else float(np.nanmean(trust.chance[chosen])),
-        groups=None,
+        clean_share=None if gated.trust is None else gated.trust.clean_share,
+        groups=None if groups is None else _count(groups, chosen),
+        given_pool=pool,
     )
 
 
-def _count(groups: Groups, chosen: Positions) -> dict[str, int]:
+def scored_pool(table: ScoreTable, pool: Pool | None = None) -> Pool:
+    """The pool that a score table is of, as its run has read it.
+
+    Args:
+        table: The scores.
+        pool: The pool, where it is open already.
+
+    Raises:
+        RunError: the table stands in no run directory.
+        PoolError: the pool is not there, or has changed since it was scored.
+    """
+    pool = pool or table.pool
+    if pool is None:
+        asked = Run(table.path.parent).config.get("score")
+        if asked is None:
+            raise ConfigError(f"{table.path.parent} holds no scores; give the --out of `ost score`")
+        if not Path(asked["pool"]).exists():
+            raise PoolError(f"the pool {asked['pool']} of this run does not exist; put it back")
+        pool = open_pool(asked["pool"], format=asked["format"], image_root=asked.get("image_root"))
+    if table.metadata.get("pool", pool.fingerprint) != pool.fingerprint:
+        raise PoolError(f"{pool.path} has changed since {table.path} was written; score it again")
+    return pool  # type: ignore[no-any-return]
+
+
+def _count(groups: Groups, chosen: NDArray[np.int64]) -> dict[str, int]:
     sizes = groups.sizes(chosen).tolist()
     return {name: count for name, count in zip(groups.names, sizes, strict=True) if count}
-
-
-def _share(values: NDArray[np.float64], chosen: NDArray[np.int64]) -> float:
-    total = float(np.nansum(values))
-    return float(np.nansum(values[chosen])) / total if total else 0.0

@@ -34,7 +34,7 @@ class Gated(NamedTuple):
     trust: Trust | None
 
 
-def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None) -> Gated:
+def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = None) -> Gated:
     """Drop what a selection is not to keep; rows without a value are dropped by every gate.
 
     Args:
@@ -45,27 +45,26 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None) ->
     Raises:
         ScoreError: no such column, no row passes, or trust is asked for and the scores do not allow it.
     """
-    values = table.numbers(options.by or "score")
+    column = options.by or "score"
+    values = table.numbers(column)
     finite = np.flatnonzero(np.isfinite(values))
     if not len(finite):
+        raise ScoreError(f"{table.path} has no row with a value in column {column!r}; nothing can be selected")
+    if options.gate == "trust" or (options.trusting and floor is None and can_trust(table)):
+        gated = _by_trust(table, finite)
+    elif options.gate in ("auto", "none"):
+        gated = Gated("none", finite, np.empty(0, np.int64), 0, None)
+    else:
+        gated = _by_share(table.numbers("harm") if "harm" in table.names else values, finite, options.gate)
+    if floor is None:
+        return gated
+    if not len(gated.passed[values[gated.passed] >= floor]):
+        where = "" if gated.gate == "none" else f" that passes the gate {gated.gate}"
         raise ScoreError(
-            f"{table.path} has no row with a value in column {options.by or 'score'!r}; nothing can be selected"
+            f"no row of {table.path}{where} has at least {floor:g} in column {column!r}, whose highest value "
+            f"is {values[gated.passed].max():g}; lower the value after >="
         )
-    gated = _by_gate(table, options, finite, floor)
-    return gated if floor is None else _from_floor(table, gated, values, floor, options.by or "score")
-
-
-def _by_gate(table: ScoreTable, options: SelectOptions, finite: Positions, floor: float | None) -> Gated:
-    if _trusts(table, options, floor):
-        return _by_trust(table, finite)
-    if options.gate in ("auto", "none"):
-        return Gated("none", finite, np.empty(0, np.int64), 0, None)
-    column = "harm" if "harm" in table.names else options.by or "score"
-    return _by_share(table.numbers(column), finite, options.gate)
-
-
-def _trusts(table: ScoreTable, options: SelectOptions, floor: float | None) -> bool:
-    return options.gate == "trust" or (options.trusting and floor is None and can_trust(table))
+    return _from_floor(gated, values, floor)
 
 
 def _by_trust(table: ScoreTable, finite: Positions) -> Gated:
@@ -74,27 +73,12 @@ def _by_trust(table: ScoreTable, finite: Positions) -> Gated:
     passed, dropped = finite[passing], finite[~passing]
     if not len(passed):
         raise ScoreError(
-            f"no row of {table.path} looks like the anchors (the least suspicious stands "
-            f"{np.nanmin(trust.suspicion):.1f} of their standard deviations out); "
+            f"no row of {table.path} looks like the anchors (the one that is most like them stands "
+            f"{np.nanmin(trust.nonconformity):.1f} of their standard deviations out); "
             "give anchors that answer as the pool does, or select with --gate none"
         )
-    order = np.argsort(np.nan_to_num(trust.suspicion[dropped], nan=np.inf), kind="stable")
+    order = np.argsort(np.nan_to_num(trust.nonconformity[dropped], nan=np.inf), kind="stable")
     return Gated("trust", passed, dropped[order], len(dropped), trust)
-
-
-def _from_floor(table: ScoreTable, gated: Gated, values: NDArray[np.float64], floor: float, column: str) -> Gated:
-    """A lowest value holds for what a gate lets pass, and for what may be filled up with."""
-    passed = gated.passed[values[gated.passed] >= floor]
-    if not len(passed):
-        where = "" if gated.gate == "none" else f" that passes the gate {gated.gate}"
-        raise ScoreError(
-            f"no row of {table.path}{where} has at least {floor:g} in column {column!r}, whose highest value "
-            f"is {values[gated.passed].max():g}; lower the value after >="
-        )
-    others = gated.others[values[gated.others] >= floor]
-    if gated.gate == "none":
-        return Gated(f">={floor:g}", passed, others, len(gated.passed) - len(passed), None)
-    return gated._replace(passed=passed, others=others)
 
 
 def _by_share(values: NDArray[np.float64], finite: Positions, gate: str) -> Gated:
@@ -102,3 +86,11 @@ def _by_share(values: NDArray[np.float64], finite: Positions, gate: str) -> Gate
     ranking = finite[np.argsort(-np.nan_to_num(values[finite], nan=-np.inf), kind="stable")]
     count = max(1, round(gate_share(gate) * len(ranking)))
     return Gated(gate, np.sort(ranking[:count]), ranking[count:], len(ranking) - count, None)
+
+
+def _from_floor(gated: Gated, values: NDArray[np.float64], floor: float) -> Gated:
+    """A lowest value holds for what a gate lets pass, and for what may be filled up with."""
+    passed, others = (rows[values[rows] >= floor] for rows in (gated.passed, gated.others))
+    if gated.gate == "none":
+        return Gated(f">={floor:g}", passed, others, len(gated.passed) - len(passed), None)
+    return gated._replace(passed=passed, others=others)

@@ -1,4 +1,7 @@
-"""From an order of rows to those that are kept: repeats are passed over, quotas met, and the budget is not exceeded."""
+"""From the rows behind a gate to those that are kept: in the order of a preference, until the budget is spent.
+
+Repeats are passed over, quotas met, and the budget is not exceeded.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.selection.budget import Budget
-from onesteptrain.selection.distinct import distinct_rows
 from onesteptrain.selection.gating import Gated, Positions
-from onesteptrain.selection.options import QuotaShares, SelectOptions
-from onesteptrain.selection.ordering import order_rows
+from onesteptrain.selection.options import Budget, Preference, QuotaShares, SelectOptions
+from onesteptrain.selection.orders import cover_order, maxmin_order, random_keys, read_group_utilities, top_order
 from onesteptrain.selection.quotas import Groups, Wanted, keep_quotas, share_out, share_tokens
-from onesteptrain.selection.vectors import REPRESENTATION, read_vectors
+from onesteptrain.selection.setwise import setwise_order
+from onesteptrain.selection.vectors import REPRESENTATION, distinct_rows, read_vectors
 from onesteptrain.storage.score_table import ScoreTable
 
 
@@ -34,14 +36,21 @@ class _Limits(NamedTuple):
 
     rows: int
     tokens: int | None
-    costs: NDArray[np.float64] | None
-    """Tokens of each row of the table; None where they do not count."""
+    costs: NDArray[np.float64]
+    """Tokens of each row of the table; of no meaning where tokens do not count."""
 
     groups: Groups | None
     shares: QuotaShares
     threshold: float | None
     vectors: NDArray[np.float32] | None
     """Representations of the rows of the table; None where they are not compared."""
+
+
+def preference(options: SelectOptions, gated: Gated) -> Preference:
+    """What auto stands for: to draw behind the trust gate, and to rank elsewhere or where a column is named."""
+    if options.prefer != "auto":
+        return options.prefer
+    return "draw" if gated.gate == "trust" and options.by is None else "top"
 
 
 def keep_rows(table: ScoreTable, gated: Gated, options: SelectOptions, budget: Budget, groups: Groups | None) -> Kept:
@@ -69,7 +78,7 @@ def keep_rows(table: ScoreTable, gated: Gated, options: SelectOptions, budget: B
 
 
 def _limits(table: ScoreTable, gated: Gated, options: SelectOptions, budget: Budget, groups: Groups | None) -> _Limits:
-    rows, costs, vectors = budget.rows, None, None
+    rows, costs, vectors = budget.rows, np.empty(0), None
     whole = np.concatenate([gated.passed, gated.others]) if options.fill else gated.passed
     if budget.tokens is not None:
         costs = np.nan_to_num(table.numbers("tokens"), nan=0.0)
@@ -82,20 +91,38 @@ def _limits(table: ScoreTable, gated: Gated, options: SelectOptions, budget: Bud
 
 def _preferred(table: ScoreTable, gated: Gated, options: SelectOptions, limits: _Limits) -> Kept:
     """Rows that pass the gate; where repeats are passed over, a preference may have to order more than are kept."""
-    passed, repeats = gated.passed, limits.threshold is not None
-    asked = len(passed) if repeats and limits.groups is not None else min(limits.rows, len(passed))
+    passed, repeats, groups = gated.passed, limits.threshold is not None, limits.groups
+    asked = len(passed) if repeats and groups is not None else min(limits.rows, len(passed))
     while True:
-        ordered = order_rows(table, gated, options, _wanted(limits, passed, asked))
+        wanted = Wanted(np.zeros(len(passed), np.int64), np.array([asked]))
+        if groups is not None:
+            wanted = Wanted(groups.codes[passed], share_out(groups, passed, asked, shares=limits.shares))
+        ordered = _order(table, gated, options, wanted)
         kept = _stop(ordered, limits)
         if kept.full or not repeats or len(ordered) < asked or len(ordered) == len(passed):
             return kept
         asked = min(2 * asked, len(passed))
 
 
-def _wanted(limits: _Limits, passed: Positions, count: int) -> Wanted:
-    if limits.groups is None:
-        return Wanted(np.zeros(len(passed), np.int64), np.array([count]))
-    return Wanted(limits.groups.codes[passed], share_out(limits.groups, passed, count, shares=limits.shares))
+def _order(table: ScoreTable, gated: Gated, options: SelectOptions, wanted: Wanted) -> Positions:
+    """The rows behind a gate, the first to keep first.
+
+    Setwise puts no more of each group into order than are wanted, nor does maxmin where there is one group; others all.
+    """
+    passed, seed = gated.passed, options.draw_seed
+    match preference(options, gated):
+        case "draw":
+            return passed[np.argsort(random_keys(table, passed, seed), kind="stable")]
+        case "cover":
+            vectors = read_vectors(table, REPRESENTATION, passed)
+            return cover_order(vectors, passed, random_keys(table, passed, seed), seed=seed)
+        case "setwise":
+            return setwise_order(table, passed, table.numbers("utility")[passed], wanted, seed)
+        case "maxmin":
+            count = int(wanted.counts[0]) if len(wanted.counts) == 1 else len(passed)
+            return passed[maxmin_order(read_group_utilities(table)[passed], count)]
+        case _:
+            return top_order(table.numbers(options.by or "score"), passed)
 
 
 def _stop(ordered: Positions, limits: _Limits) -> Kept:
@@ -105,21 +132,16 @@ def _stop(ordered: Positions, limits: _Limits) -> Kept:
         most = limits.rows if groups is None else len(ordered)
         rows, skipped = distinct_rows(limits.vectors, ordered, count=most, threshold=limits.threshold)
     if groups is None:
-        rows, full = _within(rows, limits)
-        return Kept(rows, skipped, full)
-    if limits.costs is None or limits.tokens is None:
+        first = rows[: limits.rows]
+        if limits.tokens is None:
+            return Kept(first, skipped, len(first) == limits.rows)
+        # a row too long for what is left ends it, so that being short is no merit
+        fitting = int(np.searchsorted(np.cumsum(limits.costs[first]), limits.tokens, side="right"))
+        return Kept(first[:fitting], skipped, fitting < len(first) or len(first) == limits.rows)
+    if limits.tokens is None:
         given = share_out(groups, rows, limits.rows, shares=limits.shares)
         full = int(given.sum()) == limits.rows
     else:
         given = share_tokens(groups, rows, limits.costs[rows], limits.tokens, shares=limits.shares)
         full = int(given.sum()) < len(rows)
     return Kept(keep_quotas(rows, groups, given), skipped, full)
-
-
-def _within(rows: Positions, limits: _Limits) -> tuple[Positions, bool]:
-    """Stop before the tokens are spent: a row too long for what is left ends it, so that being short is no merit."""
-    first = rows[: limits.rows]
-    if limits.costs is None or limits.tokens is None:
-        return first, len(first) == limits.rows
-    fitting = int(np.searchsorted(np.cumsum(limits.costs[first]), limits.tokens, side="right"))
-    return first[:fitting], fitting < len(first) or len(first) == limits.rows

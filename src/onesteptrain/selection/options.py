@@ -1,15 +1,25 @@
-"""How a selection is asked for."""
+"""How a selection is asked for: what is dropped, what is preferred, and how much is kept."""
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from onesteptrain.errors import ConfigError
-from onesteptrain.selection.distinct import check_threshold
 
 Preference = Literal["auto", "top", "draw", "cover", "setwise", "maxmin"]
 QuotaShares = Literal["pool", "equal", "eligible"]
+
+_FLOOR = ">="
+_TOKENS = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)\s*tokens")
+_STEPS = re.compile(r"(\d+)\s*steps\s+of\s+(\d+)")
+_THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_KINDS = (
+    "a share such as 20%, a number such as 5000, tokens such as '2M tokens', steps such as '300 steps of 32', "
+    "or a lowest value such as >=0.5"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +51,21 @@ class SelectOptions:
     column `representation`."""
 
     fill: bool = False
-    """Where fewer rows pass the gate than are asked for, keep the least suspicious of the others too, whatever their
-    group."""
+    """Where fewer rows pass the gate than are asked for, keep others too, the most like the anchors first, whatever
+    their group."""
 
     draw_seed: int = 0
     """Another seed, another draw."""
 
     def __post_init__(self) -> None:
-        if self.distinct is not None:
-            check_threshold(self.distinct)
+        if self.distinct is not None and not 0 < self.distinct < 1:
+            raise ConfigError(f"distinct is {self.distinct}; it is a cosine similarity between 0 and 1, such as 0.9")
         if self.gate not in ("auto", "trust", "none"):
             gate_share(self.gate)
 
     def rule(self, **changes: Any) -> SelectOptions:
         """These options alone, of a request that holds more; with changes."""
-        given = {one.name: getattr(self, one.name) for one in fields(SelectOptions)}
+        given = {field.name: getattr(self, field.name) for field in fields(SelectOptions)}
         return SelectOptions(**given | changes)
 
     @property
@@ -75,11 +85,91 @@ def gate_share(gate: str) -> float:
     Raises:
         ConfigError: it is no share.
     """
-    text = gate.strip()
-    try:
-        value = float(text[:-1]) if text.endswith("%") else float("nan")
-    except ValueError:
-        value = float("nan")
-    if not 0 < value <= 100:
+    share = _percent(gate)
+    if share is None or not 0 < share <= 100:
         raise ConfigError(f"gate is {gate!r}; give auto, trust, none or a share such as 50%")
-    return value / 100
+    return share / 100
+
+
+class Budget(NamedTuple):
+    """What may be kept at most."""
+
+    rows: int
+    tokens: int | None = None
+    """Image tokens included; the rows are then all of the pool."""
+
+
+def read_budget(keep: str, rows: int) -> Budget:
+    """What a budget means for a pool.
+
+    Args:
+        keep: A share, a number of rows, of tokens or of training steps; the rows of steps are those that so many
+            batches hold, each seen once.
+        rows: Rows of the pool, scored or not.
+
+    Raises:
+        ConfigError: it is none of these, or out of range.
+    """
+    if match := _TOKENS.fullmatch(keep.strip()):
+        tokens = int(float(match[1]) * _THOUSANDS[match[2]])
+        if not tokens:
+            raise ConfigError(f"keep is {keep!r}; give at least one token")
+        return Budget(rows, tokens)
+    if match := _STEPS.fullmatch(keep.strip()):
+        seen = int(match[1]) * int(match[2])
+        if not seen:
+            raise ConfigError(f"keep is {keep!r}; give at least one step of one row")
+        return Budget(min(seen, rows))
+    return Budget(parse_budget(keep, rows))
+
+
+def parse_budget(keep: str, rows: int) -> int:
+    """Number of rows that a share such as "20%" or a number such as "5000" means for a pool.
+
+    Args:
+        keep: The share or number.
+        rows: Rows of the pool, scored or not: a share is a share of all of them.
+
+    Raises:
+        ConfigError: it is neither, or out of range.
+    """
+    share = _percent(keep)
+    if share is not None:
+        if not 0 < share <= 100:
+            raise ConfigError(f"keep is {keep!r}; a share lies above 0% and at most 100%")
+        return max(1, round(share / 100 * rows))
+    try:
+        count = int(keep.strip())
+    except ValueError as error:
+        raise ConfigError(f"keep is {keep!r}; give {_KINDS}") from error
+    if not 1 <= count <= rows:
+        raise ConfigError(f"keep is {keep!r}; the pool has {rows} rows")
+    return count
+
+
+def parse_floor(keep: str) -> float | None:
+    """The lowest value that a rejection budget such as ">=0.5" keeps; None if the budget is of another kind.
+
+    Raises:
+        ConfigError: no finite number stands after >=.
+    """
+    text = keep.strip()
+    if not text.startswith(_FLOOR):
+        return None
+    floor = _number(text.removeprefix(_FLOOR))
+    if floor is None or not math.isfinite(floor):
+        raise ConfigError(f"keep is {keep!r}; after >= give the lowest value of the column to keep, such as >=0.5")
+    return floor
+
+
+def _percent(text: str) -> float | None:
+    """The number before a per cent sign; None where there is no such thing."""
+    text = text.strip()
+    return _number(text[:-1]) if text.endswith("%") else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

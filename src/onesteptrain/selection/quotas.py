@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.data.pool import Pool, Sample
-from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.errors import ScoreError
 from onesteptrain.selection.options import QuotaShares
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -39,19 +40,22 @@ class Wanted(NamedTuple):
     counts: Counts
 
 
-def read_groups(table: ScoreTable, pool: Pool | None, column: str) -> Groups:
+def read_groups(table: ScoreTable, column: str, find_pool: Callable[[], Pool]) -> Groups:
     """The group of each row: a column of the score table if it has one of this name, else of the pool.
 
     A row that has no value, or cannot be read, is in the group "".
 
+    Args:
+        table: The scores.
+        column: Name of the column.
+        find_pool: Opens the pool, where that is needed.
+
     Raises:
-        ConfigError: the pool is needed and not given.
         ScoreError: no row has such a column.
     """
     if column in table.names:
         return to_groups([_text(value) for value in table.read([column])[column].to_pylist()])
-    if pool is None:
-        raise ConfigError(f"quota {column!r} is a column of the pool; give the pool too")
+    pool = find_pool()
     groups = to_groups([_text(row.fields.get(column)) if isinstance(row, Sample) else "" for row in pool])
     if groups.names == [""]:
         raise ScoreError(f"no row of {pool.path} has the column {column!r}; give one that its rows have as quota")
@@ -60,8 +64,8 @@ def read_groups(table: ScoreTable, pool: Pool | None, column: str) -> Groups:
 
 def to_groups(names: list[str]) -> Groups:
     """Groups by name, in the order of the names."""
-    found, codes = np.unique(np.array(names), return_inverse=True)
-    return Groups(found.tolist(), codes.astype(np.int64))
+    distinct, codes = np.unique(np.array(names), return_inverse=True)
+    return Groups(distinct.tolist(), codes.astype(np.int64))
 
 
 def share_out(groups: Groups, passed: Positions, count: int, *, shares: QuotaShares) -> Counts:

@@ -30,9 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.selection.distinct import resembling, unit_vectors
 from onesteptrain.selection.quotas import Wanted
-from onesteptrain.selection.vectors import SKETCH, read_vectors
+from onesteptrain.selection.vectors import SKETCH, read_vectors, resembling, unit_vectors
 from onesteptrain.storage.score_table import ScoreTable
 
 SAME = 0.999
@@ -63,17 +62,16 @@ def setwise_order(table: ScoreTable, passed: Positions, utility: Values, wanted:
     sketches = read_vectors(table, SKETCH, passed, zeros=True)
     order = np.random.default_rng(seed).permutation(len(passed)) if len(passed) > _BLOCK else np.arange(len(passed))
     blocks = [np.sort(order[start : start + _BLOCK]) for start in range(0, len(order), _BLOCK)]
-    ridge = sum(float(np.square(sketches[passed[one]], dtype=np.float64).sum()) for one in blocks) / len(passed)
+    ridge = sum(float(np.square(sketches[passed[block]], dtype=np.float64).sum()) for block in blocks) / len(passed)
     if not ridge > 0:
         raise ScoreError(f"all sketches of {table.path} are zero; score again with another --scope")
     state = fresh_state(sketches.shape[1], ridge)
     picks: list[Positions] = []
     turns: list[Values] = []
-    for one, more in _dealt(blocks, wanted, picks):
-        mine = sketches[passed[one]].astype(np.float64)
-        found, state = greedy(mine, utility[one], more, state)
-        picks.append(one[found])
-        turns.append((np.arange(len(found)) + 0.5) / len(one))
+    for block, more in _dealt(blocks, wanted, picks):
+        chosen, state = greedy(sketches[passed[block]].astype(np.float64), utility[block], more, state)
+        picks.append(block[chosen])
+        turns.append((np.arange(len(chosen)) + 0.5) / len(block))
     if not any(map(len, picks)):
         raise ScoreError(f"no row of {table.path} that passes the gate adds any utility; prefer draw, or another gate")
     return passed[np.concatenate(picks)[np.argsort(np.concatenate(turns), kind="stable")]]
@@ -83,11 +81,11 @@ def _dealt(blocks: list[Positions], wanted: Wanted, picks: list[Positions]) -> I
     """Each block with what it is to choose: its part, and what the blocks before were too poor to choose."""
     sizes = np.bincount(wanted.codes, minlength=len(wanted.counts))
     seen = np.zeros_like(sizes)
-    for one in blocks:
-        seen += np.bincount(wanted.codes[one], minlength=len(sizes))
+    for block in blocks:
+        seen += np.bincount(wanted.codes[block], minlength=len(sizes))
         taken = sum((np.bincount(wanted.codes[done], minlength=len(sizes)) for done in picks), np.zeros_like(sizes))
         due = np.rint(wanted.counts * seen / np.maximum(sizes, 1)).astype(np.int64)
-        yield one, Wanted(wanted.codes[one], due - taken)
+        yield block, Wanted(wanted.codes[block], due - taken)
 
 
 class State(NamedTuple):

@@ -1,17 +1,17 @@
 """The trust gate: which rows look like the anchors, and which do not, without knowing how much noise there is.
 
 A score is a good reason to drop a row and a poor reason to prefer one. The gate drops by three signals of the scoring
-passes: harm, mean loss and the loss of the worst answer token; the losses are those of the second look, if there was
+passes: harm, mean loss and the loss of the worst answer token; the losses are those of the second pass, if there was
 one. What clean rows look like is told by the anchors, each measured as if it were none (RUN/reference.parquet):
 
-1. Each signal is put on a log scale and measured in the anchors' standard deviations from their median. A row is as
-   suspicious as its signals together, log(mean(exp(z))): about its most suspicious one, since a row that is wrong in
-   one way need not be in another.
-2. The p-value of a row is the share of anchors at least as suspicious. Those of clean rows are uniform, whatever the
-   signals' distribution (conformal prediction), so the rows with large p-values tell how many are clean: with a share c
-   of clean rows, (1 - t) c of the pool has a p-value above t (Storey's estimator).
-3. The chance that a row is clean is c f(s) / g(s), with the densities f of the anchors and g of the pool at its
-   suspicion s, made to fall with the suspicion. Rows with a chance of at least one half pass.
+1. Each signal is put on a log scale and measured in the anchors' standard deviations from their median. A row's
+   nonconformity is that of its signals together, log(mean(exp(z))): about that of its worst signal, since a row that is
+   wrong in one way need not be in another.
+2. The p-value of a row is the share of anchors with at least its nonconformity. Those of clean rows are uniform,
+   whatever the signals' distribution (conformal prediction), so the rows with large p-values tell how many are clean:
+   with a share c of clean rows, (1 - t) c of the pool has a p-value above t (Storey's estimator).
+3. The probability that a row is clean is c f(s) / g(s), with the densities f of the anchors and g of the pool at its
+   nonconformity s, made to fall with it. Rows with a probability of at least one half pass.
 
 Sources: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, chapter 2 (conformal p-values); Storey, A
 direct approach to false discovery rates (2002); Efron, Large-Scale Inference, chapter 5 (local false discovery rate).
@@ -33,9 +33,9 @@ from onesteptrain.storage.score_table import ScoreTable
 SIGNALS = ("harm", "loss", "worst_loss")
 
 SECOND_SIGNALS = ("harm", "second_loss", "second_worst_loss")
-"""In their place where the pool was looked at a second time (method second_look)."""
+"""In their place where a second pass has measured the pool again."""
 
-PASSING_CHANCE = 0.5
+PASSING_PROBABILITY = 0.5
 
 FEWEST_ANCHORS = 20
 """With fewer, what clean rows look like is not known."""
@@ -57,13 +57,13 @@ Values = NDArray[np.float64]
 class Trust(NamedTuple):
     """What the anchors say of each row of a score table; NaN where a row has no score."""
 
-    suspicion: Values
+    nonconformity: Values
     """Standard deviations of the anchors, beyond their median."""
 
     p_value: Values
-    """Share of the anchors that are at least as suspicious."""
+    """Share of the anchors that are with at least this nonconformity."""
 
-    chance: Values
+    probability: Values
     """That the row is as good as an anchor."""
 
     clean_share: float
@@ -73,7 +73,7 @@ class Trust(NamedTuple):
 
     def passing(self) -> NDArray[np.bool_]:
         """The rows that pass the gate."""
-        return np.nan_to_num(self.chance, nan=-1.0) >= PASSING_CHANCE
+        return np.nan_to_num(self.probability, nan=-1.0) >= PASSING_PROBABILITY
 
 
 def can_trust(table: ScoreTable) -> bool:
@@ -95,7 +95,7 @@ def measure_trust(table: ScoreTable) -> Trust:
             "score again with method one_step and estimator fd or jvp, or select with gate none"
         )
     signals = signals_of(table)
-    rows, anchors = (np.stack([one.numbers(name) for name in signals], axis=1) for one in (table, reference))
+    rows, anchors = (np.stack([part.numbers(name) for name in signals], axis=1) for part in (table, reference))
     anchors = anchors[np.isfinite(anchors).all(1)]
     if len(anchors) < FEWEST_ANCHORS:
         raise ScoreError(
@@ -105,11 +105,11 @@ def measure_trust(table: ScoreTable) -> Trust:
     scored = np.isfinite(rows).all(1)
     if not scored.any():
         raise ScoreError(f"{table.path} has no row with all of {', '.join(SIGNALS)}; nothing can be selected")
-    suspicion, theirs = suspicions(rows[scored], anchors)
-    p_value = p_values(suspicion, theirs)
+    ours, theirs = nonconformity(rows[scored], anchors)
+    p_value = p_values(ours, theirs)
     share = clean_share(p_value)
-    chance = np.clip(share * density_ratio(suspicion, theirs), 0.0, 1.0)
-    return Trust(_spread(suspicion, scored), _spread(p_value, scored), _spread(chance, scored), share, len(anchors))
+    probability = np.clip(share * density_ratio(ours, theirs), 0.0, 1.0)
+    return Trust(*(_spread(values, scored) for values in (ours, p_value, probability)), share, len(anchors))
 
 
 def signals_of(table: ScoreTable) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _has_signals(table: ScoreTable, reference: ScoreTable) -> bool:
     return all(name in table.names and name in reference.names for name in signals_of(table))
 
 
-def suspicions(rows: Values, anchors: Values) -> tuple[Values, Values]:
+def nonconformity(rows: Values, anchors: Values) -> tuple[Values, Values]:
     """How far rows and anchors stand out from the anchors, by their signals together.
 
     Args:
@@ -135,19 +135,19 @@ def suspicions(rows: Values, anchors: Values) -> tuple[Values, Values]:
 
     def together(signals: Values) -> Values:
         z = (np.log(np.maximum(np.abs(signals), floor)) - middle) / spread
-        found: Values = logsumexp(z, axis=1) - np.log(z.shape[1])
-        return found
+        result: Values = logsumexp(z, axis=1) - np.log(z.shape[1])
+        return result
 
-    found = np.empty(len(rows))
+    ours = np.empty(len(rows))
     for start in range(0, len(rows), _AT_ONCE):
-        found[start : start + _AT_ONCE] = together(rows[start : start + _AT_ONCE])
-    return found, together(anchors)
+        ours[start : start + _AT_ONCE] = together(rows[start : start + _AT_ONCE])
+    return ours, together(anchors)
 
 
-def p_values(suspicion: Values, anchors: Values) -> Values:
-    """Share of the anchors at least as suspicious as each row, the row itself counted in, as conformal p-values are."""
+def p_values(rows: Values, anchors: Values) -> Values:
+    """Share of the anchors with at least the nonconformity of each row, the row counted in: conformal p-values."""
     ordered = np.sort(anchors)
-    return (1 + len(ordered) - np.searchsorted(ordered, suspicion, side="left")) / (1 + len(ordered))
+    return (1 + len(ordered) - np.searchsorted(ordered, rows, side="left")) / (1 + len(ordered))
 
 
 def clean_share(p_value: Values) -> float:
@@ -157,20 +157,20 @@ def clean_share(p_value: Values) -> float:
     return float(min(1.0, np.median(above / (1 - _LEVELS))))
 
 
-def density_ratio(suspicion: Values, anchors: Values) -> Values:
-    """Density of the anchors over that of the rows, at each row's suspicion; it falls with the suspicion.
+def density_ratio(rows: Values, anchors: Values) -> Values:
+    """Density of the anchors over that of the rows, at each row's nonconformity; it falls with it.
 
     Both densities are smoothed with the same Gaussian kernel, wide enough for the anchors (Scott's rule), so that the
     ratio of a set to itself is one.
     """
-    step = max(1, len(suspicion) // _MOST_FOR_DENSITY)
-    some = np.sort(suspicion)[step // 2 :: step]
+    step = max(1, len(rows) // _MOST_FOR_DENSITY)
+    some = np.sort(rows)[step // 2 :: step]
     width = max(anchors.std(ddof=1) * len(anchors) ** -0.2, 1e-9)
     grid = np.linspace(min(anchors.min(), some[0]), max(anchors.max(), some[-1]), _GRID)
     theirs, ours = (_density(values, width, grid) for values in (anchors, some))
     ours = np.maximum(ours, np.finfo(float).tiny)
     falling = isotonic_regression(theirs / ours, weights=ours, increasing=False).x
-    ratio: Values = np.interp(suspicion, grid, falling)
+    ratio: Values = np.interp(rows, grid, falling)
     return ratio
 
 
@@ -186,5 +186,5 @@ def _density(values: Values, width: float, grid: Values) -> Values:
     if not spread:  # one value, or all the same
         density: Values = np.exp(-0.5 * ((grid - values[0]) / width) ** 2) / width
         return density
-    found: Values = gaussian_kde(values, bw_method=width / spread)(grid)
-    return found
+    density = gaussian_kde(values, bw_method=width / spread)(grid)
+    return density
