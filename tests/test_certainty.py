@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.selection.certainty import anchor_curve, read_parts, stable_share, top_chances
+from onesteptrain.selection.certainty import anchor_curve, read_parts, stable_share, top_frequency
 from onesteptrain.storage.score_table import ScoreTable, write_table
 
 ROWS, PARTS, SIGNAL, NOISE = 4000, 8, 1.0, 2.0
@@ -39,10 +39,10 @@ def test_the_overlap_is_that_of_two_fresh_draws():
     assert told.top_overlap == pytest.approx(seen, abs=0.04)  # 800 top rows: two standard errors are 0.035
 
 
-def test_chances_are_those_of_refits():
+def test_frequency_are_those_of_refits():
     _, parts = drawn(1)
     truth, _ = drawn(1)
-    chances = top_chances(parts, 0.2)
+    frequency = top_frequency(parts, 0.2)
     # what the bootstrap says of the spread is right on average: rows at one measured mean, drawn anew around it
     mean = parts.mean(1)
     spread = NOISE / PARTS**0.5
@@ -53,23 +53,23 @@ def test_chances_are_those_of_refits():
     groups = np.digitize(refits / 200, [0.02, 0.2, 0.5, 0.8, 0.98])
     for group in range(6):
         rows = groups == group
-        # eight parts know a spread to a quarter, which pulls single chances towards the middle
-        assert chances[rows].mean() == pytest.approx(refits[rows].mean() / 200, abs=0.06)
+        # eight parts know a spread to a quarter, which pulls single frequency towards the middle
+        assert frequency[rows].mean() == pytest.approx(refits[rows].mean() / 200, abs=0.06)
     assert truth.shape == mean.shape
 
 
 def test_two_parts_are_spread_as_wide_as_two_draws_are():
     # resampling two parts gives the mean twice as often as either end; widened by the root of 2, an end at 1 beats 1.2
     wavering = np.array([[-1.0, 1.0], [1.2, 1.2]])
-    assert top_chances(wavering, 0.5)[0] == pytest.approx(0.25, abs=0.1)  # 200 resamples: three standard errors
-    assert top_chances(np.array([[-1.0, 1.0], [1.5, 1.5]]), 0.5)[0] == 0
+    assert top_frequency(wavering, 0.5)[0] == pytest.approx(0.25, abs=0.1)  # 200 resamples: three standard errors
+    assert top_frequency(np.array([[-1.0, 1.0], [1.5, 1.5]]), 0.5)[0] == 0
 
 
 def test_parts_that_agree_make_a_stable_top():
     truth, _ = drawn(1)
-    chances = top_chances(np.repeat(truth[:, None], PARTS, 1), 0.2)
-    assert stable_share(chances, 0.2) == 1
-    assert set(np.flatnonzero(chances).tolist()) == top(truth, 0.2)
+    frequency = top_frequency(np.repeat(truth[:, None], PARTS, 1), 0.2)
+    assert stable_share(frequency, 0.2) == 1
+    assert set(np.flatnonzero(frequency).tolist()) == top(truth, 0.2)
 
 
 def test_parts_that_say_nothing_make_no_stable_top():
@@ -77,7 +77,7 @@ def test_parts_that_say_nothing_make_no_stable_top():
     (told,) = anchor_curve(noise, 80, 0.2, [80])
     assert told.reliability < 0.05
     assert told.top_overlap == pytest.approx(0.2, abs=0.05)  # chance
-    assert stable_share(top_chances(noise, 0.2), 0.2) < 0.6
+    assert stable_share(top_frequency(noise, 0.2), 0.2) < 0.6
 
 
 def test_parts_are_read_without_the_rows_that_have_no_score(tmp_path):

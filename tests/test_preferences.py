@@ -11,8 +11,7 @@ import pytest
 from onesteptrain.errors import ScoreError
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection import setwise as setwise_module
-from onesteptrain.selection.covering import cover_order
-from onesteptrain.selection.maxmin import maxmin_order
+from onesteptrain.selection.orders import cover_order, maxmin_order
 from onesteptrain.selection.quotas import Wanted
 from onesteptrain.selection.setwise import fresh_state, greedy, set_utility
 from onesteptrain.storage.score_table import ScoreTable, write_table

@@ -186,7 +186,7 @@ def test_the_trust_gate_goes_by_the_second_losses_where_they_are(tmp_path):
     table_of(tmp_path / "anchors", theirs, None, **anchors).path.rename(tmp_path / "both" / "reference.parquet")
     found = measure_trust(table)
     alike = table_of(tmp_path / "plain", np.c_[blurred[:, :1], rows[:, 1:]], np.c_[theirs[:, :1], reference[:, 1:]])
-    np.testing.assert_array_equal(found.suspicion, measure_trust(alike).suspicion)
+    np.testing.assert_array_equal(found.nonconformity, measure_trust(alike).nonconformity)
     first_alone = measure_trust(table_of(tmp_path / "first", blurred, theirs))
     assert clean[found.passing()].mean() > 0.7 > clean[first_alone.passing()].mean()
 

@@ -21,14 +21,13 @@ from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.selection import (
     SelectOptions,
-    distinct_rows,
     parse_budget,
     parse_floor,
     select_rows,
-    select_subset,
     top_rows,
 )
 from onesteptrain.selection import vectors as vectors_module
+from onesteptrain.selection.vectors import distinct_rows
 from onesteptrain.storage.score_table import Record, ScoreTable, merge, to_table, write_table
 from tests.pool_files import CONTAINERS, qa
 
@@ -106,34 +105,40 @@ def test_all_numbers_of_a_selection_are_those_of_a_sort_and_sums(table, by, coun
     assert (selection.pool_rows, selection.scored_rows) == (12, 10)
     assert (selection.budget, selection.skipped_similar) == (count, None)
     assert selection.threshold == min(columns[by][row] for row in kept)
-    assert selection.tokens == sum(TOKENS[row] or 0 for row in kept)
-    assert selection.tokens_share == pytest.approx(sum(TOKENS[row] for row in kept) / sum(filter(None, TOKENS)))
+    told = selection.kept
+    assert told.tokens == sum(TOKENS[row] or 0 for row in kept)
+    assert told.tokens_share == pytest.approx(sum(TOKENS[row] for row in kept) / sum(filter(None, TOKENS)))
     positive = sum(value for value in VALUES if value and value > 0)
-    assert selection.utility_share == pytest.approx(sum(VALUES[row] for row in kept if VALUES[row] > 0) / positive)
-    assert selection.harmful_kept == sum(VALUES[row] < 0 for row in kept)
+    assert told.utility_share == pytest.approx(sum(VALUES[row] for row in kept if VALUES[row] > 0) / positive)
+    assert told.harmful == sum(VALUES[row] < 0 for row in kept)
 
 
 def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
     selection = select_rows(table_of(tmp_path, [Record(1.0), Record(2.0)]), keep="1")
-    assert (selection.tokens_share, selection.utility_share, selection.harmful_kept) == (None, None, None)
     assert json.loads(json.dumps(selection.summary())) == {
         "rows": 1,
         "pool_rows": 2,
         "scored_rows": 2,
         "threshold": 2.0,
-        "tokens": None,
-        "tokens_share": None,
-        "utility_share": None,
-        "harmful_kept": None,
         "budget": 1,
         "skipped_similar": None,
         "gate": "none",
         "prefer": "top",
         "dropped": 0,
         "clean_share": None,
-        "expected_clean": None,
         "groups": None,
+        "kept": {
+            "rows": 1,
+            "tokens": None,
+            "tokens_share": None,
+            "utility_share": None,
+            "harmful": None,
+            "clean_share": None,
+        },
+        "expected": None,
     }
+    assert len(selection) == 1
+    assert "1 of 2" in selection._repr_html_()
 
 
 def test_a_table_without_any_score_is_refused(tmp_path):
@@ -154,7 +159,8 @@ def pool_in(folder: Path, container: str):
 def test_the_subset_holds_the_pools_rows_as_they_stand_in_the_pools_order(tmp_path, table, container):
     pool = pool_in(tmp_path, container)
     out = tmp_path / "out" / container
-    selection = select_subset(table, pool, out, keep="50%")
+    selection = select_rows(table, keep="50%", pool=pool)
+    assert selection.write(out) == out
     kept = best(VALUES, 6)
     assert selection.rows.tolist() == kept
     if container == "pool.jsonl":
@@ -178,10 +184,10 @@ def test_the_subset_holds_the_pools_rows_as_they_stand_in_the_pools_order(tmp_pa
 def test_a_pool_that_has_changed_since_it_was_scored_is_refused(tmp_path):
     pool = pool_in(tmp_path, "pool.jsonl")
     table = table_of(tmp_path, [Record(float(n)) for n in range(12)], {"pool": pool.fingerprint})
-    select_subset(table, pool, tmp_path / "good.jsonl", keep="3")
+    select_rows(table, keep="3", pool=pool).write(tmp_path / "good.jsonl")
     pool.path.write_bytes(pool.path.read_bytes().replace(b"answer 3", b"answer 4"))
     with pytest.raises(PoolError, match=r"has changed since .* score it again"):
-        select_subset(table, open_pool(pool.path), tmp_path / "bad.jsonl", keep="3")
+        select_rows(table, keep="3", pool=open_pool(pool.path)).write(tmp_path / "bad.jsonl")
     assert not (tmp_path / "bad.jsonl").exists()
 
 
@@ -190,9 +196,9 @@ def test_a_subset_that_exists_is_kept_unless_asked(tmp_path, table):
     out = tmp_path / "out.jsonl"
     out.write_text("mine")
     with pytest.raises(PoolError, match="exists"):
-        select_subset(table, pool, out, keep="3")
+        select_rows(table, keep="3", pool=pool).write(out)
     assert out.read_text() == "mine"
-    select_subset(table, pool, out, keep="3", overwrite=True)
+    select_rows(table, keep="3", pool=pool).write(out, overwrite=True)
     assert len(out.read_bytes().splitlines()) == 3
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
 from onesteptrain.data.pool import open_pool
-from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.errors import ConfigError, RunError, ScoreError
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.quotas import share_out, to_groups
-from onesteptrain.selection.trust import SIGNALS, clean_share, density_ratio, measure_trust, p_values, suspicions
+from onesteptrain.selection.trust import SIGNALS, clean_share, density_ratio, measure_trust, nonconformity, p_values
 from onesteptrain.storage.score_table import ScoreTable, write_table
 from tests.pool_files import qa
 
@@ -56,12 +56,12 @@ def table_of(folder: Path, rows: np.ndarray, anchors: np.ndarray | None, **more)
 def test_p_values_of_rows_that_are_like_the_anchors_are_uniform():
     seen = []
     for seed in range(40):  # one draw of the anchors is one draw of all p-values
-        rows, anchors = suspicions(signals(50, seed), signals(ANCHORS, 500 + seed))
+        rows, anchors = nonconformity(signals(50, seed), signals(ANCHORS, 500 + seed))
         seen.append(p_values(rows, anchors)[:5])
     assert kstest(np.concatenate(seen), "uniform").pvalue > 0.01
 
 
-def test_a_p_value_is_the_share_of_the_anchors_at_least_as_suspicious():
+def test_a_p_value_is_the_share_of_the_anchors_with_at_least_its_nonconformity():
     anchors = np.array([1.0, 2.0, 2.0, 5.0])
     np.testing.assert_allclose(p_values(np.array([0.0, 2.0, 3.0, 9.0]), anchors), [1, 4 / 5, 2 / 5, 1 / 5])
 
@@ -71,7 +71,7 @@ def test_the_clean_share_is_found_without_knowing_it(noise):
     found = []
     for seed in range(8):
         rows, _ = mixture(noise, seed)
-        found.append(clean_share(p_values(*suspicions(rows, signals(ANCHORS, 100 + seed)))))
+        found.append(clean_share(p_values(*nonconformity(rows, signals(ANCHORS, 100 + seed)))))
     # 100 anchors know a median to half a tenth, and eight of them to 0.03; the cap at 1 pulls a clean pool down
     assert np.mean(found) == pytest.approx(1 - noise, abs=0.06)
 
@@ -100,7 +100,7 @@ def test_the_chance_is_calibrated(tmp_path):
     for seed in range(10):
         rows, clean = mixture(0.5, seed, shift=2.5)
         trust = measure_trust(table_of(tmp_path / str(seed), rows, signals(ANCHORS, 100 + seed)))
-        hits += list(zip(trust.chance, clean, strict=True))
+        hits += list(zip(trust.probability, clean, strict=True))
     told, true = np.array([one for one, _ in hits]), np.array([two for _, two in hits])
     for low in np.arange(0, 1, 0.2):
         inside = (told >= low) & (told < low + 0.2)
@@ -126,18 +126,18 @@ def test_the_gate_drops_what_stands_out_in_any_one_signal(tmp_path):
 @given(st.floats(1e-6, 1e6))
 def test_units_do_not_matter(scale):
     rows, anchors = signals(50, 1), signals(ANCHORS, 2)
-    one, two = suspicions(rows, anchors), suspicions(rows * scale, anchors * scale)
+    one, two = nonconformity(rows, anchors), nonconformity(rows * scale, anchors * scale)
     np.testing.assert_allclose(one[0], two[0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(one[1], two[1], rtol=1e-9, atol=1e-9)
 
 
-def test_suspicion_is_the_log_of_the_mean_exponential_of_standard_scores_a_few_rows_at_a_time(monkeypatch):
+def test_nonconformity_is_the_log_of_the_mean_exponential_of_standard_scores_a_few_rows_at_a_time(monkeypatch):
     """Against the formula written out row by row; the rows do not divide into parts evenly."""
     monkeypatch.setattr("onesteptrain.selection.trust._AT_ONCE", 7)
     rows, anchors = signals(50, 1), signals(ANCHORS, 2)
     logs = np.log(np.abs(anchors))
     middle, spread = np.median(logs, axis=0), logs.std(axis=0)
-    found = suspicions(rows, anchors)
+    found = nonconformity(rows, anchors)
     for some, among in zip(found, (rows, anchors), strict=True):
         expected = [
             math.log(sum(math.exp((math.log(abs(row[k])) - middle[k]) / spread[k]) for k in range(3)) / 3)
@@ -146,10 +146,10 @@ def test_suspicion_is_the_log_of_the_mean_exponential_of_standard_scores_a_few_r
         np.testing.assert_allclose(some, expected, rtol=1e-12, atol=1e-12)  # float64, a dozen operations
 
 
-def test_a_row_without_any_harm_is_not_suspicious_of_it():
+def test_a_row_without_any_harm_does_not_stand_out_by_it():
     rows = signals(3, 1)
     rows[0, 0] = 0.0
-    found, _ = suspicions(rows, signals(ANCHORS, 2))
+    found, _ = nonconformity(rows, signals(ANCHORS, 2))
     assert np.isfinite(found).all()
 
 
@@ -202,7 +202,7 @@ def test_fewer_pass_than_are_asked_for_unless_the_rest_is_filled(tmp_path):
     filled = select_rows(table, keep="90%", options=SelectOptions(fill=True))
     assert len(bare.rows) == trust.passing().sum() < len(filled.rows) == 0.9 * ROWS
     left = np.setdiff1d(np.arange(ROWS), filled.rows)
-    assert trust.suspicion[left].min() >= trust.suspicion[filled.rows].max()
+    assert trust.nonconformity[left].min() >= trust.nonconformity[filled.rows].max()
 
 
 def test_a_gate_of_a_share_keeps_the_best_by_harm(tmp_path):
@@ -254,7 +254,7 @@ def test_a_quota_gives_each_group_its_share_of_the_pool(tmp_path):
     inside = [row for row in range(200) if skills[row] == "b"]
     best = sorted(inside, key=lambda row: rows[row, 1])[:12]
     assert sorted(set(selection.rows.tolist()) & set(inside)) == sorted(best)
-    with pytest.raises(ConfigError, match="give the pool too"):
+    with pytest.raises(RunError, match="no run directory"):
         select_rows(table, keep="20%", options=SelectOptions(quota="skill"))
     with pytest.raises(ScoreError, match="has the column 'colour'"):
         select_rows(table, keep="20%", options=SelectOptions(quota="colour"), pool=pool)

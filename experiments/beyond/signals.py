@@ -66,7 +66,7 @@ def found(out: Path, name: str) -> str:
         signals = SIGNALS if look == "first" else SECOND_SIGNALS[1:]
         values = {one: np.nan_to_num(table.numbers(one), nan=-np.inf) for one in signals}
         values |= {one: -value for one, value in values.items() if "loss" in one}
-        values[f"suspicion, {look} look"] = -np.nan_to_num(measure_trust(table).suspicion, nan=np.inf)
+        values[f"nonconformity, {look} look"] = -np.nan_to_num(measure_trust(table).nonconformity, nan=np.inf)
         for signal, each in values.items():
             bad = [auroc(each[kinds == "clean"], each[kinds == kind]) for kind in names]
             total = auroc(each[kinds == "clean"], each[kinds != "clean"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from onesteptrain.cli.output import say
-from onesteptrain.selection.advice import Advice, advise
+from onesteptrain.selection.advice import Advice, ShareAdvice, advise
 from onesteptrain.storage.score_table import ScoreTable
 
 
@@ -23,12 +24,8 @@ def advise_run(run: Path, *, train_seconds_per_row: float | None = None, json: b
 
 def describe(advice: Advice) -> str:
     """The advice, for people."""
-    lines = [f"{'share':>6} {'rows':>9} {'utility kept':>13} {'tokens':>8} {'clean, expected':>16} {'epoch':>9}"]
-    lines += [
-        f"{one.share:>6.0%} {one.rows:>9} {one.utility:>13.1%} {_percent(one.tokens):>8} {_percent(one.clean):>16} "
-        f"{_hours(one.train_seconds):>9}".rstrip()
-        for one in advice.shares
-    ]
+    heads = ("share", "     rows", "tokens", "utility", "harmful rows", "clean, expected", "epoch")
+    lines = ["  ".join(heads), *(_line(heads, line) for line in advice.shares)]
     lines.append(f"utility has its knee at {advice.knee:.1%} of the rows")
     if advice.clean_share is not None:
         lines.append(f"about {advice.clean_share:.0%} of the pool is clean, as the anchors tell it")
@@ -44,8 +41,16 @@ def describe(advice: Advice) -> str:
     return "\n".join(lines)
 
 
+def _line(heads: Sequence[str], advice: ShareAdvice) -> str:
+    kept = advice.kept
+    harmful = "" if kept.harmful is None else f"{kept.harmful:.0f}"
+    tokens, utility, clean = map(_percent, (kept.tokens_share, kept.utility_share, kept.clean_share))
+    cells = (f"{advice.share:.0%}", str(kept.rows), tokens, utility, harmful, clean, _hours(advice.train_seconds))
+    return "  ".join(cell.rjust(len(head)) for head, cell in zip(heads, cells, strict=True)).rstrip()
+
+
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"
+    return "" if value is None else f"{value:.1%}"
 
 
 def _hours(seconds: float | None) -> str:

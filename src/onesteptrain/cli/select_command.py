@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from onesteptrain.cli.output import moved_images, say
 from onesteptrain.data.score_record import read_score_record
-from onesteptrain.jobs.steps import select_into
-from onesteptrain.selection import Selection, SelectOptions
+from onesteptrain.selection import Figures, Selection, SelectOptions, select_rows
+from onesteptrain.storage.score_table import read_scores
 
 Flat = Parameter(name="*")
 
@@ -37,8 +37,10 @@ def select(
         overwrite: Replace an existing file.
         json: Print the result as JSON.
     """
-    selection = select_into(run, out, keep=keep, options=options, overwrite=overwrite)
-    root = read_score_record(run).open_pool().image_root
+    record = read_score_record(run)
+    selection = select_rows(read_scores(run), keep=keep, options=options)
+    selection.write(out, overwrite=overwrite)
+    root = record.open_pool().image_root
     text = describe(selection, out) + moved_images(root, out)
     say(text, {**selection.summary(), "out": str(out), "image_root": str(root)}, as_json=json)
 
@@ -56,25 +58,33 @@ def describe(selection: Selection, out: Path) -> str:
         lines.append(f"{selection.skipped_similar} rows were passed over as too similar to a kept one")
     if selection.budget is not None and kept < selection.budget:
         gated = selection.gate == "trust" and selection.scored_rows - selection.dropped < selection.budget
-        more = "; add --fill for the least suspicious of the others" if gated else ""
+        more = "; add --fill for those of the others that are most like the anchors" if gated else ""
         lines.append(f"fewer than the {selection.budget} rows asked for: no other row can be kept{more}")
     if selection.groups is not None:
         lines.append("groups: " + ", ".join(f"{name} {count}" for name, count in selection.groups.items()))
-    if selection.tokens_share is not None:
-        lines.append(f"tokens: {selection.tokens} ({selection.tokens_share:.1%} of the pool's)")
-    if selection.utility_share is not None:
-        lines.append(
-            f"utility: {selection.utility_share:.1%} of the pool's positive utility; "
-            f"{selection.harmful_kept} kept rows have negative utility"
-        )
+    if figures := _figures(selection.kept):
+        lines.append(f"kept: {figures}")
+    if selection.expected is not None and selection.expected.rows < selection.scored_rows - selection.dropped:
+        lines.append(f"in the mean over draws: {_figures(selection.expected)}")
     return "\n".join(lines)
 
 
 def _gate(selection: Selection) -> str:
     """What the gate dropped."""
-    if selection.clean_share is None or selection.expected_clean is None:
+    if selection.clean_share is None:
         return f"gate {selection.gate}: {selection.dropped} rows dropped"
-    return (
-        f"gate: {selection.dropped} rows dropped as unlike the anchors; about {selection.clean_share:.0%} of the pool "
-        f"is clean, and {selection.expected_clean:.0%} of what is kept"
-    )
+    clean = f"about {selection.clean_share:.0%} of the pool is clean"
+    return f"gate: {selection.dropped} rows dropped as unlike the anchors; {clean}"
+
+
+def _figures(figures: Figures) -> str:
+    """What a subset holds, in words."""
+    parts = []
+    if figures.tokens_share is not None:
+        parts.append(f"{figures.tokens} tokens ({figures.tokens_share:.1%} of the pool's)")
+    if figures.utility_share is not None:
+        parts.append(f"{figures.utility_share:.1%} of the positive utility")
+        parts.append(f"{figures.harmful:.0f} rows with negative utility")
+    if figures.clean_share is not None:
+        parts.append(f"{figures.clean_share:.0%} clean, as expected by the gate")
+    return ", ".join(parts)

@@ -19,13 +19,15 @@ from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.jobs.comparison import Compared, Comparison, MethodArm, compare
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into
-from onesteptrain.jobs.steps import Tell, select_into
+from onesteptrain.jobs.steps import Tell
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions
 from onesteptrain.reporting import write_report
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.scoring.audit import AuditOptions
+from onesteptrain.selection import select_rows
 from onesteptrain.storage.atomic import write_json
+from onesteptrain.storage.score_table import read_scores
 from onesteptrain.synthetic import checkpoint
 from onesteptrain.synthetic.digits import World, WorldOptions, make_world
 from onesteptrain.training import FinetuneOptions
@@ -135,8 +137,9 @@ def _explain(world: World, done: Compared, out: Path, options: DemoOptions, tell
     run = done.scores["ost"]
     for share in options.shares:
         subset = out / f"subset-{100 * share:g}percent.jsonl"
-        chosen = select_into(run, subset, keep=f"{100 * share:g}%")
-        tell(f"selected {len(chosen.rows)} rows: {subset}")
+        chosen = select_rows(read_scores(run), keep=f"{100 * share:g}%")
+        chosen.write(subset)
+        tell(f"selected {len(chosen)} rows: {subset}")
     record = read_score_record(run)
     method, auditing = OneStep(), AuditOptions(rows=40, step_sizes=(1e-4, 1e-3))
     request = ScoreRequest(

@@ -17,15 +17,16 @@ from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark, write_evaluation
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, provide_proxy, score_into
 from onesteptrain.jobs.second_pass import FirstLook, look_again
-from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, PoolOptions, Tell, plain, provide_anchors, select_into
+from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, PoolOptions, Tell, plain, provide_anchors
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.reporting import write_report
 from onesteptrain.scoring.score import ScoringOptions
-from onesteptrain.selection import SelectOptions
+from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.options import Preference, QuotaShares  # noqa: F401  what reads options by their types looks here
 from onesteptrain.storage.fingerprints import fingerprint
 from onesteptrain.storage.run_directory import begin_run
+from onesteptrain.storage.score_table import read_scores
 from onesteptrain.training import FinetuneOptions, TrainOptions, WarmupOptions, train
 
 
@@ -197,8 +198,9 @@ def _named(keep: str) -> str:
 
 def _subset(job: Pipeline, pool: Pool, chosen_by: Path, keep: str, tell: Tell) -> Path:
     out = job.out / f"subset-{_named(keep)}{pool.path.suffix}"
-    selection = select_into(chosen_by, out, keep=keep, options=job.rule(), overwrite=True)
-    tell(f"kept {len(selection.rows)} of {selection.pool_rows} rows: {out}")
+    selection = select_rows(read_scores(chosen_by), keep=keep, options=job.rule())
+    selection.write(out, overwrite=True)
+    tell(f"kept {len(selection)} of {selection.pool_rows} rows: {out}")
     return out
 
 

@@ -18,7 +18,7 @@ from onesteptrain.jobs.steps import AnchorOptions, Tell
 from onesteptrain.methods import Scorer, Setting
 from onesteptrain.scoring.score import ScoringOptions
 from onesteptrain.scoring.second_pass import second_pass_scorer
-from onesteptrain.selection import SelectOptions, select_subset
+from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.trust import can_trust
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
@@ -104,8 +104,9 @@ def look_again(
     trusted = out / f"trusted{first.pool.path.suffix}"
     if not trusted.exists():
         keep = f"{min(100.0, 100 * _MORE_ROWS * first.warmed.share):g}%"
-        rows = select_subset(table, first.pool, trusted, keep=keep, options=SelectOptions(draw_seed=seed)).rows
-        tell(f"drew {len(rows)} rows that pass the trust gate: {trusted}")
+        selection = select_rows(table, keep=keep, options=SelectOptions(draw_seed=seed), pool=first.pool)
+        selection.write(trusted)
+        tell(f"drew {len(selection)} rows that pass the trust gate: {trusted}")
     steps = json.loads((first.warmup / FACTS).read_text(encoding="utf-8"))["steps"]
     tuning = dataclasses.replace(first.warmed.finetune, steps=steps)
     subset = open_pool(trusted, format=first.pool.format, image_root=first.pool.image_root)

@@ -16,10 +16,7 @@ from typing import Any
 
 from onesteptrain.data.anchors import draw_anchors, refuse_leaks
 from onesteptrain.data.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
-from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import AnchorError
-from onesteptrain.selection import Selection, SelectOptions, select_subset
-from onesteptrain.storage.score_table import ScoreTable
 
 Tell = Callable[[str], None]
 """Told in a line what a step has done."""
@@ -135,22 +132,6 @@ def readable(rows: Iterable[Sample | Unreadable]) -> Iterable[Sample]:
         if isinstance(row, Unreadable):
             raise AnchorError(f"an anchor cannot be read: {row.reason}")
         yield row
-
-
-def select_into(
-    run: Path, out: Path, *, keep: str, options: SelectOptions | None = None, overwrite: bool = False
-) -> Selection:
-    """Write some rows of the pool that a run has scored.
-
-    Raises:
-        RunError: this is no run directory.
-        ConfigError: the budget cannot be used.
-        ScoreError: scoring is not finished, there is no such column, or no row to keep.
-        PoolError: the pool has changed since.
-    """
-    record = read_score_record(run)
-    table = ScoreTable(run / "scores.parquet")
-    return select_subset(table, record.open_pool(), out, keep=keep, options=options, overwrite=overwrite)
 
 
 def plain(value: Any) -> Any:

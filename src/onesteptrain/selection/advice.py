@@ -23,7 +23,7 @@ class ShareAdvice(NamedTuple):
     """The mean over draws, where it draws."""
 
     train_seconds: float | None
-    """An epoch on these rows, in proportion to their tokens where they are counted; None if a row takes no known time."""
+    """An epoch on these rows, in proportion to their tokens where these are counted; None where none was asked for."""
 
 
 class Advice(NamedTuple):

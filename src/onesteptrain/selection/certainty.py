@@ -127,5 +127,7 @@ def _overlap(reliability: float, share: float, seed: int, rows: int = 20_000) ->
     truth = generator.standard_normal(rows) * reliability**0.5
     noise = (1 - reliability) ** 0.5
     top = max(1, round(share * rows))
-    tops = (np.argpartition(-(truth + noise * generator.standard_normal(rows)), top - 1)[:top] for _ in range(2))
-    return len(np.intersect1d(*tops)) / top
+    first, second = (
+        np.argpartition(-(truth + noise * generator.standard_normal(rows)), top - 1)[:top] for _ in range(2)
+    )
+    return len(np.intersect1d(first, second)) / top

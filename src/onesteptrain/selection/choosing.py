@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.data.pool import Pool, open_pool, write_subset
+from onesteptrain.data.pool import Pool, write_subset
+from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.selection.figures import Figures, read_measures
 from onesteptrain.selection.gating import pass_gate
@@ -18,7 +19,6 @@ from onesteptrain.selection.keeping import keep_rows, preference
 from onesteptrain.selection.options import Budget, SelectOptions, parse_floor, read_budget
 from onesteptrain.selection.quotas import Groups, read_groups
 from onesteptrain.storage.display import html_table
-from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
 
 
@@ -167,15 +167,10 @@ def scored_pool(table: ScoreTable, pool: Pool | None = None) -> Pool:
     """
     pool = pool or table.pool
     if pool is None:
-        asked = Run(table.path.parent).config.get("score")
-        if asked is None:
-            raise ConfigError(f"{table.path.parent} holds no scores; give the --out of `ost score`")
-        if not Path(asked["pool"]).exists():
-            raise PoolError(f"the pool {asked['pool']} of this run does not exist; put it back")
-        pool = open_pool(asked["pool"], format=asked["format"], image_root=asked.get("image_root"))
+        pool = read_score_record(table.path.parent).open_pool()
     if table.metadata.get("pool", pool.fingerprint) != pool.fingerprint:
         raise PoolError(f"{pool.path} has changed since {table.path} was written; score it again")
-    return pool  # type: ignore[no-any-return]
+    return pool
 
 
 def _count(groups: Groups, chosen: NDArray[np.int64]) -> dict[str, int]:

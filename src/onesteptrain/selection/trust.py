@@ -109,7 +109,7 @@ def measure_trust(table: ScoreTable) -> Trust:
     p_value = p_values(ours, theirs)
     share = clean_share(p_value)
     probability = np.clip(share * density_ratio(ours, theirs), 0.0, 1.0)
-    return Trust(*(_spread(values, scored) for values in (ours, p_value, probability)), share, len(anchors))
+    return Trust(_spread(ours, scored), _spread(p_value, scored), _spread(probability, scored), share, len(anchors))
 
 
 def signals_of(table: ScoreTable) -> tuple[str, ...]:
