@@ -1,13 +1,30 @@
-"""Small built-in worlds with known good and bad samples, and small models that live in them."""
+"""Synthetic data on which it is known what is wrong with every row, and small models that were pretrained on them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
+from onesteptrain.synthetic.charts import ChartProblem
+from onesteptrain.synthetic.digits import DigitProblem
+from onesteptrain.synthetic.making import SyntheticData, SyntheticOptions, make
+
+__all__ = ["CheckpointName", "SyntheticData", "SyntheticOptions", "checkpoint", "make_synthetic"]
+
 CheckpointName = Literal["proxy", "target", "target_large", "charts_proxy", "charts_target"]
 
 
+def make_synthetic(kind: Literal["digits", "charts"], options: SyntheticOptions, folder: Path) -> SyntheticData:
+    """Make data in a new folder, which appears whole or not at all.
+
+    Raises:
+        ConfigError: noise of no such kind is asked for, or more of a kind than there are rows that can go bad in it.
+        MissingExtraError: what draws the pictures is not installed: scikit-learn for digits, matplotlib for charts.
+        RunError: the folder exists.
+    """
+    return make(DigitProblem if kind == "digits" else ChartProblem, options, folder)
+
+
 def checkpoint(name: CheckpointName) -> Path:
-    """Folder of a pretrained model of the digits or the charts world; experiments/ says how each was made."""
+    """Folder of a model that was pretrained on digits or charts; experiments/ says how each was made."""
     return Path(__file__).parent / "checkpoints" / name

@@ -1,4 +1,4 @@
-"""Small bar charts: what they show, which part of the world owns which, and their pictures, drawn by matplotlib."""
+"""Small bar charts: what they show, which part of the data owns which, and their pictures, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from onesteptrain.errors import MissingExtraError
 from onesteptrain.storage.fingerprints import short_hash
+from onesteptrain.synthetic.making import Part
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,8 +31,6 @@ PALETTE: dict[Colour, str] = {
     "purple": "#8e3fc0",
     "black": "#111111",
 }
-
-Part = Literal["pretrain", "pool", "heldout", "benchmark"]
 
 _SHARES: dict[Part, float] = {"pretrain": 0.25, "pool": 0.45, "heldout": 0.10, "benchmark": 0.20}
 
@@ -75,7 +74,7 @@ class Style(NamedTuple):
 
 
 def draw_chart(generator: np.random.Generator, part: Part) -> Chart:
-    """Choose at random one of the charts that a part of the world owns."""
+    """Choose at random one of the charts that a part owns."""
     while True:
         bars = int(generator.choice(BARS))
         colours = tuple(list(PALETTE)[place] for place in generator.permutation(len(PALETTE))[:bars])
@@ -91,7 +90,7 @@ def with_values(generator: np.random.Generator, chart: Chart) -> Chart:
 
 
 def owner(chart: Chart) -> Part:
-    """The part of the world that a chart belongs to: no chart is in two parts, whatever the seed of the world."""
+    """The part that a chart belongs to: no chart is in two parts, whatever the seed of the data."""
     place = int(short_hash(repr(tuple(chart)), 4), 16) / 2**32
     ends = np.cumsum(list(_SHARES.values()))
     return list(_SHARES)[min(int(np.searchsorted(ends, place, side="right")), len(_SHARES) - 1)]
@@ -143,7 +142,7 @@ def _sheet() -> _Sheet:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError('the charts world needs matplotlib: pip install "onesteptrain[worlds]"') from error
+        raise MissingExtraError('the charts data need matplotlib: pip install "onesteptrain[synthetic]"') from error
     with _plain_style():
         figure = Figure(figsize=(1, 1), dpi=SIDE)
         axes = figure.add_axes((11 / SIDE, 2 / SIDE, 36 / SIDE, 41 / SIDE), facecolor="none")

@@ -1,38 +1,41 @@
-"""The digits world: arithmetic on pictures of handwritten digits, with planted noise whose labels no method sees.
+"""The digits data: arithmetic on pictures of real handwritten digits (UCI, by way of scikit-learn).
 
-`onesteptrain.synthetic.files` says what a world consists of. Pool, held-out rows and benchmark share no scan of a
-digit.
+Pool, held-out rows and benchmark share no scan of a digit.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from onesteptrain.synthetic.files import (
-    FILES,
-    Row,
-    Span,
-    World,
-    first_difference,
-    refuse_existing,
-    sources,
-    write_world,
-)
-from onesteptrain.synthetic.planting import Craft, PlantingOptions, clean_rows, plant
-from onesteptrain.synthetic.questions import QUESTIONS, SKILLS, Skill, solve
-from onesteptrain.synthetic.scans import Drawing, Part, draw, plan
+from onesteptrain.errors import MissingExtraError
+from onesteptrain.synthetic.making import Part, Problem, Solution, Span
 
-__all__ = ["NOISE_KINDS", "OFF_TOPIC", "NoiseKind", "Problem", "World", "WorldOptions", "make_world", "problems"]
+Skill = Literal["sum", "difference", "product", "count"]
 
-NoiseKind = Literal["misread", "swapped_image", "wrong_operation", "slip", "cut_off", "off_topic"]
+SKILLS: tuple[Skill, ...] = ("sum", "difference", "product", "count")
 
-NOISE_KINDS: tuple[NoiseKind, ...] = ("misread", "swapped_image", "wrong_operation", "slip", "cut_off", "off_topic")
+QUESTIONS: dict[Skill, tuple[str, ...]] = {
+    "sum": ("What is the sum of all digits?", "Add up all the digits.", "What do the digits add up to?"),
+    "difference": (
+        "What is the largest digit minus the smallest?",
+        "How much larger is the largest digit than the smallest?",
+        "Subtract the smallest digit from the largest.",
+    ),
+    "product": (
+        "What is the first digit times the last?",
+        "Multiply the first digit by the last.",
+        "What is the product of the first and the last digit?",
+    ),
+    "count": ("How many digits are odd?", "Count the odd digits.", "What is the number of odd digits?"),
+}
 
 CONFUSED = {3: 8, 1: 7}
 """What most misread rows have in common: digits that are taken for another, always the same."""
@@ -43,36 +46,63 @@ MISUNDERSTOOD: Skill = "difference"
 INSTEAD: dict[Skill, Skill] = {"sum": "difference", "difference": "sum", "product": "sum", "count": "difference"}
 """Wrong operation: what is done in place of what was asked, always the same."""
 
+OFF_TOPIC = (
+    "The picture was taken on a sunny day. There are {} trees and {} birds.",
+    "I think this is about sport. The team scored {} points in {} games.",
+    "Thank you for asking. Please call us at number {} before {} o'clock.",
+    "The recipe needs {} eggs and {} grams of flour.",
+)
+
+CELL = 16
+"""Side of the square that one digit fills, in pixels."""
+
+COLUMNS = 2
+"""A picture has 2 x 2 cells: at most four digits."""
+
+_SHARES: dict[Part, float] = {"pretrain": 0.10, "pool": 0.50, "heldout": 0.15, "benchmark": 0.25}
+
+
+class Drawing(NamedTuple):
+    """How a picture shows some digits: everything that is not the digits themselves."""
+
+    scans: tuple[int, ...]
+    """Which scan of its digit stands in for each digit."""
+
+    cells: tuple[int, ...]
+    """Rising cell numbers, in reading order."""
+
+    shifts: tuple[tuple[int, int], ...]
+    """Pixels to the right and down, from 0 to 2."""
+
+    ink: float
+    """Brightness of the strokes, from 0 to 1."""
+
 
 @dataclass(frozen=True)
-class WorldOptions(PlantingOptions):
-    """What digits world to make."""
-
-    noise_kinds: tuple[NoiseKind, ...] = NOISE_KINDS
-    """What can be wrong with a row."""
-
-    known_kinds: ClassVar[tuple[str, ...]] = NOISE_KINDS
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One row before it is written."""
+class DigitProblem(Problem):
+    """A question about two to four digits; every skill is asked for as often."""
 
     skill: Skill
-    wording: int
     digits: tuple[int, ...]
     """What the picture shows."""
 
     drawing: Drawing
-    answer: str
-    """What the assistant says."""
 
-    result: int
-    """What is right."""
+    noise_kinds: ClassVar = ("misread", "swapped_image", "wrong_operation", "slip", "cut_off", "off_topic")
 
-    noise: NoiseKind | None = None
-    copy_of: int | None = None
-    """Place of the row that this one repeats."""
+    @classmethod
+    def draw(cls, part: Part, generator: np.random.Generator) -> Self:
+        """Draw a clean problem, with scans that a part owns."""
+        skill = SKILLS[generator.integers(len(SKILLS))]
+        digits = tuple(int(digit) for digit in generator.integers(0, 10, generator.integers(2, 5)))
+        wording = int(generator.integers(len(QUESTIONS[skill])))
+        drawing = plan(generator, digits, part)
+        return cls(skill, digits, drawing, wording=wording, answer=solve(skill, digits).text)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The skill, and the number of digits."""
+        return {"skill": self.skill, "level": len(self.digits)}
 
     @property
     def question(self) -> str:
@@ -80,87 +110,117 @@ class Problem:
         return QUESTIONS[self.skill][self.wording]
 
     @property
+    def right(self) -> Solution:
+        """What the assistant should say."""
+        return solve(self.skill, self.digits)
+
+    @property
     def error(self) -> Span | None:
-        """Where the answer goes wrong."""
-        if self.noise is None:
-            return None
-        if self.noise == "off_topic":
-            return Span(0, len(self.answer))
-        return first_difference(self.answer, solve(self.skill, self.digits).text)
+        """Where the answer goes wrong; all of it, off the topic."""
+        return Span(0, len(self.answer)) if self.noise == "off_topic" else super().error
+
+    def picture(self, part: Part) -> bytes:
+        """Draw the digits as a PNG of 32 x 32 pixels, light on dark."""
+        return paint(self.digits, self.drawing, part)
+
+    def spoil(self, kind: str, generator: np.random.Generator) -> Self:
+        """Make a clean problem bad in one way; a swapped image is on record, as what the picture shows."""
+        if kind == "swapped_image":
+            other = self
+            while other.digits == self.digits:
+                other = self.draw("pool", generator)
+            return replace(self, digits=other.digits, drawing=other.drawing, noise=kind)
+        return replace(self, answer=_spoiled_answer(self, kind, generator), noise=kind)
+
+    def repeat(self, place: int, generator: np.random.Generator) -> Self:
+        """The same scans and question, a little moved, lit and worded otherwise."""
+        again = plan(generator, self.digits, "pool")
+        drawing = self.drawing._replace(shifts=again.shifts, ink=again.ink)
+        wording = int(generator.integers(len(QUESTIONS[self.skill])))
+        return replace(self, drawing=drawing, wording=wording, copy_of=place)
+
+    def invites(self, kind: str) -> bool:
+        """Whether the fixed confusions fit, or the skill is the misunderstood one."""
+        if kind == "misread":
+            return bool(set(CONFUSED) & set(self.digits))
+        return kind == "wrong_operation" and self.skill == MISUNDERSTOOD
 
 
-def make_world(options: WorldOptions, folder: Path) -> World:
-    """Make a world in a new folder, which appears whole or not at all.
+def solve(skill: Skill, digits: Sequence[int], slip: int = 0) -> Solution:
+    """Work out a question: a reading, a working, and the result.
+
+    Args:
+        skill: What is asked.
+        digits: What the picture shows, or is taken to show.
+        slip: Added to the last result of the working: an arithmetic slip.
+    """
+    working, result = _WORKINGS[skill](digits, slip)
+    return Solution((read(digits), working), str(result))
+
+
+def read(digits: Sequence[int]) -> str:
+    """The sentence that says what the picture shows; terse, as every token costs the demo time."""
+    return f"The digits: {','.join(map(str, digits))}."
+
+
+@functools.cache
+def scans(part: Part) -> tuple[tuple[NDArray[np.float64], ...], ...]:
+    """The scans of one part, by digit, 8 x 8 with ink from 0 to 16; no scan is in two parts.
 
     Raises:
-        RunError: the folder exists.
         MissingExtraError: scikit-learn is not installed.
     """
-    refuse_existing(folder)
-    chance = sources(options.seed)
-    rows = {
-        "pool": noisy_problems(options, chance["pool"]),
-        "heldout": problems(options.heldout_rows, "heldout", chance["heldout"]),
-        "benchmark": problems(options.benchmark_rows, "benchmark", chance["benchmark"]),
-    }
-    return write_world(folder, {name: [_row(one, name) for one in rows[name]] for name in FILES}, options.seed)
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError('the digits data need scikit-learn: pip install "onesteptrain[synthetic]"') from error
+    data: Any = load_digits()
+    order = np.random.default_rng(2605).permutation(len(data.images))
+    starts = np.cumsum([0.0, *_SHARES.values()]) * len(order)
+    place = list(_SHARES).index(part)
+    mine = order[round(starts[place]) : round(starts[place + 1])]
+    return tuple(tuple(data.images[index] for index in mine if data.target[index] == digit) for digit in range(10))
 
 
-def problems(count: int, part: Part, generator: np.random.Generator) -> list[Problem]:
-    """Draw clean problems: every skill as often, two to four digits."""
-    drawn = []
-    for _ in range(count):
-        skill = SKILLS[generator.integers(len(SKILLS))]
-        digits = tuple(int(digit) for digit in generator.integers(0, 10, generator.integers(2, 5)))
-        wording = int(generator.integers(len(QUESTIONS[skill])))
-        solution = solve(skill, digits)
-        drawn.append(Problem(skill, wording, digits, plan(generator, digits, part), solution.text, solution.result))
-    return drawn
+def plan(generator: np.random.Generator, digits: Sequence[int], part: Part) -> Drawing:
+    """Choose at random how to show some digits."""
+    count = len(digits)
+    return Drawing(
+        tuple(int(generator.integers(len(scans(part)[digit]))) for digit in digits),
+        tuple(sorted(int(cell) for cell in generator.permutation(COLUMNS * COLUMNS)[:count])),
+        tuple((int(right), int(down)) for right, down in generator.integers(0, 3, (count, 2))),
+        float(generator.uniform(0.75, 1.0)),
+    )
 
 
-def noisy_problems(options: WorldOptions, generator: np.random.Generator) -> list[Problem]:
-    """Draw the pool: clean problems, some of them spoiled, and near-duplicates of both in the same share."""
-    craft = Craft(spoil=spoil, repeat=_near_copy, allows=lambda *_: True, invites=_invites)
-    return plant(problems(clean_rows(options), "pool", generator), options.noise_kinds, options, generator, craft)
+def paint(digits: Sequence[int], drawing: Drawing, part: Part) -> bytes:
+    """Draw some digits as a PNG of 32 x 32 pixels, light on dark."""
+    canvas = np.zeros((COLUMNS * CELL, COLUMNS * CELL))
+    for digit, scan, cell, (right, down) in zip(digits, drawing.scans, drawing.cells, drawing.shifts, strict=True):
+        ink = Image.fromarray((scans(part)[digit][scan] / 16 * 255).astype(np.uint8))
+        large = np.asarray(ink.resize((CELL - 2, CELL - 2), Image.Resampling.BILINEAR), dtype=np.float64)
+        top, left = cell // COLUMNS * CELL + down, cell % COLUMNS * CELL + right
+        canvas[top : top + CELL - 2, left : left + CELL - 2] = large
+    stream = io.BytesIO()
+    Image.fromarray((canvas * drawing.ink).astype(np.uint8)).convert("RGB").save(stream, "PNG")
+    return stream.getvalue()
 
 
-def _invites(problem: Problem, kind: NoiseKind) -> bool:
+def _spoiled_answer(problem: DigitProblem, kind: str, generator: np.random.Generator) -> str:
+    skill, digits, right = problem.skill, problem.digits, problem.right.result
     if kind == "misread":
-        return bool(set(CONFUSED) & set(problem.digits))
-    return kind == "wrong_operation" and problem.skill == MISUNDERSTOOD
-
-
-def spoil(problem: Problem, kind: NoiseKind, generator: np.random.Generator) -> Problem:
-    """Make a clean problem bad in one way; what is right stays on record."""
-    if kind == "swapped_image":
-        other = _another(problem, generator)
-        right = solve(problem.skill, other.digits).result
-        return replace(problem, digits=other.digits, drawing=other.drawing, result=right, noise=kind)
-    return replace(problem, answer=_spoiled_answer(problem, kind, generator), noise=kind)
-
-
-def _spoiled_answer(problem: Problem, kind: NoiseKind, generator: np.random.Generator) -> str:
-    if kind == "misread":
-        return solve(problem.skill, _misread(problem.digits, generator)).text
+        return solve(skill, _misread(digits, generator)).text
     if kind == "wrong_operation":
-        done = [solve(skill, problem.digits) for skill in (INSTEAD[problem.skill], *SKILLS) if skill != problem.skill]
-        wrong = [one.text for one in done if one.result != problem.result]
-        return wrong[0] if wrong else solve(problem.skill, problem.digits, slip=1).text  # all zeros: nothing differs
+        done = [solve(other, digits) for other in (INSTEAD[skill], *SKILLS) if other != skill]
+        wrong = [solution.text for solution in done if solution.result != right]
+        return wrong[0] if wrong else solve(skill, digits, slip=1).text  # all zeros: nothing differs
     if kind == "slip":
-        slips = [slip for slip in (-2, -1, 1, 2) if problem.result + slip >= 0]  # a negative count would give it away
-        return solve(problem.skill, problem.digits, slip=int(generator.choice(slips))).text
+        slips = [slip for slip in (-2, -1, 1, 2) if int(right) + slip >= 0]  # a negative count would give it away
+        return solve(skill, digits, slip=int(generator.choice(slips))).text
     if kind == "cut_off":
         end = problem.answer.index(" The answer is")
         return problem.answer[: int(generator.integers(end // 2, end))]
     return OFF_TOPIC[int(generator.integers(len(OFF_TOPIC)))].format(*generator.integers(0, 100, 2))
-
-
-OFF_TOPIC = (
-    "The picture was taken on a sunny day. There are {} trees and {} birds.",
-    "I think this is about sport. The team scored {} points in {} games.",
-    "Thank you for asking. Please call us at number {} before {} o'clock.",
-    "The recipe needs {} eggs and {} grams of flour.",
-)
 
 
 def _misread(digits: Sequence[int], generator: np.random.Generator) -> tuple[int, ...]:
@@ -174,30 +234,35 @@ def _misread(digits: Sequence[int], generator: np.random.Generator) -> tuple[int
     return tuple(wrong)
 
 
-def _near_copy(problem: Problem, source: int, generator: np.random.Generator) -> Problem:
-    """The same scans and question, a little moved, lit and worded otherwise."""
-    again = plan(generator, problem.digits, "pool")
-    drawing = problem.drawing._replace(shifts=again.shifts, ink=again.ink)
-    wording = int(generator.integers(len(QUESTIONS[problem.skill])))
-    return replace(problem, drawing=drawing, wording=wording, copy_of=source)
+def _sum(digits: Sequence[int], slip: int) -> tuple[str, int]:
+    steps = []
+    total = digits[0]
+    for place, digit in enumerate(digits[1:], start=2):
+        after = total + digit + (slip if place == len(digits) else 0)
+        steps.append(f"{total}+{digit}={after}")
+        total = after
+    return ",".join(steps) + ".", total
 
 
-def _another(problem: Problem, generator: np.random.Generator) -> Problem:
-    while True:
-        (found,) = problems(1, "pool", generator)
-        if found.digits != problem.digits:
-            return found
+def _difference(digits: Sequence[int], slip: int) -> tuple[str, int]:
+    largest, smallest = max(digits), min(digits)
+    result = largest - smallest + slip
+    return f"{largest}-{smallest}={result}.", result
 
 
-def _row(problem: Problem, part: Part) -> Row:
-    return Row(
-        question=problem.question,
-        answer=problem.answer,
-        result=str(problem.result),
-        skill=problem.skill,
-        level=len(problem.digits),
-        picture=functools.partial(draw, problem.digits, problem.drawing, part),
-        kind=problem.noise,
-        error=problem.error,
-        copy_of=problem.copy_of,
-    )
+def _product(digits: Sequence[int], slip: int) -> tuple[str, int]:
+    result = digits[0] * digits[-1] + slip
+    return f"{digits[0]}x{digits[-1]}={result}.", result
+
+
+def _count(digits: Sequence[int], slip: int) -> tuple[str, int]:
+    odd = [str(digit) for digit in digits if digit % 2]
+    return (f"Odd: {','.join(odd)}." if odd else "None is odd."), len(odd) + slip
+
+
+_WORKINGS: dict[Skill, Callable[[Sequence[int], int], tuple[str, int]]] = {
+    "sum": _sum,
+    "difference": _difference,
+    "product": _product,
+    "count": _count,
+}
