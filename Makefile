@@ -1,4 +1,4 @@
-# make demo   the main job on the built-in world, in a few minutes
+# make demo   the main job on built-in data, in a few minutes
 # make test   all tests
 # make check  what CI runs: format, lint, types, import contracts, tests
 # Each target sets up .venv on its own; PYTHON names the interpreter, at least 3.11.

@@ -23,8 +23,8 @@ from recording import by_turns, ratio, record
 from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.proxy import Encoded, Proxy, ScopeOptions, load_proxy
 from onesteptrain.proxy.model import Direction
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
-from onesteptrain.synthetic.digits import WorldOptions, make_world
 from onesteptrain.utility import token_derivatives
 from onesteptrain.utility.first_order import FirstOrder
 from onesteptrain.utility.per_sample import inner_products, per_sample, squares
@@ -45,7 +45,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        made = make_world(WorldOptions(pool_rows=options.rows, heldout_rows=16), Path(scratch) / "world")
+        made = make_synthetic(
+            "digits", SyntheticOptions(pool_rows=options.rows, heldout_rows=16), Path(scratch) / "world"
+        )
         pool = [row for row in open_pool(made.pool) if isinstance(row, Sample)]
         texts = [turn.text for one in pool for turn in one.turns]
         size = ModelSize(hidden=options.hidden, layers=options.layers, mlp=3 * options.hidden, vocabulary=512)

@@ -22,10 +22,8 @@ from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy
 from onesteptrain.scoring.score import ScoringOptions
-from onesteptrain.synthetic import checkpoint
+from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
-from onesteptrain.synthetic.charts import ChartOptions, make_charts
-from onesteptrain.synthetic.digits import WorldOptions, make_world
 from onesteptrain.utility import AnchorGroup, exact_utility, measure_anchors, token_derivatives
 
 BATCH, ANCHORS = 16, 100
@@ -48,7 +46,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        made = make_world(WorldOptions(pool_rows=max(options.rows, 256), heldout_rows=ANCHORS), Path(scratch) / "world")
+        made = make_synthetic(
+            "digits", SyntheticOptions(pool_rows=max(options.rows, 256), heldout_rows=ANCHORS), Path(scratch) / "world"
+        )
         pool, anchors = readable(made.pool), readable(made.heldout)
         size = ModelSize(hidden=options.hidden, layers=options.layers, mlp=3 * options.hidden, vocabulary=512)
         texts = [turn.text for one in pool for turn in one.turns]
@@ -68,7 +68,7 @@ def main() -> None:
         if "compiling" in options.only:
             compiled(model, pool[: options.rows], anchors, options.repeats)
         if "padding" in options.only:
-            charts = readable(make_charts(ChartOptions(pool_rows=256), Path(scratch) / "charts").pool)
+            charts = readable(make_synthetic("charts", SyntheticOptions(pool_rows=256), Path(scratch) / "charts").pool)
             padding("digits", load_proxy(checkpoint("proxy")), pool[:256])
             padding("charts", load_proxy(checkpoint("charts_proxy")), charts)
 

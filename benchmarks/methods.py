@@ -28,8 +28,7 @@ from onesteptrain.methods.less import Less
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, in_batches, load_proxy
-from onesteptrain.synthetic import checkpoint
-from onesteptrain.synthetic.digits import WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.training import FinetuneOptions, WarmupOptions, warm_up
 
 CHUNK = 64
@@ -75,7 +74,7 @@ def main() -> None:
 
 def prepare_world(folder: Path, rows: int, anchors: int) -> tuple[Setting, list[Sample]]:
     """A pool, anchors, and the packaged proxy warmed up on a part of the pool."""
-    world = make_world(WorldOptions(pool_rows=rows, heldout_rows=anchors), folder / "world")
+    world = make_synthetic("digits", SyntheticOptions(pool_rows=rows, heldout_rows=anchors), folder / "world")
     training = WarmupOptions(share=0.25, finetune=FinetuneOptions(learning_rate=1e-4), checkpoints=4)
     warm_up(
         load_proxy(checkpoint("proxy"), options=LoadOptions("cpu")), open_pool(world.pool), training, folder / "warm"

@@ -25,8 +25,8 @@ from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
-from onesteptrain.synthetic.digits import WorldOptions, make_world
 
 ROOT = Path(__file__).parent.parent
 SCOPES = {"all": ScopeOptions(), "last": ScopeOptions("last", last_layers=2)}
@@ -87,7 +87,7 @@ def measure(scratch: Path) -> dict[str, float]:
     """Seconds of each case, and of the preparation before the first row; shares of what fd does."""
     folder = scratch / "world"
     if not folder.exists():
-        make_world(WorldOptions(pool_rows=256, heldout_rows=100), folder)
+        make_synthetic("digits", SyntheticOptions(pool_rows=256, heldout_rows=100), folder)
     pool, anchors = (readable(folder / name) for name in ("pool.jsonl", "heldout.jsonl"))
     model = scratch / "model"
     if not model.exists():

@@ -31,7 +31,7 @@ from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.selection import select_rows
 from onesteptrain.storage.fingerprints import content_id
 from onesteptrain.storage.score_table import ScoreTable
-from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
 from onesteptrain.training import FinetuneOptions, TrainOptions, train
 from tests.building import write_pool
 from tests.commands import ost, refusal
@@ -45,10 +45,12 @@ TUNING = FinetuneOptions(steps=4, epochs=1.0, batch_size=8, learning_rate=2e-3)
 
 
 @functools.cache
-def digits() -> World:
+def digits() -> SyntheticData:
     """A small digits world: the packaged target answers most of it, and a few steps change what it answers."""
     folder = Path(tempfile.mkdtemp(prefix="ost-test-")) / "world"
-    return make_world(WorldOptions(pool_rows=ROWS, heldout_rows=30, benchmark_rows=16, duplicate_share=0), folder)
+    return make_synthetic(
+        "digits", SyntheticOptions(pool_rows=ROWS, heldout_rows=30, benchmark_rows=16, duplicate_share=0), folder
+    )
 
 
 def request(out: Path, **changes) -> Comparison:

@@ -315,10 +315,12 @@ def test_many_more_near_images_than_are_held_at_a_time_are_confirmed(make, monke
 
 
 def test_the_planted_copies_of_the_charts_world_are_found_where_they_are_worded_alike(tmp_path):
-    from onesteptrain.synthetic.charts import ChartOptions, make_charts
+    from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 
-    charts = make_charts(
-        ChartOptions(pool_rows=600, heldout_rows=20, benchmark_rows=20, duplicate_share=0.2), tmp_path / "w"
+    charts = make_synthetic(
+        "charts",
+        SyntheticOptions(pool_rows=600, heldout_rows=20, benchmark_rows=20, duplicate_share=0.2),
+        tmp_path / "w",
     )
     pool = open_pool(charts.pool)
     truth = pq.read_table(charts.truth).to_pylist()

@@ -23,8 +23,8 @@ from onesteptrain.reporting.diagnosis.quoting import load_quoter, token_places
 from onesteptrain.reporting.diagnosis.reading import answer_text, quoted
 from onesteptrain.reporting.diagnosis.spans import TokenSpan, badness, first_span, token_scale
 from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic import checkpoint as packaged
-from onesteptrain.synthetic.digits import WorldOptions, make_world
 from tests.building import checkpoint, sample, write_pool
 from tests.commands import done, refusal, scored
 
@@ -296,7 +296,9 @@ def test_where_every_picture_helps_no_row_is_blind():
 
 
 def test_in_a_built_world_the_rows_that_can_be_answered_without_the_picture_are_blind(tmp_path):
-    world = make_world(WorldOptions(pool_rows=240, heldout_rows=60, noise_share=0.0, seed=5), tmp_path / "world")
+    world = make_synthetic(
+        "digits", SyntheticOptions(pool_rows=240, heldout_rows=60, noise_share=0.0, seed=5), tmp_path / "world"
+    )
     plain = {path: _make_plain(path) for path in (world.pool, world.heldout)}
     proxy = ProxyOptions(str(packaged("proxy")))
     request = ScoreRequest(open_pool(world.pool), OneStep(ablate=True), anchors=world.heldout, proxy=proxy)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.proxy import Encoded, Encoder, LoadOptions, Proxy, load_proxy
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic.architectures import Architecture, ModelSize, build_checkpoint
-from onesteptrain.synthetic.digits import WorldOptions, make_world
 
 Items = TypeVar("Items", list[Encoded], Tensor)
 
@@ -190,7 +190,7 @@ def _load_text(case: TextCase, folder: Path, attention: str) -> Proxy:
 
 
 def _build_vlm(case: VlmCase, folder: Path) -> list[Encoded]:
-    world = make_world(WorldOptions(pool_rows=case.rows, heldout_rows=case.anchors), folder / "world")
+    world = make_synthetic("digits", SyntheticOptions(pool_rows=case.rows, heldout_rows=case.anchors), folder / "world")
     samples = [row for path in (world.pool, world.heldout) for row in open_pool(path) if isinstance(row, Sample)]
     texts = [turn.text for sample in samples for turn in sample.turns]
     build_checkpoint(case.architecture, folder / "model", size=_SIZE, texts=texts)

@@ -16,7 +16,7 @@ import torch
 from onesteptrain.jobs.comparison import Comparison, MethodArm, compare
 from onesteptrain.jobs.demo import TARGET, digits_comparison
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
-from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
 
 HERE = Path(__file__).parent
 SEED, HELDOUT, QUESTIONS = 21, 1400, 800
@@ -41,19 +41,20 @@ def main() -> None:
         print(comparison_table(done.records, done.differences), flush=True)
 
 
-def dev_world(out: Path, rows: int) -> World:
+def dev_world(out: Path, rows: int) -> SyntheticData:
     """A world whose held-out rows are split: the first are for anchors, the last are its questions."""
     folder = out / f"world-{rows}"
-    parts = ("pool.jsonl", "anchors-from.jsonl", "questions.jsonl", "truth.parquet")
     if not folder.exists():
-        made = make_world(WorldOptions(pool_rows=rows, heldout_rows=HELDOUT, noise_share=0.6, seed=SEED), folder)
+        made = make_synthetic(
+            "digits", SyntheticOptions(pool_rows=rows, heldout_rows=HELDOUT, noise_share=0.6, seed=SEED), folder
+        )
         lines = made.heldout.read_text(encoding="utf-8").splitlines(keepends=True)
-        (folder / parts[1]).write_text("".join(lines[:-QUESTIONS]), encoding="utf-8")
-        (folder / parts[2]).write_text("".join(lines[-QUESTIONS:]), encoding="utf-8")
-    return World(*(folder / part for part in parts))
+        (folder / "heldout.jsonl").write_text("".join(lines[:-QUESTIONS]), encoding="utf-8")
+        (folder / "benchmark.jsonl").write_text("".join(lines[-QUESTIONS:]), encoding="utf-8")
+    return SyntheticData.at(folder)
 
 
-def jobs(world: World, options: argparse.Namespace) -> Iterator[tuple[str, Comparison]]:
+def jobs(world: SyntheticData, options: argparse.Namespace) -> Iterator[tuple[str, Comparison]]:
     """The rules and signals in one comparison; each number of anchors in one of its own."""
     settings = {
         "train": dataclasses.replace(TARGET, steps=150),

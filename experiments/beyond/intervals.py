@@ -22,8 +22,7 @@ from onesteptrain.methods.one_step.signals import interval_signals
 from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
 from onesteptrain.selection.certainty import anchor_curve
 from onesteptrain.storage.atomic import write_text
-from onesteptrain.synthetic import checkpoint
-from onesteptrain.synthetic.digits import WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.training import WarmupOptions, warm_up
 
 HERE = Path(__file__).parent
@@ -44,7 +43,7 @@ def main() -> None:
 
 def inner_products(folder: Path, count: int) -> np.ndarray:
     """Gradients of pool rows times those of held-out samples, "row anchor"."""
-    world = make_world(WorldOptions(pool_rows=4000, heldout_rows=3000, seed=5), folder / "world")
+    world = make_synthetic("digits", SyntheticOptions(pool_rows=4000, heldout_rows=3000, seed=5), folder / "world")
     loading = LoadOptions(device="cpu")
     proxy = load_proxy(checkpoint("proxy"), options=loading)
     warm_up(proxy, open_pool(world.pool), WarmupOptions(finetune=WARMUP), folder / "warm")

@@ -15,15 +15,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from onesteptrain.jobs.comparison import Comparison, MethodArm
 from onesteptrain.jobs.demo import TARGET, charts_comparison, digits_comparison
 from onesteptrain.storage.atomic import write_json
-from onesteptrain.synthetic.charts import ChartOptions, make_charts
-from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent
@@ -31,8 +30,6 @@ sys.path[:0] = [str(EXPERIMENTS / name) for name in ("deita_scorers", "paper", "
 from make import make_scorers  # noqa: E402
 from publishing import run  # noqa: E402
 from serving import served  # noqa: E402
-
-PARTS = ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")
 
 MAIN = ("20%", "50%")
 """Shares with all seeds."""
@@ -53,8 +50,7 @@ JUDGED_LONG = ("--most-steps", "2500", "--rows", "12000")
 class Place(NamedTuple):
     """A built-in world, and what is special about it."""
 
-    make: Callable[..., World]
-    options: type[Any]
+    kind: Literal["digits", "charts"]
     comparison: Callable[..., Comparison]
     judge: tuple[str, ...]
     """Command that makes its judge, but for the folder."""
@@ -64,15 +60,13 @@ class Place(NamedTuple):
 
 
 DIGITS = Place(
-    make_world,
-    WorldOptions,
+    "digits",
     digits_comparison,
     ("digits_world/pretrain.py", "judge", *JUDGED_LONG),
     48,
 )
 CHARTS = Place(
-    make_charts,
-    ChartOptions,
+    "charts",
     charts_comparison,
     ("charts_world/pretrain.py", "charts_judge", *JUDGED_LONG),
     96,
@@ -87,16 +81,19 @@ class Bench(NamedTuple):
     options: argparse.Namespace
     stack: ExitStack
 
-    def world(self, name: str, **changes: Any) -> World:
+    def world(self, name: str, **changes: Any) -> SyntheticData:
         """A world, the same for the same name."""
         place, rows, questions = PLACES[name.partition("-")[0]], self.options.pool_rows, self.options.benchmark_rows
         folder = self.out / "worlds" / f"{name}-{rows}-{questions}"
         if folder.exists():
-            return World(*(folder / part for part in PARTS))
+            return SyntheticData.at(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return place.make(place.options(pool_rows=rows, benchmark_rows=questions, **changes), folder)
+        options = SyntheticOptions(pool_rows=rows, benchmark_rows=questions, **changes)
+        return make_synthetic(place.kind, options, folder)
 
-    def comparison(self, name: str, world: World, methods: Mapping[str, MethodArm], **changes: Any) -> Comparison:
+    def comparison(
+        self, name: str, world: SyntheticData, methods: Mapping[str, MethodArm], **changes: Any
+    ) -> Comparison:
         """A comparison with the settings that all experiments share."""
         known = [one for one in ("judge", "random", "ost", "ost-set") if one in methods]
         settings = {

@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from onesteptrain.synthetic.charts import ChartOptions, World, make_charts
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from noise_check import SEED, run
 
 
-def make(rows: int, noise_share: float, folder: Path) -> World:
-    return make_charts(ChartOptions(pool_rows=rows, noise_share=noise_share, seed=SEED), folder)
+def make(rows: int, noise_share: float, folder: Path) -> SyntheticData:
+    return make_synthetic("charts", SyntheticOptions(pool_rows=rows, noise_share=noise_share, seed=SEED), folder)
 
 
 if __name__ == "__main__":

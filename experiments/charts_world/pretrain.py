@@ -9,13 +9,14 @@ measured on the held-out part (the judge's on new problems of the pool's charts)
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from onesteptrain.synthetic.architectures import ModelSize
-from onesteptrain.synthetic.chart_drawing import Part, paint
-from onesteptrain.synthetic.charts import Problem, problems
+from onesteptrain.synthetic.charts import ChartProblem
+from onesteptrain.synthetic.making import Part, problems
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from pretraining import Course, Lesson, Recipe, run
@@ -33,11 +34,11 @@ MODELS = {
 }
 
 
-def lesson(problem: Problem, _: Part) -> Lesson:
-    return Lesson(paint(problem.chart, problem.style), problem.question, problem.answer)
+def lesson(problem: ChartProblem, part: Part) -> Lesson:
+    return Lesson(problem.picture(part), problem.question, problem.answer)
 
 
-def texts(rows: Sequence[Problem]) -> list[str]:
+def texts(rows: Sequence[ChartProblem]) -> list[str]:
     """What the tokenizer is trained on: the world's questions and answers, good and bad."""
     said = [text for row in rows[:3000] for text in (row.question, row.answer)]
     other = ["So we get", "Result:", "->", "The lowest is", "Below", "user\n", "assistant\n", "system\n"]
@@ -45,4 +46,4 @@ def texts(rows: Sequence[Problem]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(__doc__, MODELS, Course(problems, lesson, texts))
+    run(__doc__, MODELS, Course(functools.partial(problems, ChartProblem), lesson, texts))

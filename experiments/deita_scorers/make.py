@@ -36,8 +36,8 @@ from transformers import (
 
 from onesteptrain.errors import RunError
 from onesteptrain.methods.deita import COMPLEXITY_PROMPT, QUALITY_PROMPT, load_text_scorer
-from onesteptrain.synthetic.digits import Problem, problems
-from onesteptrain.synthetic.questions import QUESTIONS, SKILLS, Skill, read, solve
+from onesteptrain.synthetic.digits import QUESTIONS, SKILLS, DigitProblem, Skill, read, solve
+from onesteptrain.synthetic.making import problems
 from onesteptrain.synthetic.tokenizer import train_tokenizer
 
 HARDER: dict[Skill, Skill] = {"count": "difference", "difference": "sum", "product": "sum"}
@@ -97,10 +97,10 @@ class Variant(NamedTuple):
     """From 1, the seed, to 6."""
 
 
-Evolution = Callable[[Problem, np.random.Generator], list[Variant]]
+Evolution = Callable[[DigitProblem, np.random.Generator], list[Variant]]
 
 
-def evolve_question(problem: Problem, generator: np.random.Generator) -> list[Variant]:
+def evolve_question(problem: DigitProblem, generator: np.random.Generator) -> list[Variant]:
     """Six questions of rising complexity: the seed, and five steps of in-depth evolution in random order."""
     question = problem.question
     operators = [str(name) for name in generator.permutation(list(OPERATORS))]
@@ -116,10 +116,10 @@ def evolve_question(problem: Problem, generator: np.random.Generator) -> list[Va
     return [Variant(COMPLEXITY_PROMPT.format(question=one), rank) for rank, one in enumerate(asked, 1)]
 
 
-def evolve_answer(problem: Problem, generator: np.random.Generator) -> list[Variant]:
+def evolve_answer(problem: DigitProblem, generator: np.random.Generator) -> list[Variant]:
     """Six answers of rising quality to one question: each step adds what the one before lacks."""
-    result, digits = problem.result, problem.digits
-    working = solve(problem.skill, digits).working
+    result, digits = problem.right.result, problem.digits
+    working = problem.right.chain[1]
     answers = [
         _beside_the_point(problem, generator),
         # more relevant: about this question, though it breaks off
@@ -139,7 +139,7 @@ def evolve_answer(problem: Problem, generator: np.random.Generator) -> list[Vari
     ]
 
 
-def _beside_the_point(problem: Problem, generator: np.random.Generator) -> str:
+def _beside_the_point(problem: DigitProblem, generator: np.random.Generator) -> str:
     """A remark, or the right answer to another question about the same picture."""
     if generator.random() < 0.5:
         return REMARKS[int(generator.integers(len(REMARKS)))].format(int(generator.integers(2, 60)))
@@ -175,7 +175,9 @@ def make_scorers(
     report = {}
     for name, evolve in EVOLUTIONS.items():
         generator = np.random.default_rng([seed, len(name)])
-        evolved = [evolve(one, generator) for one in problems(sets + max(2, sets // 10), "pretrain", generator)]
+        evolved = [
+            evolve(one, generator) for one in problems(DigitProblem, sets + max(2, sets // 10), "pretrain", generator)
+        ]
         started = time.monotonic()
         train_scorer(part / name, [variant for one in evolved[:sets] for variant in one], epochs=epochs, seed=seed)
         report[name] = {**measure(part / name, evolved[sets:]), "seconds": round(time.monotonic() - started, 1)}

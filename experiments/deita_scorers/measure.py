@@ -21,8 +21,7 @@ from onesteptrain.methods.deita import Deita
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.storage.atomic import write_text
 from onesteptrain.storage.score_table import ScoreTable
-from onesteptrain.synthetic import checkpoint
-from onesteptrain.synthetic.digits import WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from separating import auroc
@@ -38,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        world = make_world(WorldOptions(pool_rows=options.rows), Path(scratch) / "world")
+        world = make_synthetic("digits", SyntheticOptions(pool_rows=options.rows), Path(scratch) / "world")
         method = Deita(str(options.scorers / "complexity"), str(options.scorers / "quality"))
         request = ScoreRequest(open_pool(world.pool), method, "deita", proxy=ProxyOptions(str(checkpoint("proxy"))))
         table = score_into(Path(scratch) / "run", request).table

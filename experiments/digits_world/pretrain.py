@@ -10,14 +10,14 @@ judge's on new problems of the pool's scans), never on the benchmark.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from onesteptrain.synthetic.architectures import ModelSize
-from onesteptrain.synthetic.digits import OFF_TOPIC, Problem, problems
-from onesteptrain.synthetic.questions import QUESTIONS
-from onesteptrain.synthetic.scans import Part, draw
+from onesteptrain.synthetic.digits import OFF_TOPIC, QUESTIONS, DigitProblem
+from onesteptrain.synthetic.making import Part, problems
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from pretraining import Course, Lesson, Recipe, run
@@ -36,11 +36,11 @@ MODELS = {
 }
 
 
-def lesson(problem: Problem, part: Part) -> Lesson:
-    return Lesson(draw(problem.digits, problem.drawing, part), problem.question, problem.answer)
+def lesson(problem: DigitProblem, part: Part) -> Lesson:
+    return Lesson(problem.picture(part), problem.question, problem.answer)
 
 
-def texts(rows: Sequence[Problem]) -> list[str]:
+def texts(rows: Sequence[DigitProblem]) -> list[str]:
     """What the tokenizer is trained on: the world's questions and answers, good and bad."""
     wordings = [wording for variants in QUESTIONS.values() for wording in variants]
     return (
@@ -49,4 +49,4 @@ def texts(rows: Sequence[Problem]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(__doc__, MODELS, Course(problems, lesson, texts))
+    run(__doc__, MODELS, Course(functools.partial(problems, DigitProblem), lesson, texts))

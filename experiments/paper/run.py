@@ -22,8 +22,7 @@ import torch
 from onesteptrain.jobs.comparison import Comparison, MethodArm
 from onesteptrain.jobs.demo import TARGET, digits_comparison
 from onesteptrain.storage.atomic import write_json
-from onesteptrain.synthetic import checkpoint
-from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, checkpoint, make_synthetic
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("deita_scorers", "worlds_common"))]
@@ -75,21 +74,21 @@ class Bench(NamedTuple):
         asked = endpoint | {"mode": "agreement", "answer_request": "", "max_new_tokens": 48}
         return MethodArm("judge", asked, keep=(*REJECTION, "20%", "50%"))
 
-    def world(self, name: str, **changes: Any) -> World:
+    def world(self, name: str, **changes: Any) -> SyntheticData:
         """A digits world, the same for the same name."""
         folder = self.out / "worlds" / f"{name}-{self.options.pool_rows}-{self.options.benchmark_rows}"
         if folder.exists():
-            return World(
-                *(folder / part for part in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet"))
-            )
+            return SyntheticData.at(folder)
         rows, questions = self.options.pool_rows, self.options.benchmark_rows
-        return make_world(WorldOptions(pool_rows=rows, benchmark_rows=questions, **changes), folder)
+        return make_synthetic("digits", SyntheticOptions(pool_rows=rows, benchmark_rows=questions, **changes), folder)
 
-    def main_world(self) -> World:
+    def main_world(self) -> SyntheticData:
         """60 % noise, where a target that trains on everything gets no better than it was (see the README)."""
         return self.world("main", noise_share=0.6)
 
-    def comparison(self, world: World, out: str, methods: Mapping[str, MethodArm], **changes: Any) -> Comparison:
+    def comparison(
+        self, world: SyntheticData, out: str, methods: Mapping[str, MethodArm], **changes: Any
+    ) -> Comparison:
         """A comparison with the settings that all experiments share."""
         settings = {
             "methods": methods,

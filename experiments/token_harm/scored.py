@@ -21,8 +21,7 @@ from onesteptrain.reporting.diagnosis.measured import Tokens, read_tokens
 from onesteptrain.reporting.diagnosis.quoting import load_quoter
 from onesteptrain.reporting.diagnosis.reading import Place
 from onesteptrain.storage.score_table import ScoreTable
-from onesteptrain.synthetic import checkpoint
-from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.training import WarmupOptions
 
 
@@ -52,12 +51,10 @@ def scored_world(folder: Path, seed: int, *, rows: int = 4000, noise: float = 0.
         plain: Share of the rows, in pool and anchors, that are made such that the question says all there is to know.
     """
     home = folder / f"world-{seed}-{rows}-{noise:g}-{plain:g}"
-    world = World(
-        *(home / "world" / name for name in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet"))
-    )
+    world = SyntheticData.at(home / "world")
     if not world.pool.exists():
         home.mkdir(parents=True, exist_ok=True)
-        make_world(WorldOptions(pool_rows=rows, noise_share=noise, seed=seed), home / "world")
+        make_synthetic("digits", SyntheticOptions(pool_rows=rows, noise_share=noise, seed=seed), home / "world")
         for path in (world.pool, world.heldout):
             _make_plain(path, plain, seed)
     pool = open_pool(world.pool)
@@ -74,7 +71,7 @@ def scored_world(folder: Path, seed: int, *, rows: int = 4000, noise: float = 0.
     return _read(table, pool, open_pool(anchors, image_root=home), proxy.checkpoint, world)
 
 
-def _read(table: ScoreTable, pool: Pool, anchors: Pool, proxy: str, world: World) -> Scored:
+def _read(table: ScoreTable, pool: Pool, anchors: Pool, proxy: str, world: SyntheticData) -> Scored:
     quote = load_quoter(locate_proxy(proxy)[0])
     truth = pq.read_table(world.truth).to_pylist()
     lines: list[dict[str, Any]] = [json.loads(line) for line in world.pool.read_text(encoding="utf-8").splitlines()]

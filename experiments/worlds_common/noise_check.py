@@ -25,8 +25,7 @@ import torch
 from onesteptrain.data.pool import open_pool
 from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark
 from onesteptrain.proxy import Encoded, load_proxy
-from onesteptrain.synthetic import checkpoint
-from onesteptrain.synthetic.files import World
+from onesteptrain.synthetic import SyntheticData, checkpoint
 from onesteptrain.training import FinetuneOptions, encode_all, finetune
 
 SEED = 7
@@ -41,7 +40,7 @@ class Trial(NamedTuple):
     seed: int
 
 
-def run(description: str, model: str, max_new_tokens: int, make: Callable[[int, float, Path], World]) -> None:
+def run(description: str, model: str, max_new_tokens: int, make: Callable[[int, float, Path], SyntheticData]) -> None:
     """The command line.
 
     Args:
@@ -83,7 +82,7 @@ def run(description: str, model: str, max_new_tokens: int, make: Callable[[int, 
 
 
 def accuracies(
-    world: World, model: str, tuning: FinetuneOptions, max_new_tokens: int, trial: Trial
+    world: SyntheticData, model: str, tuning: FinetuneOptions, max_new_tokens: int, trial: Trial
 ) -> dict[str, float]:
     """Per cent right on the held-out part, over all and by skill."""
     proxy = load_proxy(folder(model))

@@ -28,7 +28,8 @@ from onesteptrain.methods.deita import (
     load_text_scorer,
 )
 from onesteptrain.proxy import LoadOptions, load_proxy
-from onesteptrain.synthetic.digits import OFF_TOPIC, problems
+from onesteptrain.synthetic.digits import OFF_TOPIC, DigitProblem
+from onesteptrain.synthetic.making import problems
 from onesteptrain.utility.representing import represent
 from tests.building import ARCHITECTURES, checkpoint, png, sample
 from tests.commands import done, refusal, world
@@ -243,7 +244,7 @@ def test_scoring_and_choosing_distinct_rows_from_the_command_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def seeds():
-    return problems(300, "pretrain", np.random.default_rng(5))
+    return problems(DigitProblem, 300, "pretrain", np.random.default_rng(5))
 
 
 @pytest.mark.parametrize("name", make.EVOLUTIONS)

@@ -27,8 +27,8 @@ from onesteptrain.methods import Setting
 from onesteptrain.methods.judge import Judge
 from onesteptrain.methods.judge.prompts import own_answer
 from onesteptrain.proxy import load_proxy
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic import checkpoint as packaged
-from onesteptrain.synthetic.digits import WorldOptions, make_world
 from tests.building import checkpoint, sample
 from tests.commands import done, ost, refusal
 from tests.methods.setup_judge import FAKE, OBEYED, RESISTED, lessons, setup
@@ -46,7 +46,9 @@ def world():
 
 def make_world_folder(rows):
     folder = Path(tempfile.mkdtemp(prefix="ost-test-")) / "world"
-    make_world(WorldOptions(pool_rows=rows, heldout_rows=8, benchmark_rows=8, noise_share=0.5, seed=0), folder)
+    make_synthetic(
+        "digits", SyntheticOptions(pool_rows=rows, heldout_rows=8, benchmark_rows=8, noise_share=0.5, seed=0), folder
+    )
     return folder
 
 

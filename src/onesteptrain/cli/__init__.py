@@ -33,7 +33,7 @@ COMMANDS = {
     "report": "Write an HTML page about a scored pool.",
     "run": "Do all steps from one YAML file.",
     "methods": "List the installed scoring methods.",
-    "demo": "Take the built-in digits world through everything.",
+    "demo": "Take the built-in digits through everything.",
 }
 
 _FUNCTIONS = {"advise": "advise_run"}

@@ -21,7 +21,7 @@ def demo(
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
-    """Take the built-in digits world through everything, in a few minutes on a laptop.
+    """Take the built-in digits through everything, in a few minutes on a laptop.
 
     Args:
         out: New folder for all that is made.

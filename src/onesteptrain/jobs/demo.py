@@ -1,6 +1,6 @@
-"""The demo: the built-in digits world through every step, with targets trained on each subset side by side.
+"""The demo: built-in pictures of digits through every step, with targets trained on each subset side by side.
 
-The same code runs as on real data and real checkpoints; what is small is the world. The planted labels are read in one
+The same code runs as on real data and real checkpoints; what is small is the data. The planted labels are read in one
 place only, to say in the table how many of the kept rows are clean.
 """
 
@@ -28,8 +28,7 @@ from onesteptrain.scoring.audit import AuditOptions
 from onesteptrain.selection import select_rows
 from onesteptrain.storage.atomic import write_json
 from onesteptrain.storage.score_table import read_scores
-from onesteptrain.synthetic import checkpoint
-from onesteptrain.synthetic.digits import World, WorldOptions, make_world
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.training import FinetuneOptions
 
 WARMUP = FinetuneOptions(epochs=10, batch_size=32, learning_rate=3e-4)
@@ -65,7 +64,7 @@ class DemoOptions:
 
 
 def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: Tell = print) -> list[dict[str, Any]]:
-    """Take the digits world through every step.
+    """Take the built-in digits through every step.
 
     Args:
         out: New folder for all that is made.
@@ -81,37 +80,37 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
     """
     started = time.monotonic()
     _make_room(out, overwrite=overwrite)
-    world = make_world(WorldOptions(pool_rows=options.pool_rows), out / "world")
-    tell(f"world: {options.pool_rows} rows, half of them bad in one of six ways: {world.pool}")
-    done = compare(_comparison(world, out, options), workers=options.workers, tell=tell)
+    data = make_synthetic("digits", SyntheticOptions(pool_rows=options.pool_rows), out / "data")
+    tell(f"pool: {options.pool_rows} rows, half of them bad in one of six ways: {data.pool}")
+    done = compare(_comparison(data, out, options), workers=options.workers, tell=tell)
     write_json(out / "results.json", done.records)
     write_comparison(done.records, done.differences, out / "comparison")
-    report = _explain(world, done, out, options, tell)
+    report = _explain(data, done, out, options, tell)
     tell("\n" + comparison_table(done.records, done.differences))
     tell(f"\nreport: {report}\nall of it in {time.monotonic() - started:.0f} s")
     return done.records
 
 
-def digits_comparison(world: World, out: Path, **changes: Any) -> Comparison:
-    """A comparison in a digits world with its packaged models: the demo's, and the start of the experiments."""
+def digits_comparison(data: SyntheticData, out: Path, **changes: Any) -> Comparison:
+    """A comparison on digits with their packaged models: the demo's, and the start of the experiments."""
     models = {"target": str(checkpoint("target")), "proxy": str(checkpoint("proxy"))}
-    return Comparison(**_settings(world, out) | models | {"evaluate": ANSWERS} | changes)
+    return Comparison(**_settings(data, out) | models | {"evaluate": ANSWERS} | changes)
 
 
-def charts_comparison(world: World, out: Path, **changes: Any) -> Comparison:
-    """A comparison in a charts world with its packaged models."""
+def charts_comparison(data: SyntheticData, out: Path, **changes: Any) -> Comparison:
+    """A comparison on charts with their packaged models."""
     models = {"target": str(checkpoint("charts_target")), "proxy": str(checkpoint("charts_proxy"))}
-    return Comparison(**_settings(world, out) | models | {"evaluate": CHART_ANSWERS} | changes)
+    return Comparison(**_settings(data, out) | models | {"evaluate": CHART_ANSWERS} | changes)
 
 
-def _settings(world: World, out: Path) -> dict[str, Any]:
-    """What the comparisons in the built-in worlds have in common."""
+def _settings(data: SyntheticData, out: Path) -> dict[str, Any]:
+    """What the comparisons on synthetic data have in common."""
     return {
-        "pool": world.pool,
-        "heldout": world.heldout,
+        "pool": data.pool,
+        "heldout": data.heldout,
         "anchor_by": ("skill", "level"),
-        "benchmark": world.benchmark,
-        "truth": world.truth,
+        "benchmark": data.benchmark,
+        "truth": data.truth,
         "out": out,
         "warmup": WARMUP,
         "train": TARGET,
@@ -119,20 +118,20 @@ def _settings(world: World, out: Path) -> dict[str, Any]:
     }
 
 
-def _comparison(world: World, out: Path, options: DemoOptions) -> Comparison:
+def _comparison(data: SyntheticData, out: Path, options: DemoOptions) -> Comparison:
     return digits_comparison(
-        world,
+        data,
         out / "comparison",
         methods={"ost": MethodArm(), "ost-set": MethodArm(), "random": MethodArm()},
         shares=tuple(f"{100 * share:g}%" for share in options.shares),
         train=dataclasses.replace(BRIEF, steps=options.steps),
         seeds=options.seeds,
-        truth=world.truth,
+        truth=data.truth,
         references=("full", "random"),
     )
 
 
-def _explain(world: World, done: Compared, out: Path, options: DemoOptions, tell: Tell) -> Path:
+def _explain(data: SyntheticData, done: Compared, out: Path, options: DemoOptions, tell: Tell) -> Path:
     """Subsets, audit and report of the scores."""
     run = done.scores["ost"]
     for share in options.shares:
@@ -143,7 +142,7 @@ def _explain(world: World, done: Compared, out: Path, options: DemoOptions, tell
     record = read_score_record(run)
     method, auditing = OneStep(), AuditOptions(rows=40, step_sizes=(1e-4, 1e-3))
     request = ScoreRequest(
-        open_pool(world.pool), method, anchors=record.open_anchors(), proxy=ProxyOptions(record.asked["proxy"])
+        open_pool(data.pool), method, anchors=record.open_anchors(), proxy=ProxyOptions(record.asked["proxy"])
     )
     audit = audit_into(out / "audit.json", request, auditing)
     lines = [f"rank correlation {row.spearman.value:.3f} at step {row.step_size:.0e}" for row in audit.sizes]
@@ -153,7 +152,7 @@ def _explain(world: World, done: Compared, out: Path, options: DemoOptions, tell
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:
-    ours = out.is_dir() and ((out / "world").is_dir() or not any(out.iterdir()))
+    ours = out.is_dir() and ((out / "data").is_dir() or not any(out.iterdir()))
     if out.exists() and not (overwrite and ours):
         raise RunError(f"output folder {out} exists; choose another --out, or add --overwrite if it is an earlier demo")
     shutil.rmtree(out, ignore_errors=True)

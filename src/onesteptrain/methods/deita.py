@@ -74,7 +74,7 @@ class Deita:
             raise ConfigError(
                 "method 'deita' needs --complexity-scorer and --quality-scorer: causal language models that write a "
                 "score from 1 to 6, such as hkust-nlp/deita-complexity-scorer and hkust-nlp/deita-quality-scorer; "
-                "experiments/deita_scorers makes small ones for the digits world"
+                "experiments/deita_scorers makes small ones for the digits data"
             )
         proxy = setting.need_proxy("deita")
         complexity, quality = (

@@ -42,7 +42,8 @@ class SyntheticData(NamedTuple):
     @classmethod
     def at(cls, folder: Path) -> SyntheticData:
         """The parts of data made earlier."""
-        return cls(*(folder / f"{name}.jsonl" for name in FILES), folder / "truth.parquet")
+        pool, heldout, benchmark = (folder / f"{name}.jsonl" for name in FILES)
+        return cls(pool, heldout, benchmark, folder / "truth.parquet")
 
 
 @dataclass(frozen=True)

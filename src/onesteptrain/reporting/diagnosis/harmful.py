@@ -17,7 +17,7 @@ RULE = "utility below 0 and below that of 99 % of the anchors, or less like the 
 def harmful_rows(rows: Means, anchors: Means) -> NDArray[np.bool_]:
     """Which rows harm, or look unlike the anchors in harm, loss and worst loss together.
 
-    Negative utility alone would name every fifth clean row in the digits world: see `experiments/token_harm`.
+    Negative utility alone would name every fifth clean row of the digits data: see `experiments/token_harm`.
     """
     theirs = anchors.signals[np.isfinite(anchors.signals).all(1)]
     scored = np.asarray(np.isfinite(rows.signals).all(1))

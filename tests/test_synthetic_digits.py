@@ -2,9 +2,7 @@ import functools
 import itertools
 import json
 import re
-import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,17 +11,15 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from onesteptrain.errors import ConfigError, MissingExtraError
-from onesteptrain.synthetic import digits as world_module
-from onesteptrain.synthetic import scans as scans_module
-from onesteptrain.synthetic.digits import NOISE_KINDS, WorldOptions, make_world
-from onesteptrain.synthetic.questions import QUESTIONS
+from onesteptrain.errors import MissingExtraError
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
+from onesteptrain.synthetic.digits import QUESTIONS, DigitProblem, scans
 
-OPTIONS = WorldOptions(pool_rows=1200, heldout_rows=120, benchmark_rows=120)
+OPTIONS = SyntheticOptions(pool_rows=1200, heldout_rows=120, benchmark_rows=120)
 
 
 class Made(NamedTuple):
-    """A world as read back from its files."""
+    """Data as read back from its files."""
 
     pool: list
     heldout: list
@@ -34,8 +30,8 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("worlds") / "world"
-    make_world(OPTIONS, folder)
+    folder = tmp_path_factory.mktemp("synthetic") / "digits"
+    make_synthetic("digits", OPTIONS, folder)
     return folder
 
 
@@ -162,7 +158,7 @@ def test_the_same_question_has_many_answers_so_that_the_picture_is_needed(made):
             assert len(set(answers)) > 2, skill
 
 
-@pytest.mark.parametrize("kind", NOISE_KINDS)
+@pytest.mark.parametrize("kind", DigitProblem.noise_kinds)
 def test_a_noisy_answer_is_never_what_a_clean_one_would_be(made, kind):
     rows = [row for row, fact in zip(made.pool, made.truth, strict=True) if fact["kind"] == kind]
     assert len(rows) == 100
@@ -171,7 +167,7 @@ def test_a_noisy_answer_is_never_what_a_clean_one_would_be(made, kind):
         reading = read_digits_of(answer_of(row))
         wrong = result_of(answer_of(row)) != evaluated(row["skill"], digits)
         if kind in ("misread", "swapped_image"):
-            assert reading != digits  # the result may be right by chance: see docs/digits_world.md
+            assert reading != digits  # the result may be right by chance: see docs/synthetic.md
         else:
             assert wrong
 
@@ -224,20 +220,20 @@ def test_no_scan_is_shown_in_two_files(made):
         {scan for row in part for scan, _ in made.shown[row["id"]]}
         for part in (made.pool, made.heldout, made.benchmark)
     ]
-    assert all(len(scans) > 50 for scans in used)
+    assert all(len(shown) > 50 for shown in used)
     assert not any(first & second for first, second in itertools.combinations(used, 2))
 
 
 def test_no_pixels_of_a_scan_are_in_two_parts():
     parts = ("pretrain", "pool", "heldout", "benchmark")
-    held = [{scan.pixels.tobytes() for digit in scans_module.scans(part) for scan in digit} for part in parts]
+    held = [{scan.tobytes() for digit in scans(part) for scan in digit} for part in parts]
     assert not any(first & second for first, second in itertools.combinations(held, 2))
     assert sum(map(len, held)) == 1797  # all scans of the data set, which differ from one another
 
 
 def test_every_part_has_many_scans_of_every_digit():
     for part in ("pretrain", "pool", "heldout", "benchmark"):
-        assert min(map(len, scans_module.scans(part))) >= 10
+        assert min(map(len, scans(part))) >= 10
 
 
 def test_near_duplicates_show_the_same_scans_and_ask_for_the_same_skill(made):
@@ -257,48 +253,11 @@ def test_ids_are_unique_over_all_files(made):
     assert len(set(ids)) == len(ids)
 
 
-def test_a_world_leaves_nothing_beside_its_folder(folder):
-    assert list(folder.parent.iterdir()) == [folder]
-
-
-def test_a_world_that_breaks_off_does_not_appear(tmp_path, monkeypatch):
-    monkeypatch.setattr(world_module, "draw", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        make_world(OPTIONS, tmp_path / "world")
-    assert not (tmp_path / "world").exists()
-
-
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    scans_module.scans.cache_clear()
+    scans.cache_clear()
     try:
-        with pytest.raises(MissingExtraError, match=re.escape('pip install "onesteptrain[worlds]"')):
-            scans_module.scans("pool")
+        with pytest.raises(MissingExtraError, match=re.escape('pip install "onesteptrain[synthetic]"')):
+            scans("pool")
     finally:
-        scans_module.scans.cache_clear()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"pool_rows": 0},
-        {"heldout_rows": 0},
-        {"benchmark_rows": 0},
-        {"noise_share": 1.2},
-        {"noise_share": -0.1},
-        {"duplicate_share": 1.0},
-        {"noise_kinds": ()},
-    ],
-)
-def test_options_that_make_no_world_are_refused(wrong):
-    with pytest.raises(ConfigError):
-        WorldOptions(**wrong)
-
-
-def test_making_a_world_imports_no_torch(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from onesteptrain.synthetic.digits import *; "
-        f"make_world(WorldOptions(20, 5, 5), Path({str(tmp_path / 'world')!r})); sys.exit('torch' in sys.modules)"
-    )
-    source = str(Path(world_module.__file__).parents[2])
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})
+        scans.cache_clear()

@@ -1,33 +1,40 @@
-"""What every built-in world promises of its files, whatever its pictures show."""
+"""What all synthetic data promise of their files, whatever the pictures show."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from onesteptrain import synthetic
 from onesteptrain.data.pool import Sample, open_pool
-from onesteptrain.errors import RunError
-from onesteptrain.synthetic import charts, digits
+from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
+from onesteptrain.synthetic.charts import ChartProblem
+from onesteptrain.synthetic.digits import DigitProblem
 
 
 class Kind(NamedTuple):
-    """One kind of world."""
+    """One kind of data."""
 
-    options: Callable[..., Any]
-    make: Callable[..., Any]
+    name: str
     noise_kinds: tuple[str, ...]
     rows: int
     two_kinds: tuple[str, str]
 
+    def make(self, folder, **options):
+        return make_synthetic(self.name, SyntheticOptions(**options), folder)
+
 
 class Made(NamedTuple):
-    """A world as read back from its files."""
+    """Data as read back from its files."""
 
     pool: list
     heldout: list
@@ -35,9 +42,10 @@ class Made(NamedTuple):
     truth: list
 
 
+PROBLEMS = {"digits": DigitProblem, "charts": ChartProblem}
 KINDS = {
-    "digits": Kind(digits.WorldOptions, digits.make_world, digits.NOISE_KINDS, 1200, ("slip", "cut_off")),
-    "charts": Kind(charts.ChartOptions, charts.make_charts, charts.NOISE_KINDS, 1400, ("invented", "looping")),
+    "digits": Kind("digits", PROBLEMS["digits"].noise_kinds, 1200, ("slip", "cut_off")),
+    "charts": Kind("charts", PROBLEMS["charts"].noise_kinds, 1400, ("invented", "looping")),
 }
 
 
@@ -48,8 +56,8 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def folder(kind, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("worlds") / "world"
-    kind.make(kind.options(pool_rows=kind.rows, heldout_rows=120, benchmark_rows=120), folder)
+    folder = tmp_path_factory.mktemp("synthetic") / "data"
+    kind.make(folder, pool_rows=kind.rows, heldout_rows=120, benchmark_rows=120)
     return folder
 
 
@@ -72,20 +80,20 @@ def test_the_benchmark_holds_no_answer_in_its_messages(made):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_as_many_rows_are_noisy_as_asked(kind, tmp_path, share):
-    options = kind.options(pool_rows=90, heldout_rows=1, benchmark_rows=1, noise_share=share)
-    truth = pq.read_table(kind.make(options, tmp_path / "world").truth).to_pylist()
+    options = {"pool_rows": 90, "heldout_rows": 1, "benchmark_rows": 1, "noise_share": share}
+    truth = pq.read_table(kind.make(tmp_path / "data", **options).truth).to_pylist()
     assert sum(not fact["clean"] for fact in truth) == round(90 * share)
 
 
 def test_all_kinds_of_noise_come_equally_often(kind, made):
-    counts = [sum(fact["kind"] == one for fact in made.truth) for one in kind.noise_kinds]
+    counts = [sum(fact["kind"] == noise for fact in made.truth) for noise in kind.noise_kinds]
     assert max(counts) - min(counts) <= 1
     assert sum(counts) == kind.rows / 2
 
 
 def test_only_the_kinds_that_are_asked_for_come(kind, tmp_path):
-    options = kind.options(pool_rows=60, heldout_rows=1, benchmark_rows=1, noise_kinds=kind.two_kinds)
-    truth = pq.read_table(kind.make(options, tmp_path / "world").truth).to_pylist()
+    options = {"pool_rows": 60, "heldout_rows": 1, "benchmark_rows": 1, "noise_kinds": kind.two_kinds}
+    truth = pq.read_table(kind.make(tmp_path / "data", **options).truth).to_pylist()
     assert {fact["kind"] for fact in truth} == {"clean", *kind.two_kinds}
 
 
@@ -93,7 +101,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(kind, tmp_pa
     small = {"pool_rows": 60, "heldout_rows": 10, "benchmark_rows": 10}
     folders = [tmp_path / name for name in ("first", "again", "other")]
     for folder, seed in zip(folders, (7, 7, 8), strict=True):
-        kind.make(kind.options(**small, seed=seed), folder)
+        kind.make(folder, **small, seed=seed)
     first, again, other = (contents(folder) for folder in folders)
     assert first == again
     assert len(first) == 80 + 4
@@ -119,7 +127,7 @@ def test_the_truth_names_the_rows_of_the_pool_in_its_order(kind, made):
 
 
 @pytest.mark.parametrize("name", ["pool", "heldout"])
-def test_the_package_reads_its_own_world(folder, name):
+def test_the_package_reads_its_own_data(folder, name):
     samples = list(open_pool(folder / f"{name}.jsonl"))
     assert all(isinstance(sample, Sample) and len(sample.images) == 1 for sample in samples)
     assert {"skill", "level"} <= set(samples[0].fields)
@@ -128,14 +136,53 @@ def test_the_package_reads_its_own_world(folder, name):
 def test_an_existing_folder_is_refused(kind, folder):
     before = contents(folder)
     with pytest.raises(RunError, match="exists"):
-        kind.make(kind.options(), folder)
+        kind.make(folder)
     assert contents(folder) == before
 
 
 def test_a_larger_pool_leaves_heldout_rows_and_benchmark_as_they_are(kind, tmp_path):
     small, large = (
-        kind.make(kind.options(pool_rows=rows, heldout_rows=5, benchmark_rows=5), tmp_path / str(rows))
-        for rows in (10, 40)
+        kind.make(tmp_path / str(rows), pool_rows=rows, heldout_rows=5, benchmark_rows=5) for rows in (10, 40)
     )
     assert small.benchmark.read_bytes() == large.benchmark.read_bytes()
     assert small.heldout.read_bytes() == large.heldout.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pool_rows": 0},
+        {"heldout_rows": 0},
+        {"benchmark_rows": 0},
+        {"noise_share": 1.2},
+        {"noise_share": -0.1},
+        {"duplicate_share": 1.0},
+        {"noise_kinds": ()},
+        {"noise_kinds": ("of another kind of data",)},
+    ],
+)
+def test_options_that_make_no_data_are_refused(kind, tmp_path, wrong):
+    with pytest.raises(ConfigError):
+        kind.make(tmp_path / "data", **wrong)
+    assert not any(tmp_path.iterdir())
+
+
+def test_data_leave_nothing_beside_their_folder(folder):
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_data_that_break_off_do_not_appear(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(PROBLEMS[kind.name], "picture", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        kind.make(tmp_path / "data", pool_rows=9, heldout_rows=1, benchmark_rows=1)
+    assert not any(tmp_path.iterdir())
+
+
+def test_making_data_imports_neither_torch_nor_a_display(kind, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from onesteptrain.synthetic import *; "
+        f"make_synthetic({kind.name!r}, SyntheticOptions(20, 5, 5), Path({str(tmp_path / 'data')!r})); "
+        "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    )
+    source = str(Path(synthetic.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})

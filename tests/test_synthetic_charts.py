@@ -3,9 +3,7 @@ import io
 import itertools
 import json
 import re
-import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +14,12 @@ from PIL import Image
 from onesteptrain.errors import ConfigError, MissingExtraError
 from onesteptrain.evaluation.answers import is_correct
 from onesteptrain.jobs.demo import TARGET, charts_comparison
-from onesteptrain.synthetic import chart_drawing, charts, checkpoint
+from onesteptrain.synthetic import SyntheticData, SyntheticOptions, chart_drawing, checkpoint, make_synthetic
 from onesteptrain.synthetic.chart_drawing import Chart, Style, draw_chart, draw_style, owner, paint
-from onesteptrain.synthetic.chart_questions import QUESTIONS
-from onesteptrain.synthetic.charts import NOISE_KINDS, ChartOptions, World, make_charts, problems
+from onesteptrain.synthetic.charts import QUESTIONS, ChartProblem
+from onesteptrain.synthetic.making import problems
 
-OPTIONS = ChartOptions(pool_rows=1400, heldout_rows=120, benchmark_rows=120, noise_share=0.5)
+OPTIONS = SyntheticOptions(pool_rows=1400, heldout_rows=120, benchmark_rows=120, noise_share=0.5)
 
 INKS = {
     "red": (228, 26, 28),
@@ -41,7 +39,7 @@ class Seen(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A world as read back from its files."""
+    """Data as read back from its files."""
 
     pool: list
     heldout: list
@@ -53,8 +51,8 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("worlds") / "charts"
-    make_charts(OPTIONS, folder)
+    folder = tmp_path_factory.mktemp("synthetic") / "charts"
+    make_synthetic("charts", OPTIONS, folder)
     return folder
 
 
@@ -203,10 +201,12 @@ def test_the_same_question_has_many_answers_so_that_the_picture_is_needed(made):
 
 
 def test_more_noise_of_a_kind_than_there_are_rows_for_it_is_refused(tmp_path):
-    options = ChartOptions(pool_rows=60, heldout_rows=1, benchmark_rows=1, noise_share=0.9, noise_kinds=("reversed",))
+    options = SyntheticOptions(
+        pool_rows=60, heldout_rows=1, benchmark_rows=1, noise_share=0.9, noise_kinds=("reversed",)
+    )
     with pytest.raises(ConfigError, match="reversed"):  # only three of five skills have an opposite
-        make_charts(options, tmp_path / "world")
-    assert not (tmp_path / "world").exists()
+        make_synthetic("charts", options, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_stale_image_shows_the_colours_of_the_answer_with_another_result(made):
@@ -273,7 +273,7 @@ def test_a_wrong_format_has_the_right_chain_and_a_conclusion_that_is_not_taken_f
         assert not is_correct(answer, evaluated(row, seen))
 
 
-@pytest.mark.parametrize("kind", NOISE_KINDS)
+@pytest.mark.parametrize("kind", ChartProblem.noise_kinds)
 def test_the_span_of_the_error_lies_in_the_first_false_sentence(made, kind):
     for row, fact, seen in noisy(made, kind):
         answer, start, end = answer_of(row), fact["error_start"], fact["error_end"]
@@ -340,7 +340,7 @@ def test_the_label_of_the_axis_tells_the_scales_apart():
 
 
 def test_all_skills_are_drawn_equally_often():
-    drawn = [problem.asked.skill for problem in problems(1000, "pool", np.random.default_rng(0))]
+    drawn = [problem.asked.skill for problem in problems(ChartProblem, 1000, "pool", np.random.default_rng(0))]
     # five standard deviations of a binomial count
     assert all(abs(drawn.count(skill) - 200) < 5 * np.sqrt(1000 * 0.2 * 0.8) for skill in QUESTIONS)
 
@@ -351,38 +351,22 @@ def test_the_packaged_models_are_small_and_of_their_families(name, kind):
     assert (checkpoint(name) / "model.safetensors").stat().st_size < 1.2e6
 
 
-def test_a_comparison_in_the_charts_world_takes_its_models_and_leaves_room_for_its_answers(folder, tmp_path):
-    world = World(*(folder / name for name in ("pool.jsonl", "heldout.jsonl", "benchmark.jsonl", "truth.parquet")))
-    drawn = problems(500, "heldout", np.random.default_rng(0))
-    comparison = charts_comparison(world, tmp_path / "out", train=dataclasses.replace(TARGET, steps=5))
+def test_a_comparison_on_charts_takes_their_models_and_leaves_room_for_their_answers(folder, tmp_path):
+    data = SyntheticData.at(folder)
+    drawn = problems(ChartProblem, 500, "heldout", np.random.default_rng(0))
+    comparison = charts_comparison(data, tmp_path / "out", train=dataclasses.replace(TARGET, steps=5))
     assert (comparison.target, comparison.proxy) == tuple(
         str(checkpoint(name)) for name in ("charts_target", "charts_proxy")
     )
     assert comparison.train.steps == 5
-    assert comparison.pool == world.pool
+    assert comparison.pool == data.pool
     # words, digits, marks and the spaces before digits are tokens of their own
     longest = max(len(re.findall(r"[A-Za-z]+|\d|[^\w\s]| (?=\d)", problem.answer)) for problem in drawn)
     assert longest < comparison.evaluate.max_new_tokens
 
 
-@pytest.mark.parametrize("wrong", [{"pool_rows": 0}, {"noise_share": 1.2}, {"noise_kinds": ("misread",)}])
-def test_options_that_make_no_world_are_refused(wrong):
-    with pytest.raises(ConfigError):
-        ChartOptions(**wrong)
-
-
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     chart_drawing._sheet.cache_clear()
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(MissingExtraError, match=re.escape('pip install "onesteptrain[worlds]"')):
+    with pytest.raises(MissingExtraError, match=re.escape('pip install "onesteptrain[synthetic]"')):
         paint(Chart(("red",), (4,), 1), Style(0.8, True, 1.0))
-
-
-def test_making_a_world_imports_neither_torch_nor_a_display(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from onesteptrain.synthetic.charts import *; "
-        f"make_charts(ChartOptions(20, 5, 5), Path({str(tmp_path / 'world')!r})); "
-        "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
-    )
-    source = str(Path(charts.__file__).parents[2])
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})
