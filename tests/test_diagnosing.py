@@ -13,15 +13,10 @@ from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, score_into
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import load_proxy
 from onesteptrain.reporting.diagnosis.bias import associations, column_keys, corrected, eta_squared
-from onesteptrain.reporting.diagnosis.blindness import blind_rows, help_limit
-from onesteptrain.reporting.diagnosis.causes import CAUSES, Signs, likely_causes
-from onesteptrain.reporting.diagnosis.chances import chance_unusual
-from onesteptrain.reporting.diagnosis.forms import answer_form
-from onesteptrain.reporting.diagnosis.harmful import harmful_rows
-from onesteptrain.reporting.diagnosis.measured import Means, Tokens, read_means
-from onesteptrain.reporting.diagnosis.quoting import load_quoter, token_places
-from onesteptrain.reporting.diagnosis.reading import answer_text, quoted
+from onesteptrain.reporting.diagnosis.causes import CAUSES, Signs, likely_causes, unusual
+from onesteptrain.reporting.diagnosis.measured import Means, Tokens, blind_rows, harmful_rows, help_limit, read_means
 from onesteptrain.reporting.diagnosis.spans import TokenSpan, badness, first_span, token_scale
+from onesteptrain.reporting.diagnosis.texts import answer_form, answer_text, load_quoter, quoted, token_places
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic import checkpoint as packaged
@@ -141,6 +136,8 @@ def test_a_quotation_leaves_out_the_space_that_its_first_token_begins_with():
     found = quoted(one, TokenSpan(spaced, spaced + 1), quote)
     assert found.text == found.text.strip() != ""
     assert answer_text(one.turns)[found.start : found.end] == found.text
+    assert f"{found.before}{found.text}{found.after}" in answer_text(one.turns)
+    assert found.question in one.turns[0].text
 
 
 def test_an_answer_that_the_template_rewrites_is_not_quoted():
@@ -154,29 +151,30 @@ def test_an_answer_that_the_template_rewrites_is_not_quoted():
 
     processor = load_proxy(checkpoint()).encoder.processor
     found = quoted(sample(0), TokenSpan(0, 1), lambda one: token_places(Rewriting(processor), one.turns))
-    assert found == (None, None, None)
+    assert found[:3] == (None, None, None)
+    assert found.question
 
 
-# --- chances
+# --- how likely a sign is one
 
 
-def test_the_chance_is_that_of_the_two_groups_that_rows_were_made_of():
+def test_the_probability_is_that_of_the_two_groups_that_rows_were_made_of():
     anchors = np.arange(99.0)
     usual = np.repeat(np.arange(99.0) + 0.5, 10)  # every p-value from 0.01 to 0.99 ten times
     rows = np.concatenate([usual, np.full(110, 1000.0)])
-    chance = chance_unusual(rows, anchors)
+    probability = unusual(rows, anchors)
     # with the anchors counted in, 121 rows have the smallest p-value, and 11 have each of the others
-    assert chance[-1] == pytest.approx(110 / 121, abs=0.005)  # Storey reads the usual share off in whole steps
-    assert chance[:980].max() < 0.05
+    assert probability[-1] == pytest.approx(110 / 121, abs=0.005)  # Storey reads the usual share off in whole steps
+    assert probability[:980].max() < 0.05
 
 
 def test_a_single_row_convinces_nobody():
-    assert chance_unusual(np.array([1e9]), np.arange(99.0))[0] <= 0.51  # itself against one anchor
+    assert unusual(np.array([1e9]), np.arange(99.0))[0] <= 0.51  # itself against one anchor
 
 
-def test_a_row_without_the_sign_has_no_chance():
-    assert chance_unusual(np.array([np.nan, 1e9]), np.arange(99.0))[0] == 0
-    assert chance_unusual(np.array([1.0]), np.full(3, np.nan))[0] == 0
+def test_a_row_without_the_sign_is_not_unusual():
+    assert unusual(np.array([np.nan, 1e9]), np.arange(99.0))[0] == 0
+    assert unusual(np.array([1.0]), np.full(3, np.nan))[0] == 0
 
 
 # --- causes
@@ -230,18 +228,18 @@ def test_each_cause_is_named_for_what_it_describes(spoil, changes, cause):
     assert right >= 0.9 * len(found.named)  # an answer in ten has an unusual token of its own
 
 
-def test_the_chances_of_all_causes_add_up_to_one_and_the_confidence_is_that_of_the_named_one():
+def test_the_probabilities_of_all_causes_add_up_to_one_and_the_confidence_is_that_of_the_named_one():
     found = causes_of(one_step_wrong, kept=0.5)
-    np.testing.assert_allclose(found.chances.sum(1), 1, rtol=1e-12)
-    for cause, confidence, chances in zip(found.named, found.confidence, found.chances, strict=True):
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=1e-12)
+    for cause, confidence, row in zip(found.named, found.confidence, found.probabilities, strict=True):
         if cause != "unknown":
-            assert confidence == chances[CAUSES.index(cause)] >= 0.5
+            assert confidence == row[CAUSES.index(cause)] >= 0.5
 
 
 def test_without_other_pictures_no_picture_is_blamed():
     found = causes_of(one_step_wrong, kept=np.nan)
     assert "image_mismatch" not in found.named
-    assert found.chances[:, CAUSES.index("image_mismatch")].max() == 0
+    assert found.probabilities[:, CAUSES.index("image_mismatch")].max() == 0
 
 
 def test_no_harmful_row_is_no_trouble():
@@ -448,7 +446,7 @@ def test_another_pool_in_the_place_of_the_scored_one_is_refused():
     before = pool.read_bytes()
     try:
         pool.write_bytes(b"".join(before.splitlines(keepends=True)[1:]))
-        assert "not the one that was scored" in refusal("explain", run)
+        assert "has changed since" in refusal("explain", run)
     finally:
         pool.write_bytes(before)
 

@@ -15,8 +15,7 @@ import numpy as np
 from scored import Scored, scored_world
 
 from onesteptrain.reporting.diagnosis.causes import CAUSES
-from onesteptrain.reporting.diagnosis.harmful import harmful_rows
-from onesteptrain.reporting.diagnosis.measured import read_means
+from onesteptrain.reporting.diagnosis.measured import harmful_rows, read_means
 from onesteptrain.reporting.diagnosis.spans import first_span
 from onesteptrain.selection.trust import p_values
 from onesteptrain.synthetic.digits import NOISE_KINDS

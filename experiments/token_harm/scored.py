@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 
 from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.jobs.demo import WARMUP
-from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, locate_proxy, provide_proxy, score_into
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, provide_proxy, score_into
 from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, provide_anchors
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions
 from onesteptrain.reporting.diagnosis.explaining import Explanation, Usual, explain, read_usual
 from onesteptrain.reporting.diagnosis.measured import Tokens, read_tokens
-from onesteptrain.reporting.diagnosis.quoting import load_quoter
-from onesteptrain.reporting.diagnosis.reading import Place
+from onesteptrain.reporting.diagnosis.texts import Place, load_quoter
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import SyntheticData, SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.training import WarmupOptions
@@ -72,14 +71,14 @@ def scored_world(folder: Path, seed: int, *, rows: int = 4000, noise: float = 0.
 
 
 def _read(table: ScoreTable, pool: Pool, anchors: Pool, proxy: str, world: SyntheticData) -> Scored:
-    quote = load_quoter(locate_proxy(proxy)[0])
+    quote = load_quoter(proxy)
     truth = pq.read_table(world.truth).to_pylist()
     lines: list[dict[str, Any]] = [json.loads(line) for line in world.pool.read_text(encoding="utf-8").splitlines()]
     kinds = ["plain" if line["skill"] == "plain" else one["kind"] for one, line in zip(truth, lines, strict=True)]
     errors = [None if one["error_start"] is None else (one["error_start"], one["error_end"]) for one in truth]
     return Scored(
         table,
-        explain(table, pool, anchors, quote),
+        explain(table, pool=pool, anchors=anchors, quote=quote),
         read_usual(table.reference, anchors),
         read_tokens(table, np.arange(table.rows)),
         [quote(one) for one in pool],

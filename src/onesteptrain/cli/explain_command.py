@@ -9,13 +9,10 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from onesteptrain.cli.output import say
-from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.jobs.scoring import locate_proxy
 from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation
 from onesteptrain.reporting.diagnosis import explain as explain_table
-from onesteptrain.reporting.diagnosis.quoting import load_quoter
-from onesteptrain.storage.score_table import ScoreTable, write_table
+from onesteptrain.storage.score_table import ScoreTable, read_scores, write_table
 
 _QUOTED = 60
 """Characters of a quotation."""
@@ -41,11 +38,8 @@ def explain(
         json: Print the result as JSON.
     """
     out = _checked(run, out, overwrite)
-    record = read_score_record(run)
-    anchors, asked = record.open_anchors(), record.asked
-    table = ScoreTable(run / "scores.parquet")
-    quote = load_quoter(locate_proxy(asked["proxy"])[0], trust_remote_code=asked["loading"]["trust_remote_code"])
-    found = explain_table(table, record.open_pool(), anchors, quote, options)
+    table = read_scores(run)
+    found = explain_table(table, options=options)
     write_table(found.table(), out)
     if found.corrected is not None:
         _add_column(table, "corrected", found)

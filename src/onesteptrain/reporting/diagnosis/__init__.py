@@ -7,7 +7,7 @@ quoting needs the tokenizer.
 from onesteptrain.reporting.diagnosis.bias import Association, associations, corrected
 from onesteptrain.reporting.diagnosis.causes import CAUSES, Cause
 from onesteptrain.reporting.diagnosis.explaining import ExplainOptions, Explanation, explain
-from onesteptrain.reporting.diagnosis.harmful import RULE
+from onesteptrain.reporting.diagnosis.measured import RULE
 
 __all__ = [
     "CAUSES",

@@ -45,8 +45,8 @@ def associations(score: Values, columns: Mapping[str, Column]) -> list[Associati
 
     A column that is the same in all rows, or whose values have too few rows each, says nothing and is left out.
     """
-    found = [one for name, column in columns.items() if (one := associate(score, name, column)) is not None]
-    return sorted(found, key=lambda one: -abs(one.size) / _NOTABLE[one.measure])
+    said = [told for name, column in columns.items() if (told := associate(score, name, column)) is not None]
+    return sorted(said, key=lambda told: -abs(told.size) / _NOTABLE[told.measure])
 
 
 def associate(score: Values, name: str, column: Column) -> Association | None:
@@ -82,14 +82,14 @@ def corrected(score: Values, columns: Sequence[Column]) -> Values:
     A row without score or without value stays as it is.
     """
     bins = [_bins(column) if isinstance(column, np.ndarray) else column_keys(column) for column in columns]
-    used = np.isfinite(score) & np.all([one >= 0 for one in bins], axis=0)
+    used = np.isfinite(score) & np.all([places >= 0 for places in bins], axis=0)
     left = score.copy()
     if not used.any():
         return left
     middle = float(np.median(score[used]))
     for _ in range(_ROUNDS if len(bins) > 1 else 1):
-        for one in bins:
-            left[used] -= _medians(left[used], one[used]) - middle
+        for places in bins:
+            left[used] -= _medians(left[used], places[used]) - middle
     return left
 
 
@@ -98,7 +98,7 @@ def column_keys(column: Column) -> NDArray[np.int64]:
     if isinstance(column, np.ndarray):
         return np.where(np.isfinite(column), np.unique(column, return_inverse=True)[1], -1)
     numbers: dict[object, int] = {}
-    return np.array([-1 if one is None else numbers.setdefault(one, len(numbers)) for one in column], np.int64)
+    return np.array([-1 if value is None else numbers.setdefault(value, len(numbers)) for value in column], np.int64)
 
 
 def _bins(column: Values) -> NDArray[np.int64]:
@@ -113,6 +113,6 @@ def _bins(column: Values) -> NDArray[np.int64]:
 def _medians(values: Values, bins: NDArray[np.int64]) -> Values:
     """The median of each row's bin."""
     medians = np.zeros(len(values))
-    for one in np.unique(bins):
-        medians[bins == one] = np.median(values[bins == one])
+    for place in np.unique(bins):
+        medians[bins == place] = np.median(values[bins == place])
     return medians

@@ -12,14 +12,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onesteptrain.data.pool import Pool, Sample, Unreadable
+from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError
 from onesteptrain.reporting.diagnosis.bias import Association, Column, associations, corrected
-from onesteptrain.reporting.diagnosis.blindness import blind_rows
 from onesteptrain.reporting.diagnosis.causes import CAUSES, Causes, Signs, likely_causes
-from onesteptrain.reporting.diagnosis.harmful import harmful_rows
-from onesteptrain.reporting.diagnosis.measured import Means, Values, check_tables, read_means, read_tokens
-from onesteptrain.reporting.diagnosis.reading import Quote, Quoter, Read, anchor_forms, read_pool
+from onesteptrain.reporting.diagnosis.measured import (
+    Means,
+    Values,
+    blind_rows,
+    check_tables,
+    harmful_rows,
+    read_means,
+    read_tokens,
+)
 from onesteptrain.reporting.diagnosis.spans import TokenScale, badness, first_span, token_scale
+from onesteptrain.reporting.diagnosis.texts import Quote, Quoter, Read, anchor_forms, load_quoter, read_pool
+from onesteptrain.selection import scored_pool
 from onesteptrain.storage.score_table import ScoreTable
 
 
@@ -81,38 +89,50 @@ class Explanation(NamedTuple):
             "row": pa.array(range(len(self.uids)), pa.int64()),
             "uid": pa.array(self.uids, pa.string()),
             "harmful": pa.array(self.harmful),
-            "span_start": spread([one.start for one in self.quotes], pa.int64()),
-            "span_end": spread([one.end for one in self.quotes], pa.int64()),
-            "span_text": spread([one.text for one in self.quotes], pa.string()),
+            "span_start": spread([quote.start for quote in self.quotes], pa.int64()),
+            "span_end": spread([quote.end for quote in self.quotes], pa.int64()),
+            "span_text": spread([quote.text for quote in self.quotes], pa.string()),
             "cause": spread(self.causes.named, pa.string()),
             "confidence": spread(self.causes.confidence.tolist(), pa.float64()),
         }
         blind = np.full(len(self.uids), np.nan) if self.blind is None else self.blind
-        columns["blind"] = pa.array([None if np.isnan(one) else bool(one) for one in blind], pa.bool_())
+        columns["blind"] = pa.array([None if np.isnan(value) else bool(value) for value in blind], pa.bool_())
         if self.corrected is not None:
             columns["corrected"] = pa.array(self.corrected, from_pandas=True)
         return pa.table(columns)
 
 
 def explain(
-    table: ScoreTable, pool: Pool, anchors: Pool, quote: Quoter, options: ExplainOptions | None = None
+    table: ScoreTable,
+    *,
+    options: ExplainOptions | None = None,
+    pool: Pool | None = None,
+    anchors: Iterable[Sample | Unreadable] | None = None,
+    quote: Quoter | None = None,
 ) -> Explanation:
-    """Explain the rows of a scored pool.
+    """Explain the rows of a scored pool; what is not given is what the table's run has on record.
 
     Args:
         table: Scores of method one_step with --store-tokens; with --ablate, pictures are judged too.
+        options: What is looked at beside causes.
         pool: What was scored; no image is read.
         anchors: What it was scored with.
-        quote: Finds answer tokens in a text, as `quoting.load_quoter` does.
-        options: What is looked at beside causes.
+        quote: Finds answer tokens in a text, as `texts.load_quoter` does.
 
     Raises:
         ScoreError: columns or anchors are missing, or a column to look at is.
-        PoolError: the pool is not the one that was scored.
+        PoolError: the pool or the anchors are not there, or not those of the scores.
         ConfigError: there is no such column to correct for.
     """
     options = options or ExplainOptions()
-    usual = read_usual(check_tables(table), anchors)
+    reference = check_tables(table)
+    if anchors is None or quote is None:
+        record = read_score_record(table.path.parent)
+        anchors = record.open_anchors() if anchors is None else anchors
+        remote = record.asked["loading"]["trust_remote_code"]
+        quote = quote or load_quoter(record.asked["proxy"], trust_remote_code=remote)
+    pool = scored_pool(table, pool)
+    usual = read_usual(reference, anchors)
     score, means = table.numbers(options.by), read_means(table)
     harmful = harmful_rows(means, usual.means)
     rows = np.flatnonzero(harmful)

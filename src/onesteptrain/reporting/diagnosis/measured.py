@@ -1,4 +1,11 @@
-"""What was measured of rows and anchors, read from the tables of a run."""
+"""What was measured of rows and anchors, and which rows it calls harmful, or in no need of their picture.
+
+The picture of a row helps by the loss with another row's picture less the loss with its own. Where it is not needed,
+its own picture is just another picture, so the help is as often negative as positive: what lies below zero tells how
+many of the rows above zero need none either. The limit makes the fewest mistakes of both sorts. (Knockoffs control
+selections in the same way: Barber and Candes, Controlling the false discovery rate via knockoffs, 2015.) Grey pictures
+tell less: the model stumbles over them even where it needs none.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.selection.trust import FEWEST_ANCHORS, SIGNALS
+from onesteptrain.selection.trust import FEWEST_ANCHORS, SIGNALS, nonconformity
 from onesteptrain.storage.score_table import ScoreTable
 
 Values = NDArray[np.float64]
 
 _TOKENS = ("token_utility", "token_loss")
+
+LEVEL = 0.99
+"""Share of the anchors that are called harmless."""
+
+RULE = "utility below 0 and below that of 99 % of the anchors, or less like the anchors than 99 % of them"
 
 
 class Tokens(NamedTuple):
@@ -65,11 +77,51 @@ def check_tables(table: ScoreTable) -> ScoreTable:
 def read_means(table: ScoreTable) -> Means:
     """The numbers of all rows."""
     signals = np.stack([table.numbers(name) for name in SIGNALS], axis=1)
-    swapped, blank = (table.numbers(one) if one in table.names else None for one in ("swapped_loss", "blank_loss"))
+    swapped, blank = (table.numbers(name) if name in table.names else None for name in ("swapped_loss", "blank_loss"))
     return Means(table.numbers("utility"), signals, table.numbers("loss"), swapped, blank)
 
 
 def read_tokens(table: ScoreTable, rows: NDArray[np.int64]) -> Tokens:
     """The answer tokens of some rows, which must have a score."""
     columns = [table.read([name])[name].take(rows) for name in _TOKENS]
-    return Tokens(*([np.asarray(one.values, np.float64) for one in column] for column in columns))
+    return Tokens(*([np.asarray(row.values, np.float64) for row in column] for column in columns))
+
+
+def harmful_rows(rows: Means, anchors: Means) -> NDArray[np.bool_]:
+    """Which rows harm, or look unlike the anchors in harm, loss and worst loss together.
+
+    Negative utility alone would name every fifth clean row of the digits data: see `experiments/token_harm`.
+    """
+    theirs = anchors.signals[np.isfinite(anchors.signals).all(1)]
+    scored = np.asarray(np.isfinite(rows.signals).all(1))
+    lowest = min(0.0, float(np.nanquantile(anchors.utility, 1 - LEVEL)))
+    harmful = np.zeros(len(scored), np.bool_)
+    ours, usual = nonconformity(rows.signals[scored], theirs)
+    harmful[scored] = (ours > np.quantile(usual, LEVEL)) | (rows.utility[scored] < lowest)
+    return harmful
+
+
+def blind_rows(rows: Means, harmful: NDArray[np.bool_]) -> Values | None:
+    """Which rows do not need their picture: 1 or 0.
+
+    NaN for harmful rows, whose picture may not help because the answer is wrong, and for rows without pictures; None if
+    the score table does not say.
+    """
+    if rows.swapped_loss is None:
+        return None
+    helped = rows.swapped_loss - rows.loss
+    judged = np.isfinite(helped) & ~harmful
+    return np.where(judged, helped <= help_limit(helped[judged]), np.nan)
+
+
+def help_limit(helped: Values) -> float:
+    """Help up to which a row is more likely one that needs no picture than one that does.
+
+    With n(a, b) for the number of rows with help between a and b, a limit t misses about n(-inf, -t) rows without need
+    and names n(0, t) - n(-t, 0) rows with it; the sum is smallest at the limit.
+    """
+    below, above = np.sort(-helped[helped < 0]), np.sort(helped[helped > 0])
+    limits = np.concatenate([[0.0], below])
+    mirrored, named = (np.searchsorted(helps, limits, side="right") for helps in (below, above))
+    mistakes = (len(below) - mirrored) + (named - mirrored)
+    return float(limits[mistakes.argmin()])

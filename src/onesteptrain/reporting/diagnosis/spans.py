@@ -51,7 +51,7 @@ def token_scale(anchors: Tokens) -> TokenScale:
     tiny = float(np.finfo(float).tiny)
     scale = TokenScale(max(float(loss.std()), tiny), max(float(np.maximum(-utility, 0).std()), tiny))
     bad = badness(anchors, scale)
-    row_limit = float(np.quantile([one.max() for one in bad], _WITHIN))
+    row_limit = float(np.quantile([row.max() for row in bad], _WITHIN))
     return scale._replace(row_limit=row_limit, token_limit=float(np.quantile(np.concatenate(bad), _COMMON)))
 
 
