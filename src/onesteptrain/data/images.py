@@ -6,15 +6,19 @@ which drops transparency. A score must see what training will see.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
+from markupsafe import Markup, escape
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from onesteptrain.data.pool import ImageRef
+from onesteptrain.data.formats.memory import encoded
+from onesteptrain.data.formats.turns import ImageRef
 from onesteptrain.errors import SampleError
 
 MAX_PIXELS = 89_478_485
@@ -36,12 +40,12 @@ def load_image(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     source = _opened(ref)
     try:
-        with Image.open(source) as image:
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             if image.width * image.height <= max_pixels:
                 return _upright(image).convert("RGB")
-            found = f"{image.width} x {image.height} pixels"
+            size = f"{image.width} x {image.height} pixels"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        found = "far too many pixels"
+        size = "far too many pixels"
     except UnidentifiedImageError as error:
         raise SampleError(
             f"image {_name(ref)}: not an image that Pillow can read; convert it to PNG or JPEG"
@@ -50,7 +54,7 @@ def load_image(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise SampleError(
             f"image {_name(ref)}: broken or cut off ({error}); get it again or take the row out"
         ) from error
-    raise SampleError(f"image {_name(ref)}: {found}, more than {max_pixels:,}; scale it down or take the row out")
+    raise SampleError(f"image {_name(ref)}: {size}, more than {max_pixels:,}; scale it down or take the row out")
 
 
 def image_fingerprint(ref: ImageRef) -> str:
@@ -63,9 +67,30 @@ def image_fingerprint(ref: ImageRef) -> str:
     return hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()
 
 
-def _opened(ref: ImageRef) -> Path | io.BytesIO:
-    if isinstance(ref.source, bytes):
-        return io.BytesIO(ref.source)
+def image_bytes(ref: ImageRef) -> bytes:
+    """The encoded image as it stands; of a Pillow image, a PNG of it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if isinstance(ref.source, Path):
+        return ref.source.read_bytes()
+    return ref.source if isinstance(ref.source, bytes) else encoded(ref.source)
+
+
+def thumbnail_html(ref: ImageRef, side: int = 96) -> Markup:
+    """A small copy for notebooks, or why there is none."""
+    try:
+        image = load_image(ref)
+    except SampleError as error:
+        return escape(error)
+    image.thumbnail((side, side))
+    return Markup('<img src="data:image/png;base64,{}">').format(base64.b64encode(encoded(image)).decode())
+
+
+def _opened(ref: ImageRef) -> Path | io.BytesIO | Image.Image:
+    if not isinstance(ref.source, Path):
+        return io.BytesIO(ref.source) if isinstance(ref.source, bytes) else ref.source
     if not ref.source.is_file():
         what = "is a folder" if ref.source.is_dir() else "no such file"
         raise SampleError(

@@ -7,6 +7,7 @@ and the rows after it go on.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import heapq
 import itertools
@@ -15,16 +16,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
+from markupsafe import Markup
 
 from onesteptrain.data.formats.container import Container, RawRow, RowNumbers
+from onesteptrain.data.formats.memory import MemoryRows, open_memory, to_dataset
 from onesteptrain.data.formats.opening import open_container
 from onesteptrain.data.formats.schemas import COLUMNS, FormatName, detect_format, read_fields, read_turns
 from onesteptrain.data.formats.turns import ImageRef, Role, Turn
 from onesteptrain.data.formats.uids import UidCounter, base_uid
+from onesteptrain.data.images import thumbnail_html
 from onesteptrain.errors import PoolError, SampleError
 from onesteptrain.storage.atomic import whole
+from onesteptrain.storage.display import html_table
 from onesteptrain.storage.seeds import uniform
 
 __all__ = [
@@ -44,6 +50,9 @@ __all__ = [
 
 _ROWS_TO_DETECT = 32
 """Rows that are looked at to tell the format."""
+
+_ROWS_SHOWN, _IMAGES_SHOWN = 5, 3
+_SHOWN_COLUMNS = ("row", "uid", "images", "question", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool on disk; iterating reads it from the first row, one row at a time."""
+    """A pool on disk or in memory; iterating reads it from the first row, one row at a time."""
 
     container: Container
 
@@ -100,11 +109,39 @@ class Pool:
 
     @property
     def path(self) -> Path:
-        """The file or folder."""
+        """The file or folder; of a pool in memory, how messages call it."""
         return self.container.path
+
+    @property
+    def source(self) -> Any:
+        """What a pool in memory was opened from: a Dataset, a frame or a list; None of a pool on disk."""
+        return self.container.source if isinstance(self.container, MemoryRows) else None
 
     def __iter__(self) -> Iterator[Sample | Unreadable]:
         return self.rows()
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, which: int) -> Sample | Unreadable: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> list[Sample | Unreadable]: ...
+
+    def __getitem__(self, which: int | slice) -> Sample | Unreadable | list[Sample | Unreadable]:
+        chosen = range(len(self))[which]
+        if isinstance(chosen, int):
+            return next(self.rows(chosen))
+        rows = {row.row: row for row in self.rows(min(chosen), max(chosen) + 1)} if chosen else {}
+        return [rows[row] for row in chosen]
+
+    def __repr__(self) -> str:
+        return f"Pool({self.path}, format {self.format})"
+
+    def _repr_html_(self) -> str:
+        first = [_shown(row) for row in itertools.islice(self, _ROWS_SHOWN)]
+        return html_table(f"{self.path}: {len(self)} rows, format {self.format}", _SHOWN_COLUMNS, first)
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Sample | Unreadable]:
         """The rows from `start` up to `stop`, which is left out.
@@ -125,17 +162,46 @@ class Pool:
                 yield self._read(uid, row, raw)
 
     def count(self) -> int:
-        """Number of rows, readable or not. JSON is read through for it; the other files know it."""
+        """Number of rows, readable or not. JSON is read through for it, once; the others know it."""
+        return self._length
+
+    def subset(self, rows: Iterable[int]) -> Pool:
+        """Some rows as a pool in memory: of the same kind of object, or a list of dicts where the pool is on disk.
+
+        Args:
+            rows: Positions in the pool, strictly rising.
+
+        Raises:
+            PoolError: the rows do not rise, are not in the pool, or one cannot be parsed.
+        """
+        chosen = _rising(rows)
+        if len(chosen) and chosen[-1] >= len(self):
+            raise _missing_row(self, int(chosen[-1]))
+        if isinstance(self.container, MemoryRows):
+            return dataclasses.replace(self, container=self.container.take(chosen))
+        wanted = set(chosen.tolist())
+        values = [_parsed(raw) for row, raw in enumerate(self.container.raw_rows()) if row in wanted]
+        return dataclasses.replace(self, container=MemoryRows(values, "list"))
+
+    def to_dataset(self, rows: Iterable[int] | None = None) -> Any:
+        """The rows, or some of them, as a `datasets.Dataset`; images of other sources become a column of images.
+
+        Raises:
+            PoolError: the rows do not rise, are not in the pool, or do not fit into columns of one type each.
+        """
+        some = self.subset(range(len(self)) if rows is None else rows)
+        if isinstance(self.container, MemoryRows) and self.container.kind == "dataset":
+            return some.source
+        return to_dataset([raw.value for raw in some.container.raw_rows()], self.image_root)
+
+    @cached_property
+    def _length(self) -> int:
         return self.container.count()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content of the pool's files, in order; of neither their names nor the image files."""
-        digest = hashlib.sha256()
-        for path in self.container.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        """SHA-256 of the content of the pool's files or rows, in order; of neither their names nor the image files."""
+        return hashlib.sha256(b"".join(self.container.digests())).hexdigest()
 
     def _read(self, uid: str, row: int, raw: RawRow) -> Sample | Unreadable:
         if raw.problem is not None:
@@ -150,21 +216,23 @@ class Pool:
         return Sample(uid, row, turns, read_fields(raw.value))
 
 
-def open_pool(path: str | Path, *, format: FormatName = "auto", image_root: str | Path | None = None) -> Pool:  # noqa: A002
-    """Open a pool file or folder; nothing but the first rows is read.
+def open_pool(source: object, *, format: FormatName = "auto", image_root: str | Path | None = None) -> Pool:  # noqa: A002
+    """Open a pool on disk or in memory; nothing but the first rows is read.
 
     Args:
-        path: A JSON array, JSONL, a Parquet file or a folder of them, or a folder made by `save_to_disk`.
+        source: The path of a JSON array, JSONL, a Parquet file or a folder of them, or a folder made by
+            `save_to_disk`; or a `datasets.Dataset`, a pandas frame or a list of dicts.
         format: How rows are read; "auto" tells it from the first rows.
-        image_root: The folder that relative image paths start from; by default, the folder of the pool.
+        image_root: The folder that relative image paths start from; by default, the folder of the pool, or the
+            working directory for rows in memory.
 
     Raises:
         PoolError: there is no such file, it is in no known container, or its rows are in no known format.
     """
     if format not in ("auto", *COLUMNS):
         raise PoolError(f"format {format!r} is not known; choose auto, {', '.join(COLUMNS)}")
-    path = Path(path)
-    container = open_container(path)
+    container = open_container(Path(source)) if isinstance(source, str | Path) else open_memory(source)
+    path = container.path
     root = Path(image_root) if image_root is not None else path if path.is_dir() else path.parent
     if not root.is_dir():
         raise PoolError(f"image root {root}: no such folder; give the folder that relative image paths start from")
@@ -180,6 +248,8 @@ def draw_rows(pool: Iterable[Sample | Unreadable], count: int, seed: int) -> lis
 
 def write_subset(pool: Pool, rows: Iterable[int], out: str | Path, *, overwrite: bool = False) -> int:
     """Write some rows of a pool as a pool of the same kind, each as it stands and in the pool's order.
+
+    Rows in memory are written as JSON, JSONL or Parquet by the suffix of `out`; without one, as a dataset folder.
 
     Args:
         pool: Where the rows come from.
@@ -197,24 +267,41 @@ def write_subset(pool: Pool, rows: Iterable[int], out: str | Path, *, overwrite:
     chosen = _rising(rows)
     _refuse_target(pool.path.resolve(), out.resolve(), overwrite)
     with whole(out) as part:
-        copied = pool.container.copy_rows(chosen, part)
+        copied = pool.container.copy_rows(chosen, part, out.suffix)
         if copied != len(chosen):
-            raise PoolError(f"{pool.path}: row {chosen[copied]} is asked for, but the last row is {pool.count() - 1}")
+            raise _missing_row(pool, int(chosen[copied]))
     return copied
 
 
 def _detect(container: Container) -> FormatName:
     first = list(itertools.islice(container.raw_rows(), _ROWS_TO_DETECT))
     rows = [raw.value for raw in first if raw.problem is None and isinstance(raw.value, Mapping)]
-    found = detect_format(rows)
-    if found is not None:
-        return found
+    name = detect_format(rows)
+    if name is not None:
+        return name
     known = "; ".join(f"{name}: {' or '.join('+'.join(c) for c in choices)}" for name, choices in COLUMNS.items())
     if rows:
         what = f"no known format; its rows have the columns {', '.join(map(str, rows[0]))}"
     else:
         what = f"no row can be read; {first[0].where}: {first[0].problem}" if first else "holds no rows"
     raise PoolError(f"{container.path}: {what}; needed are the columns of a format ({known})")
+
+
+def _shown(row: Sample | Unreadable) -> list[object]:
+    if isinstance(row, Unreadable):
+        return [row.row, row.uid, "", row.reason, ""]
+    images = Markup(" ").join(map(thumbnail_html, row.images[:_IMAGES_SHOWN]))
+    return [row.row, row.uid, images, text_of(row, "user"), text_of(row, "assistant")]
+
+
+def _parsed(raw: RawRow) -> object:
+    if raw.problem is not None:
+        raise PoolError(f"{raw.where}: {raw.problem}")
+    return raw.value
+
+
+def _missing_row(pool: Pool, row: int) -> PoolError:
+    return PoolError(f"{pool.path}: row {row} is asked for, but the last row is {len(pool) - 1}")
 
 
 def _rising(rows: Iterable[int]) -> RowNumbers:

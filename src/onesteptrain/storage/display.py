@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from markupsafe import escape
+
 _LONGEST = 120
 
 
 def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in HTML; all is escaped but `markupsafe.Markup`, and long texts are cut."""
-    from markupsafe import escape  # jinja2 brings it
 
     def cells(values: Iterable[object], tag: str) -> str:
         return "".join(f"<{tag}>{escape(_short(value))}</{tag}>" for value in values)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from onesteptrain.data.formats.container import RawRow, RowNumbers
+from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests
 from onesteptrain.data.formats.uids import ID_COLUMNS, id_column
 from onesteptrain.errors import PoolError
 
@@ -19,12 +19,12 @@ ROWS_AT_ONCE = 64
 """Rows that become Python objects together: few, since each may hold images."""
 
 
-class Shard(Protocol):
-    """One file of a pool in Arrow columns."""
+class Rows(Protocol):
+    """Some rows of a pool in Arrow columns."""
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file, or how messages call what is in memory."""
 
     @property
     def columns(self) -> Sequence[str]:
@@ -37,6 +37,10 @@ class Shard(Protocol):
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in order, as many at a time as the file holds together; only some columns if they are named."""
 
+
+class Shard(Rows, Protocol):
+    """One file of a pool."""
+
     def copy_rows(self, rows: RowNumbers, out: Path) -> None:
         """Write the chosen rows to a file of the same schema, metadata included."""
 
@@ -48,10 +52,9 @@ class ArrowRows:
     path: Path
     shards: tuple[Shard, ...]
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files in order."""
-        return tuple(shard.path for shard in self.shards)
+    def digests(self) -> Iterator[bytes]:
+        """Hashes of the files in order."""
+        return file_digests(shard.path for shard in self.shards)
 
     def count(self) -> int:
         """Number of rows, from the files' own records."""
@@ -63,10 +66,10 @@ class ArrowRows:
         first = 0
         for shard in self.shards:
             with readable(shard.path):
-                yield from _shard_rows(shard, min(ids_until - first, shard.num_rows))
+                yield from shard_rows(shard, min(ids_until - first, shard.num_rows))
                 first += shard.num_rows
 
-    def copy_rows(self, rows: RowNumbers, out: Path) -> int:
+    def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
         """Write the chosen rows; a folder comes back as a folder with the same file names."""
         first = copied = 0
         for shard in self.shards:
@@ -99,7 +102,8 @@ def readable(path: Path) -> Iterator[None]:
         raise PoolError(f"{path}: cannot be read ({what}); write or download the file again") from error
 
 
-def _shard_rows(shard: Shard, ids_until: int) -> Iterator[RawRow]:
+def shard_rows(shard: Rows, ids_until: int) -> Iterator[RawRow]:
+    """The rows of a file; the first ones hold their id alone, where every row has one."""
     name = _complete_id_column(shard) if ids_until > 0 else None
     row = 0
     if name is not None:
@@ -113,7 +117,7 @@ def _shard_rows(shard: Shard, ids_until: int) -> Iterator[RawRow]:
         row += 1
 
 
-def _complete_id_column(shard: Shard) -> str | None:
+def _complete_id_column(shard: Rows) -> str | None:
     """The column that holds the id of every row of a file, if there is one."""
     name = next((column for column in ID_COLUMNS if column in shard.columns), None)
     if name is None or any(id_column(value) is None for value in _values(shard.batches([name]))):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -30,15 +31,14 @@ class RawRow(NamedTuple):
 
 
 class Container(Protocol):
-    """One pool on disk."""
+    """One pool, on disk or in memory."""
 
     @property
     def path(self) -> Path:
-        """The file or folder."""
+        """The file or folder, or how messages call what is in memory."""
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that hold the content, in order."""
+    def digests(self) -> Iterator[bytes]:
+        """SHA-256 of the content of each file, or of each row in memory, in order."""
 
     def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
         """All rows in order; those before `ids_until` may come as no more than the columns that make their uid.
@@ -50,5 +50,21 @@ class Container(Protocol):
     def count(self) -> int:
         """Number of rows."""
 
-    def copy_rows(self, rows: RowNumbers, out: Path) -> int:
-        """Write the chosen rows as they stand to `out`, which does not exist yet; returns how many there were."""
+    def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
+        """Write the chosen rows as they stand to `out`, which does not exist yet.
+
+        Args:
+            rows: Which.
+            out: Where, under a passing name.
+            suffix: Suffix of the lasting name, by which rows in memory are written; files keep their own kind.
+
+        Returns:
+            How many there were.
+        """
+
+
+def file_digests(files: Iterable[Path]) -> Iterator[bytes]:
+    """SHA-256 of the content of each file."""
+    for path in files:
+        with path.open("rb") as file:
+            yield hashlib.file_digest(file, "sha256").digest()

@@ -65,10 +65,10 @@ class StreamShard:
 class HfFolder(ArrowRows):
     """A container: the folder of one dataset."""
 
-    def copy_rows(self, rows: RowNumbers, out: Path) -> int:
+    def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
         """Write the chosen rows as a dataset folder that `load_from_disk` opens with the same features."""
         out.mkdir()
-        copied = super().copy_rows(rows, out)
+        copied = super().copy_rows(rows, out, suffix)
         state = _read_json(self.path / STATE)
         # datasets finds the results of `map` again by this; the subset must not be taken for the pool
         state["_fingerprint"] = hashlib.sha256(str(state.get("_fingerprint")).encode() + rows.tobytes()).hexdigest()[

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from onesteptrain.data.formats.container import LARGEST_ROW, RawRow, RowNumbers
+from onesteptrain.data.formats.container import LARGEST_ROW, RawRow, RowNumbers, file_digests
 from onesteptrain.errors import PoolError
 
 _SPACE = " \t\n\r"
@@ -37,10 +37,9 @@ class JsonArray:
 
     largest_row: int = LARGEST_ROW
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
+    def digests(self) -> Iterator[bytes]:
+        """Hash of the file."""
+        return file_digests([self.path])
 
     def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
         """All rows in order."""
@@ -52,7 +51,7 @@ class JsonArray:
         """Number of rows; reads the whole file."""
         return sum(1 for _ in self.raw_rows())
 
-    def copy_rows(self, rows: RowNumbers, out: Path) -> int:
+    def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
         """Write the chosen elements as an array; all of them give the whole file again, byte for byte."""
         copied, head = 0, "["
         with self._open(self.path) as stream, self._open(out, "w") as file:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from onesteptrain.data.formats.container import LARGEST_ROW, RawRow, RowNumbers
+from onesteptrain.data.formats.container import LARGEST_ROW, RawRow, RowNumbers, file_digests
 from onesteptrain.errors import PoolError
 
 _BOM = b"\xef\xbb\xbf"
@@ -21,10 +21,9 @@ class JsonLines:
     path: Path
     largest_row: int = LARGEST_ROW
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
+    def digests(self) -> Iterator[bytes]:
+        """Hash of the file."""
+        return file_digests([self.path])
 
     def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
         """All rows in order."""
@@ -37,7 +36,7 @@ class JsonLines:
         with self.path.open("rb") as file:
             return sum(1 for _ in self._lines(file))
 
-    def copy_rows(self, rows: RowNumbers, out: Path) -> int:
+    def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
         """Write the chosen lines, their line ends included."""
         copied = 0
         with self.path.open("rb") as file, out.open("wb") as target:

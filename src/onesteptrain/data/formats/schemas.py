@@ -6,9 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeGuard
 
-from onesteptrain.data.formats.image_columns import column_images, image_ref
-from onesteptrain.data.formats.placeholders import Draft, Part, put_in_place, split_at_placeholders
-from onesteptrain.data.formats.turns import ImageRef, Role, Turn
+from onesteptrain.data.formats.turns import (
+    Draft,
+    ImageRef,
+    Part,
+    Role,
+    Turn,
+    column_images,
+    image_ref,
+    put_in_place,
+    split_at_placeholders,
+)
 from onesteptrain.data.formats.uids import id_column, printable
 from onesteptrain.errors import SampleError
 

@@ -7,6 +7,8 @@ import json
 from array import array
 from collections.abc import Mapping
 
+from PIL import Image
+
 ID_COLUMNS = ("id", "uid", "sample_id", "question_id")
 """Columns that may hold a row's id; the first that is filled counts."""
 
@@ -29,10 +31,15 @@ def base_uid(value: object) -> str:
 
 def content_hash(value: object) -> str:
     """16 hex digits that do not depend on the order of keys, on empty columns or on the layout of the file."""
+    return content_digest(value).hex()[:16]
+
+
+def content_digest(value: object) -> bytes:
+    """SHA-256 of a value, in the sense of `content_hash`."""
     if isinstance(value, Mapping):
         value = {key: item for key, item in value.items() if item is not None}
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_hashable)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).digest()
 
 
 def printable(text: str) -> str:
@@ -41,7 +48,16 @@ def printable(text: str) -> str:
 
 
 def _hashable(value: object) -> str:
+    if isinstance(value, Image.Image):
+        value = f"{value.mode} {value.size}".encode() + _pixels(value)
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+
+
+def _pixels(image: Image.Image) -> bytes:
+    try:
+        return image.tobytes()
+    except OSError:  # broken: its row gets a reason once the image is asked for
+        return b""
 
 
 class UidCounter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from onesteptrain.data.formats.image_columns import image_ref
+from onesteptrain.data.formats.turns import image_ref
 from onesteptrain.data.pool import ImageRef, Turn
 from onesteptrain.errors import PoolError, SampleError
 from onesteptrain.evaluation.suites.suite import Row

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from onesteptrain.data.images import load_image
+from onesteptrain.data.images import image_bytes, load_image
 from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
 from onesteptrain.evaluation.answers import extract_answer
@@ -238,7 +238,7 @@ def data_url(ref: ImageRef, *, max_side: int) -> str:
         SampleError: the image is missing, too large, broken, or no image.
     """
     image = load_image(ref)
-    content = ref.source if isinstance(ref.source, bytes) else ref.source.read_bytes()
+    content = image_bytes(ref)
     with Image.open(io.BytesIO(content)) as head:
         kind = "jpeg" if head.format == "JPEG" else "png"
         as_it_stands = (
