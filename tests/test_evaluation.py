@@ -13,9 +13,8 @@ from onesteptrain.data.pool import Turn
 from onesteptrain.errors import ConfigError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate, extract_answer, is_correct, read_benchmark
 from onesteptrain.evaluation.answers import same_answer
-from onesteptrain.evaluation.evaluating import write_evaluation
 from onesteptrain.evaluation.generation import end_tokens, generate
-from onesteptrain.evaluation.summary import wilson
+from onesteptrain.evaluation.results import wilson, write_evaluation
 from onesteptrain.proxy import load_proxy
 from onesteptrain.training import FinetuneOptions, finetune
 

@@ -12,10 +12,10 @@ import pytest
 
 from onesteptrain.errors import ConfigError, MissingExtraError, RunError
 from onesteptrain.evaluation import EvaluateOptions
-from onesteptrain.evaluation.evaluating import summarise
 from onesteptrain.evaluation.lmms_eval import TASKS, Program, command, read_log, run_lmms_eval
+from onesteptrain.evaluation.results import Counting, summarise
 from onesteptrain.evaluation.suites import SUITES
-from onesteptrain.evaluation.suites.wemath import metrics
+from onesteptrain.evaluation.suites.reasoning import wemath_metrics as metrics
 from onesteptrain.proxy import LoadOptions
 from tests.building import checkpoint
 from tests.commands import refusal
@@ -89,7 +89,7 @@ def test_a_reply_that_reached_the_limit_counts_as_cut_off(logs):
 def test_the_wemath_measures_come_out_of_the_log_too(logs):
     graded = read_log(logs, WE, max_new_tokens=24)
     assert [one.fields["key"] for one in graded] == ["2steps_1", "2steps_2", "2steps_multi"] * 2
-    found = summarise(graded, metrics=metrics).metrics
+    found = summarise(graded, Counting(metrics=metrics)).metrics
     assert (found["problems"], found["score_strict"]) == (2, 100)  # lmms-eval divides by all 525 problems
 
 

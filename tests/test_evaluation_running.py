@@ -9,8 +9,9 @@ import datasets
 import pytest
 
 from onesteptrain.evaluation import EvaluateOptions, evaluate, generation, read_benchmark
-from onesteptrain.evaluation.journal import Journal, questions_fingerprint
-from onesteptrain.evaluation.running import REPLIES
+from onesteptrain.evaluation.benchmark import questions_fingerprint
+from onesteptrain.evaluation.generation import Journal
+from onesteptrain.evaluation.results import REPLIES
 from onesteptrain.proxy import load_proxy
 from tests.commands import done, ost, refusal
 from tests.test_evaluation_suites import WEMATH, parquet, wemath_row
@@ -96,17 +97,14 @@ def test_the_request_can_be_replayed_from_its_config(tmp_path, arguments):
 
 def test_known_replies_spare_only_batches_that_are_known_as_a_whole(tmp_path, tiny_checkpoint):
     proxy = load_proxy(tiny_checkpoint)
-    turns = [one.turns for one in read_benchmark(write_benchmark(tmp_path))]
+    turns = [question.turns for question in read_benchmark(write_benchmark(tmp_path))]
     options = {"max_new_tokens": 3, "batch_size": 2}
     whole = generation.generate(proxy, turns, **options)
-    told = []
-    known = {
-        0: whole[0],
-        1: whole[1],
-        2: whole[2],
-    }  # sorted by length, the first two are a batch, the third is half of one
-    assert generation.generate(proxy, turns, **options, known=known, keep=told.append) == whole
-    assert sorted(place for batch in told for place in batch) == [2, 3, 4, 5, 6]
+    book = Journal(tmp_path / "replies.jsonl")
+    book.add(dict(enumerate(whole[:3])))  # sorted by length, the first two are a batch, the third is half of one
+    assert generation.generate(proxy, turns, **options, journal=book) == whole
+    lines = [json.loads(line)["question"] for line in book.path.read_text().splitlines()]
+    assert sorted(lines) == [0, 1, 2, 2, 3, 4, 5, 6]
 
 
 def test_replies_and_reasons_come_back_from_a_journal_as_they_were(tmp_path):

@@ -15,12 +15,12 @@ from onesteptrain.data.images import load_image
 from onesteptrain.data.pool import ImageRef
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.evaluation import EvaluateOptions, Graded, evaluate
-from onesteptrain.evaluation.evaluating import summarise
+from onesteptrain.evaluation.results import Counting, summarise
 from onesteptrain.evaluation.suites import load_suite
-from onesteptrain.evaluation.suites.logicvista import is_right, labels
-from onesteptrain.evaluation.suites.mathvista import chosen, edit_distance
-from onesteptrain.evaluation.suites.mathvista import is_right as vista_right
-from onesteptrain.evaluation.suites.wemath import metrics
+from onesteptrain.evaluation.suites.mathematics import chosen, edit_distance
+from onesteptrain.evaluation.suites.mathematics import is_right as vista_right
+from onesteptrain.evaluation.suites.reasoning import is_right, labels
+from onesteptrain.evaluation.suites.reasoning import wemath_metrics as metrics
 from onesteptrain.proxy import load_proxy
 
 TEXT, IMAGE, TEXTS = datasets.Value("string"), datasets.Image(), datasets.List(datasets.Value("string"))
@@ -323,7 +323,7 @@ def test_a_question_with_several_skills_counts_in_each():
         Graded("a", "", "", "", "1", True, True, None, {"skills": ["x", "y"]}),
         Graded("b", "", "", "", "1", False, True, None, {"skills": ["x"]}),
     ]
-    by = summarise(graded, ["skills"]).by["skills"]
+    by = summarise(graded, Counting(["skills"])).by["skills"]
     assert {name: (one.correct, one.questions) for name, one in by.items()} == {"x": (1, 2), "y": (1, 1)}
 
 

@@ -11,11 +11,10 @@ from onesteptrain.cli.output import progress_bar, say
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import Accuracy, EvaluateOptions, Evaluation, Graded, Question, read_benchmark
 from onesteptrain.evaluation import evaluate as evaluate_model
-from onesteptrain.evaluation.evaluating import check_columns, read_results
-from onesteptrain.evaluation.journal import questions_fingerprint
+from onesteptrain.evaluation.benchmark import questions_fingerprint
 from onesteptrain.evaluation.lmms_eval import TASKS, Program, run_lmms_eval
 from onesteptrain.evaluation.paired import Difference, paired_difference, paired_marks
-from onesteptrain.evaluation.running import REPLIES, evaluate_into
+from onesteptrain.evaluation.results import REPLIES, Counting, check_columns, evaluate_into, read_results
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.steps import plain
 from onesteptrain.proxy import LoadOptions
@@ -76,7 +75,8 @@ def evaluate(  # noqa: PLR0913  one parameter an option
         **({"suite": suite, "suite_path": suite_path, "split": split_of(suite, split)} if suite is not None else {}),
         **{"device": loading.device, "dtype": loading.dtype, "attention": loading.attention, "evaluator": evaluator},
     }
-    kept = {"by": options.by, "metrics": SUITES[suite].metrics if suite is not None else None, "overwrite": overwrite}
+    counting = Counting(options.by, SUITES[suite].metrics if suite is not None else None)
+    kept = {"counting": counting, "overwrite": overwrite}
     if evaluator == "lmms-eval" and suite is not None:
         result = _by_lmms_eval(
             out,

@@ -68,7 +68,7 @@ def guard(  # noqa: PLR0913  one parameter an option
         overwrite: Replace an existing table.
         json: Print the result as JSON.
     """
-    from onesteptrain.evaluation.answers import extract_answer, same_answer  # loads torch
+    from onesteptrain.evaluation.answers import extract_answer, same_answer
 
     opened = reading.open(pool)
     table = _table(out, overwrite)
@@ -207,7 +207,7 @@ def _against(
 
 def _benchmark(path: Path, image_root: Path | None) -> list[Sample]:
     """Questions as rows that answer what is right."""
-    from onesteptrain.evaluation import read_benchmark  # loads torch
+    from onesteptrain.evaluation import read_benchmark
 
     return [
         Sample(one.uid, row, (*one.turns, Turn("assistant", (one.answer,))))

@@ -1,18 +1,14 @@
-"""Ask a model the questions of a benchmark, check its answers, and say how sure the accuracy is."""
+"""Ask a model the questions of a benchmark, check its answers, and say how sure the accuracy is.
+
+No torch is loaded until a model is asked.
+"""
 
 from onesteptrain.evaluation.answers import extract_answer, is_correct
 from onesteptrain.evaluation.benchmark import Question, read_benchmark
-from onesteptrain.evaluation.evaluating import (
-    EvaluateOptions,
-    Evaluation,
-    Graded,
-    evaluate,
-    read_results,
-    write_evaluation,
-)
+from onesteptrain.evaluation.evaluating import EvaluateOptions, evaluate
 from onesteptrain.evaluation.paired import Difference, paired_difference, paired_marks
+from onesteptrain.evaluation.results import Accuracy, Evaluation, Graded, read_results, summarise, write_evaluation
 from onesteptrain.evaluation.suites import SuiteName, load_suite
-from onesteptrain.evaluation.summary import Accuracy, accuracy_by
 
 __all__ = [
     "Accuracy",
@@ -22,7 +18,6 @@ __all__ = [
     "Graded",
     "Question",
     "SuiteName",
-    "accuracy_by",
     "evaluate",
     "extract_answer",
     "is_correct",
@@ -31,5 +26,6 @@ __all__ = [
     "paired_marks",
     "read_benchmark",
     "read_results",
+    "summarise",
     "write_evaluation",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def read_benchmark(path: str | Path, *, image_root: str | Path | None = None) ->
     if not questions:
         raise PoolError(f"benchmark {path} is empty; give a file with at least one question")
     return questions
+
+
+def questions_fingerprint(questions: Sequence[Question]) -> str:
+    """SHA-256 of what is asked and what is right; of an image file its path, not its content."""
+    digest = hashlib.sha256()
+    for question in questions:
+        for part in (question.uid, question.answer, *(part for turn in question.turns for part in turn.parts)):
+            source = part if isinstance(part, str) else part.source
+            content = source if isinstance(source, bytes) else str(source).encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _question(pool: Pool, where: str, row: Any, uid: str) -> Question:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation.answers import extract_answer, same_answer
 from onesteptrain.evaluation.benchmark import Question, read_benchmark
-from onesteptrain.evaluation.generation import Reply, generate
-from onesteptrain.evaluation.journal import Journal
-from onesteptrain.evaluation.summary import Accuracy, accuracy_by, wilson
-from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
-from onesteptrain.storage.atomic import whole_folder, write_json, write_text
+from onesteptrain.evaluation.results import Counting, Evaluation, Graded, check_columns, summarise
 
-RESULTS = "results.jsonl"
-SUMMARY = "summary.json"
+if TYPE_CHECKING:
+    from onesteptrain.evaluation.generation import Reply
+    from onesteptrain.proxy import LoadOptions, Proxy
 
 
 @dataclass(frozen=True)
@@ -40,45 +35,6 @@ class EvaluateOptions:
             raise ConfigError(
                 f"max_new_tokens is {self.max_new_tokens} and batch_size {self.batch_size}; each must be at least 1"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """One question, what the model said, and whether it is right."""
-
-    uid: str
-    question: str
-    prediction: str | None
-    """The reply; nothing where the question could not be asked."""
-
-    extracted: str | None
-    """The final answer in the reply, if it has one."""
-
-    answer: str
-    correct: bool
-    finished: bool
-    """The reply ended by itself."""
-
-    reason: str | None
-    """Why the question could not be asked; it counts as wrong."""
-
-    fields: Mapping[str, object]
-
-
-Metrics = Callable[[Sequence[Graded]], dict[str, float | None]]
-"""A benchmark's own measures beside the accuracy; those in percent are points from 0 to 100."""
-
-
-class Evaluation(NamedTuple):
-    """The graded answers of one model on one benchmark."""
-
-    graded: list[Graded]
-    accuracy: Accuracy
-    by: dict[str, dict[str, Accuracy]]
-    """Accuracy for each group of each column asked for."""
-
-    metrics: Mapping[str, float | None] = MappingProxyType({})
-    """The benchmark's own measures; nothing where one is not defined, such as a share of no questions."""
 
 
 def evaluate(
@@ -106,96 +62,27 @@ def evaluate(
         ModelError: the checkpoint cannot be loaded.
         PoolError: the benchmark cannot be read.
     """
+    from onesteptrain.evaluation.generation import Journal, generate
+    from onesteptrain.proxy import Proxy, load_proxy
+
     options = options or EvaluateOptions()
     questions = read_benchmark(benchmark) if isinstance(benchmark, str | Path) else benchmark
     check_columns(questions, options.by)
     book = Journal(journal) if journal is not None else None
     known = book.replies() if book is not None else {}
-    if len(known) == len(questions):
-        replies = [known[place] for place in range(len(questions))]
-    else:
+    if len(known) < len(questions):
         replies = generate(
             model if isinstance(model, Proxy) else load_proxy(model, options=load),
             [question.turns for question in questions],
             max_new_tokens=options.max_new_tokens,
             batch_size=options.batch_size,
-            known=known,
-            keep=book.add if book is not None else None,
+            journal=book,
             progress=progress,
         )
-    return summarise([_grade(*pair) for pair in zip(questions, replies, strict=True)], options.by)
-
-
-def summarise(graded: list[Graded], by: Sequence[str] = (), metrics: Metrics | None = None) -> Evaluation:
-    """Count the right answers, in all and by columns."""
-    groups = {column: accuracy_by(_marks(graded, column)) for column in by}
-    accuracy = wilson(sum(one.correct for one in graded), len(graded))
-    return Evaluation(graded, accuracy, groups, metrics(graded) if metrics is not None else {})
-
-
-def write_evaluation(evaluation: Evaluation, out: Path, *, overwrite: bool = False) -> None:
-    """Write a folder with `results.jsonl`, one line a question, and `summary.json`.
-
-    Raises:
-        RunError: the output is taken.
-    """
-    with whole_folder(out, marker=SUMMARY, overwrite=overwrite) as part:
-        write_results(evaluation.graded, part)
-        write_json(part / SUMMARY, summary_facts(evaluation))
-
-
-def write_results(graded: Sequence[Graded], folder: Path) -> None:
-    """Write FOLDER/results.jsonl, one line a question, whole or not at all."""
-    lines = [json.dumps(asdict(one), ensure_ascii=False, default=str) for one in graded]
-    write_text(folder / RESULTS, "\n".join(lines) + "\n")
-
-
-def read_results(folder: Path) -> list[Graded]:
-    """The graded questions of an evaluation, without their rules.
-
-    Raises:
-        RunError: the folder holds no evaluation.
-    """
-    path = folder / RESULTS
-    if not path.is_file():
-        raise RunError(f"{folder} holds no evaluation (it has no {RESULTS}); give the --out of `ost evaluate`")
-    try:
-        return [Graded(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path} cannot be read ({error}); evaluate again") from error
-
-
-def summary_facts(evaluation: Evaluation) -> dict[str, Any]:
-    """What `summary.json` says, as plain values."""
-    by = {column: {name: one._asdict() for name, one in groups.items()} for column, groups in evaluation.by.items()}
-    return {
-        "accuracy": evaluation.accuracy._asdict(),
-        "by": by,
-        "metrics": dict(evaluation.metrics),
-        "unfinished": sum(not one.finished for one in evaluation.graded),
-        "not_asked": sum(one.reason is not None for one in evaluation.graded),
-    }
-
-
-def check_columns(rows: Sequence[Question | Graded], by: Sequence[str]) -> None:
-    """Refuse columns that no question has, before anything is asked.
-
-    Raises:
-        ConfigError: there is no such column, or no question.
-    """
-    if not rows:
-        raise ConfigError("there are no questions; give a benchmark with at least one")
-    there = {name for row in rows for name in row.fields}
-    for column in by:
-        if column not in there:
-            raise ConfigError(f"no question has a column {column!r}; there are {', '.join(sorted(there)) or 'none'}")
-
-
-def _marks(graded: Sequence[Graded], column: str) -> Iterator[tuple[object, bool]]:
-    for one in graded:
-        value = one.fields.get(column)
-        for group in value if isinstance(value, list | tuple) else [value]:
-            yield group, one.correct
+    else:
+        replies = [known[place] for place in range(len(questions))]
+    graded = [_grade(question, reply) for question, reply in zip(questions, replies, strict=True)]
+    return summarise(graded, Counting(options.by))
 
 
 def _grade(question: Question, reply: Reply | str) -> Graded:

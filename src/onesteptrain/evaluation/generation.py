@@ -1,8 +1,11 @@
-"""Let a model answer many prompts greedily, in batches padded on the left."""
+"""Let a model answer many prompts greedily, in batches padded on the left, and keep the replies as they come."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +28,41 @@ class Reply(NamedTuple):
     """It ended by itself; otherwise the limit of new tokens cut it off."""
 
 
-def generate(  # noqa: PLR0913  the parts of one request
+@dataclass(frozen=True)
+class Journal:
+    """A JSONL file with one line a reply; a line that a kill has cut off does not count."""
+
+    path: Path
+
+    def replies(self) -> dict[int, Reply | str]:
+        """What is there, by the question's position: a reply, or the reason why there is none."""
+        if not self.path.exists():
+            return {}
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        rows = [json.loads(line) for line in whole.splitlines()]
+        return {
+            row["question"]: row["reason"] if row["reason"] is not None else Reply(row["text"], row["finished"])
+            for row in rows
+        }
+
+    def add(self, replies: Mapping[int, Reply | str]) -> None:
+        """Append some replies, and see that they have left this process."""
+        lines = [json.dumps(_row(place, reply)) + "\n" for place, reply in replies.items()]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+
+
+def generate(
     proxy: Proxy,
     conversations: Sequence[Sequence[Turn]],
     *,
     max_new_tokens: int,
     batch_size: int,
-    known: Mapping[int, Reply | str] | None = None,
-    keep: Callable[[Mapping[int, Reply | str]], None] | None = None,
+    journal: Journal | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Reply | str]:
     """The next assistant turn of each conversation, or the reason why there is none, in the order given.
@@ -42,12 +72,12 @@ def generate(  # noqa: PLR0913  the parts of one request
         conversations: What it answers, each up to the answer.
         max_new_tokens: Longest reply.
         batch_size: Conversations in one pass.
-        known: Replies from an earlier call, by position; a batch is skipped when all of it is known, so that the
-            batches, and with them the replies, are those of a call without interruption.
-        keep: Given the replies of each batch by position, as soon as they are there.
+        journal: Replies from an earlier call, which those of each batch are added to as soon as they are there; a batch
+            is skipped when all of it is known, so that the batches, and with them the replies, are those of a call
+            without interruption.
         progress: Told the replies that are there and the conversations in all.
     """
-    replies = dict(known or {})
+    replies = journal.replies() if journal is not None else {}
     window = _WINDOW * batch_size  # sorted by length inside, so that little is padded; only its images are in memory
     for start in range(0, len(conversations), window):
         places = range(start, min(start + window, len(conversations)))
@@ -55,10 +85,10 @@ def generate(  # noqa: PLR0913  the parts of one request
             continue
         prompts = [_prompt(proxy, conversations[place]) for place in places]
         for batch in _answered(proxy, prompts, max_new_tokens, batch_size, {place - start for place in replies}):
-            found = {start + place: reply for place, reply in batch.items()}
-            replies.update(found)
-            if keep is not None:
-                keep(found)
+            new = {start + place: reply for place, reply in batch.items()}
+            replies.update(new)
+            if journal is not None:
+                journal.add(new)
             if progress is not None:
                 progress(len(replies), len(conversations))
     return [replies[place] for place in range(len(conversations))]
@@ -68,14 +98,14 @@ def end_tokens(proxy: Proxy) -> list[int]:
     """Tokens that end a turn: what the chat template writes after an answer, and what the checkpoint names."""
     tokenizer = proxy.encoder.processor.tokenizer
     named = [tokenizer.eos_token_id, getattr(proxy.model.generation_config, "eos_token_id", None)]
-    found = [token for entry in named for token in (entry if isinstance(entry, list) else [entry]) if token is not None]
+    ends = [token for entry in named for token in (entry if isinstance(entry, list) else [entry]) if token is not None]
     turns = [("user", "question"), ("assistant", _MARK)]
     messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
     rendered = str(proxy.encoder.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
     after = tokenizer(rendered.rpartition(_MARK)[2].lstrip(), add_special_tokens=False)["input_ids"]
     if after and after[0] in tokenizer.added_tokens_decoder:
-        found.insert(0, after[0])
-    return list(dict.fromkeys(found))
+        ends.insert(0, after[0])
+    return list(dict.fromkeys(ends))
 
 
 def _answered(
@@ -128,3 +158,9 @@ def _generate(proxy: Proxy, prompts: Sequence[Encoded], max_new_tokens: int) -> 
 def _reply(tokens: list[int], ends: Sequence[int], tokenizer: Any) -> Reply:
     stop = next((place for place, token in enumerate(tokens) if token in ends), None)
     return Reply(tokenizer.decode(tokens[:stop], skip_special_tokens=True).strip(), stop is not None)
+
+
+def _row(place: int, reply: Reply | str) -> dict[str, object]:
+    if isinstance(reply, str):
+        return {"question": place, "text": None, "finished": False, "reason": reply}
+    return {"question": place, "text": reply.text, "finished": reply.finished, "reason": None}

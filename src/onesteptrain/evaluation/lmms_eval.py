@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from onesteptrain.errors import ConfigError, MissingExtraError, RunError
 from onesteptrain.evaluation.answers import extract_answer
-from onesteptrain.evaluation.evaluating import EvaluateOptions, Graded
+from onesteptrain.evaluation.evaluating import EvaluateOptions
+from onesteptrain.evaluation.results import Graded
 from onesteptrain.evaluation.suites import SuiteName
 from onesteptrain.proxy import LoadOptions
 
@@ -166,7 +167,7 @@ def read_log(folder: Path, task: Task, *, max_new_tokens: int) -> list[Graded]:
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise RunError(f"{logs[-1]}: not a log of lmms-eval 0.7.3 ({error!r}); install that version") from error
     judged = [row[task.facts] for row in rows if task.facts and "extraction" in row[task.facts]]
-    if judged and not any(one["extraction"] for one in judged):
+    if judged and not any(row["extraction"] for row in judged):
         raise ConfigError("the judge of lmms-eval has found no answer in any reply; check its key and address")
     return graded
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, t
 
 from onesteptrain.errors import ConfigError
-from onesteptrain.evaluation.evaluating import Graded
+from onesteptrain.evaluation.results import Graded
 
 _RESAMPLES = 9_999
 _CHUNK_CELLS = 4_000_000
@@ -106,8 +106,8 @@ def paired_marks(first: Sequence[Graded], second: Sequence[Graded]) -> tuple[NDA
     Raises:
         ConfigError: they are not about the same questions.
     """
-    other = {one.uid: one for one in second}
-    missing = [one.uid for one in first if one.uid not in other or other[one.uid].answer != one.answer]
+    other = {row.uid: row for row in second}
+    missing = [row.uid for row in first if row.uid not in other or other[row.uid].answer != row.answer]
     if missing or len(first) != len(second):
         example = f", such as {missing[0]!r}" if missing else ""
         raise ConfigError(
@@ -115,7 +115,7 @@ def paired_marks(first: Sequence[Graded], second: Sequence[Graded]) -> tuple[NDA
             f"{len(missing)} of the first are missing from the second or have another right answer{example}; "
             "evaluate both on one benchmark"
         )
-    marks = [(one.correct, other[one.uid].correct) for one in first]
+    marks = [(row.correct, other[row.uid].correct) for row in first]
     return np.array([mark for mark, _ in marks], bool), np.array([mark for _, mark in marks], bool)
 
 

@@ -9,20 +9,20 @@ from typing import Literal
 from onesteptrain.data.formats.uids import UidCounter
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.evaluation.benchmark import Question
-from onesteptrain.evaluation.suites import logicvista, mathvision, mathvista, wemath
-from onesteptrain.evaluation.suites.rows import read_rows
-from onesteptrain.evaluation.suites.suite import Row, Suite
+from onesteptrain.evaluation.suites.mathematics import MATHVISION, MATHVISTA
+from onesteptrain.evaluation.suites.reasoning import LOGICVISTA, WEMATH
+from onesteptrain.evaluation.suites.rows import Row, Suite, read_rows
 
 SuiteName = Literal["mathvision", "mathvista", "wemath", "logicvista"]
 
 SUITES: dict[SuiteName, Suite] = {
-    "mathvision": mathvision.SUITE,
-    "mathvista": mathvista.SUITE,
-    "wemath": wemath.SUITE,
-    "logicvista": logicvista.SUITE,
+    "mathvision": MATHVISION,
+    "mathvista": MATHVISTA,
+    "wemath": WEMATH,
+    "logicvista": LOGICVISTA,
 }
 
-__all__ = ["SUITES", "Suite", "SuiteName", "load_suite", "split_of"]
+__all__ = ["SUITES", "SuiteName", "load_suite", "split_of"]
 
 
 def load_suite(

@@ -1,15 +1,53 @@
-"""Get the rows of a benchmark: from the Hugging Face hub, or from a copy on this machine."""
+"""The rows of a public benchmark: where they are read from, and how their columns become a question.
+
+What is not as the benchmark's card says is refused in one line.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import string
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from onesteptrain.errors import MissingExtraError, PoolError
+from onesteptrain.data.formats.turns import image_ref
+from onesteptrain.data.pool import ImageRef, Turn
+from onesteptrain.errors import PoolError, SampleError
+from onesteptrain.evaluation.benchmark import Question
+from onesteptrain.evaluation.results import Metrics
 
+REASON = 'Reason step by step, and end with "The answer is X.", where X is'
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".arrow": "arrow"}
+
+
+class Row(NamedTuple):
+    """One row of a benchmark, in its own columns."""
+
+    columns: Mapping[str, object]
+    where: str
+    """How messages call it."""
+
+    image_root: Path
+    """Folder that relative image paths start from."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A public benchmark."""
+
+    hub: str
+    """Name of the data set on the Hugging Face hub."""
+
+    splits: tuple[str, ...]
+    """Splits with right answers; the first is the default."""
+
+    question: Callable[[Row], Question | None]
+    """Reads a row; nothing for a row that the benchmark itself left blank."""
+
+    metrics: Metrics | None = None
+    """Its own measures beside the accuracy."""
 
 
 def read_rows(hub: str, split: str, path: Path | None = None) -> Iterator[Mapping[str, object]]:
@@ -21,7 +59,6 @@ def read_rows(hub: str, split: str, path: Path | None = None) -> Iterator[Mappin
         path: A Parquet, Arrow, JSONL or JSON file, a copy of the hub's repository, or a folder of `save_to_disk`.
 
     Raises:
-        MissingExtraError: the package `datasets` is not installed.
         PoolError: the benchmark cannot be loaded.
     """
     if path is not None and not path.exists():
@@ -31,15 +68,79 @@ def read_rows(hub: str, split: str, path: Path | None = None) -> Iterator[Mappin
     if path is not None and path.suffix == ".json":
         yield from _json_rows(path)
         return
-    dataset = _load(hub, split, path)
-    yield from _undecoded(dataset)
+    yield from _undecoded(_load(hub, split, path))
+
+
+def text_of(row: Row, name: str) -> str:
+    """A column that must hold a text or a number.
+
+    Raises:
+        PoolError: it is missing or empty.
+    """
+    value = row.columns.get(name)
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
+        return str(value).strip()
+    raise PoolError(f"{row.where}: {name} is {value!r}; it must be a text, so give the benchmark in its own schema")
+
+
+def texts_of(row: Row, name: str) -> list[str]:
+    """A column that holds a list of texts, or nothing.
+
+    Raises:
+        PoolError: it holds something else, such as a list that was written as one text.
+    """
+    value = row.columns.get(name)
+    if value is None:
+        return []
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise PoolError(
+        f"{row.where}: {name} is {type(value).__name__} {str(value)[:60]!r}; it must be a list of texts, "
+        "so give the benchmark in its own schema"
+    )
+
+
+def fields_of(row: Row, *names: str) -> dict[str, object]:
+    """The columns that a row has of these, for grouping."""
+    return {name: row.columns[name] for name in names if row.columns.get(name) is not None}
+
+
+def image_of(row: Row, *names: str) -> ImageRef:
+    """The image in the first of these columns that is filled.
+
+    Raises:
+        PoolError: none is, or it is no image.
+    """
+    value = next((row.columns[name] for name in names if row.columns.get(name)), None)
+    if value is None:
+        raise PoolError(f"{row.where}: there is no image in {' or '.join(names)}; every question needs one")
+    try:
+        return image_ref(value, row.image_root)
+    except SampleError as error:
+        raise PoolError(f"{row.where}: {error}") from error
+
+
+def asked(image: ImageRef, question: str, options: list[str], ending: str) -> tuple[Turn, ...]:
+    """The prompt: the image, the question, a line an option, and how to end the reply."""
+    listed = [f"({letter}) {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)]
+    return (Turn("user", (image, "\n".join([question, *listed, ending]))),)
+
+
+def option_at(row: Row, options: list[str], letter: str) -> str:
+    """The text of the option with a letter.
+
+    Raises:
+        PoolError: there is no such option.
+    """
+    place = string.ascii_uppercase.find(letter) if len(letter) == 1 else -1
+    if not 0 <= place < len(options):
+        raise PoolError(f"{row.where}: the answer {letter!r} is no letter of its {len(options)} options; mend the row")
+    return options[place]
 
 
 def _load(hub: str, split: str, path: Path | None) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError("public benchmarks are read with the package datasets; install it") from error
+    import datasets
+
     try:
         if path is None:
             return datasets.load_dataset(hub, split=split)

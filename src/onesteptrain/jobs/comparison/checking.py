@@ -9,7 +9,7 @@ from pathlib import Path
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.evaluation import read_benchmark
-from onesteptrain.evaluation.evaluating import check_columns
+from onesteptrain.evaluation.results import check_columns
 from onesteptrain.jobs.comparison.arms import read_truth, uses_proxy
 from onesteptrain.jobs.comparison.request import OWN_ARMS, Comparison, MethodArm
 from onesteptrain.methods import method_class

@@ -123,9 +123,9 @@ def read_outcome(folder: Path) -> Outcome:
 @functools.lru_cache(maxsize=4096)
 def accuracy_by_group(folder: Path, column: str) -> dict[str, float]:
     """Accuracy of a trial that is done, in per cent, for each value of a column of the benchmark."""
-    from onesteptrain.evaluation.evaluating import read_results, summarise
+    from onesteptrain.evaluation.results import Counting, read_results, summarise
 
-    groups = summarise(read_results(folder / ANSWERS), [column]).by[column]
+    groups = summarise(read_results(folder / ANSWERS), Counting([column])).by[column]
     return {name: 100 * one.value for name, one in groups.items()}
 
 
@@ -211,7 +211,7 @@ def _end_with_parent() -> None:
 def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     """Train and measure in one process."""
     from onesteptrain.evaluation import evaluate
-    from onesteptrain.evaluation.evaluating import write_evaluation
+    from onesteptrain.evaluation.results import write_evaluation
     from onesteptrain.proxy import load_proxy
     from onesteptrain.storage.atomic import write_json
 

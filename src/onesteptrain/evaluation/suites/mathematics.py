@@ -1,4 +1,13 @@
-"""MathVista: choices, integers, decimals of a given precision, and lists.
+"""Two benchmarks of mathematics on pictures.
+
+MathVision: competition mathematics on pictures, free answers and choices.
+
+Columns: `id`, `question` (with marks such as <image1> for parts of the one picture), `options` (list of texts, empty
+for a free answer), `image` (path), `decoded_image`, `answer` (the letter of an option, or LaTeX), `level`, `subject`.
+
+Source: Wang et al., arXiv:2402.14804; data set MathLLMs/MathVision; code mathllm/MATH-V.
+
+MathVista: choices, integers, decimals of a given precision, and lists.
 
 Columns: `pid`, `question`, `image` (path), `decoded_image`, `choices` (list of texts or nothing), `unit`, `precision`,
 `answer` (of a choice its text), `question_type` (multi_choice, free_form), `answer_type` (text, integer, float, list),
@@ -20,8 +29,17 @@ from collections.abc import Mapping, Sequence
 from onesteptrain.errors import PoolError
 from onesteptrain.evaluation.answers import same_answer
 from onesteptrain.evaluation.benchmark import Question
-from onesteptrain.evaluation.suites.columns import REASON, asked, image_of, text_of, texts_of
-from onesteptrain.evaluation.suites.suite import Row, Suite
+from onesteptrain.evaluation.suites.rows import (
+    REASON,
+    Row,
+    Suite,
+    asked,
+    fields_of,
+    image_of,
+    option_at,
+    text_of,
+    texts_of,
+)
 
 _ENDINGS = {
     "text": f"{REASON} the letter of the right option.",
@@ -34,7 +52,32 @@ _NUMBER = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?|[-−]?\.\d+")
 _LETTER = re.compile(r"(?:option|choice)?\s*\(?([A-Za-z])\)?[.):]?(?:\s+\S.*)?", re.IGNORECASE | re.DOTALL)
 
 
-def question(row: Row) -> Question:
+def mathvision_question(row: Row) -> Question:
+    """One row as a question.
+
+    Raises:
+        PoolError: the row is not in the benchmark's schema.
+    """
+    options, answer = texts_of(row, "options"), text_of(row, "answer")
+    value = option_at(row, options, answer) if options else answer
+    ending = f"{REASON} the letter of the right option." if options else f"{REASON} the value alone."
+    return Question(
+        uid=text_of(row, "id"),
+        turns=asked(image_of(row, "decoded_image", "image"), text_of(row, "question"), options, ending),
+        answer=answer,
+        fields=fields_of(row, "subject", "level"),
+        check=functools.partial(_is_option, answer, value),
+    )
+
+
+def _is_option(answer: str, value: str, stated: str) -> bool:
+    """By the letter, or as the official code does by the option's text, unless that reads as a letter itself."""
+    if same_answer(stated, answer):
+        return True
+    return not re.fullmatch(r"\(?[A-Za-z]\)?", value.strip()) and same_answer(stated, value)
+
+
+def mathvista_question(row: Row) -> Question:
     """One row as a question.
 
     Raises:
@@ -76,8 +119,8 @@ def is_right(answer: str, stated: str, *, choices: Sequence[str], kind: str, dec
         return _values(stated) == _values(answer)
     numbers = _NUMBER.findall(stated)
     if kind in ("integer", "float") and len(numbers) == 1 and not re.search(r"[/^\\*+=]", stated):
-        found, gold = (float(number.replace(",", "").replace("−", "-")) for number in (numbers[0], answer))
-        return int(found) == int(gold) if kind == "integer" else round(found, decimals) == round(gold, decimals)
+        got, gold = (float(number.replace(",", "").replace("−", "-")) for number in (numbers[0], answer))
+        return int(got) == int(gold) if kind == "integer" else round(got, decimals) == round(gold, decimals)
     return same_answer(stated, answer)
 
 
@@ -118,4 +161,5 @@ def _values(text: str) -> object:
         return text.replace(" ", "")
 
 
-SUITE = Suite("AI4Math/MathVista", ("testmini",), question)
+MATHVISION = Suite("MathLLMs/MathVision", ("test", "testmini"), mathvision_question)
+MATHVISTA = Suite("AI4Math/MathVista", ("testmini",), mathvista_question)
