@@ -93,9 +93,11 @@ class ScoreRequest:
         """The request as plain values, each option under its owner."""
         proxy = self.proxy.place if isinstance(self.proxy, ProxyOptions) else self.proxy and IN_MEMORY
         loaded = self.proxy if isinstance(self.proxy, ProxyOptions) else ProxyOptions("")
-        anchors = self.anchors.path if isinstance(self.anchors, Pool) else self.anchors
+        anchors = self.anchors
+        if isinstance(anchors, Pool) and anchors.source is None:
+            anchors = anchors.path
         asked = {
-            "pool": self.pool.path,
+            "pool": None if self.pool.source is not None else self.pool.path,
             "pool_reading": {"format": self.pool.format, "image_root": self.pool.image_root},
             "anchors": anchors if anchors is None or isinstance(anchors, Path) else IN_MEMORY,
             "anchor_reading": dataclasses.asdict(self.anchor_reading),
@@ -113,6 +115,8 @@ class ScoreRequest:
         inputs = {"pool": self.pool.fingerprint}
         if isinstance(self.anchors, Path):
             inputs["anchors"] = fingerprint(self.anchors)
+        elif isinstance(self.anchors, Pool):
+            inputs["anchors"] = self.anchors.fingerprint
         elif self.anchors is not None:
             inputs["anchors"] = hashlib.sha256(repr(list(self.anchors)).encode()).hexdigest()
         if self.proxy is not None:

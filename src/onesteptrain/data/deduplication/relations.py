@@ -90,13 +90,13 @@ class Relations:
 
     def answer(self, first: int, second: int) -> AnswerRelation:
         """Where both entries state a final answer, that decides: two ways to it are near, two results are not."""
-        one, other = self.answers[first], self.answers[second]
-        if one.text == other.text:
+        left, right = self.answers[first], self.answers[second]
+        if left.text == right.text:
             return "same"
-        if one.final is not None and other.final is not None:
-            near = one.final == other.final or self.finals.same(one.final, other.final)
+        if left.final is not None and right.final is not None:
+            near = left.final == right.final or self.finals.same(left.final, right.final)
         else:
-            near = near_texts(one.text, other.text, self.threshold)
+            near = near_texts(left.text, right.text, self.threshold)
         return "near" if near else "other"
 
 

@@ -115,8 +115,8 @@ class _Reader:
 
     def _expect(self, char: str, what: str) -> None:
         if self._next() != char:
-            found = self._text[self._position : self._position + 20]
-            raise self._broken(f"{what} is needed, found {found!r}" if found else f"the file ends without {what}")
+            there = self._text[self._position : self._position + 20]
+            raise self._broken(f"{what} is needed, found {there!r}" if there else f"the file ends without {what}")
         self._position += 1
 
     def _decode(self) -> tuple[object, int]:

@@ -56,8 +56,7 @@ def _open_file(path: Path) -> Container:
     for mark, what in _UNSUPPORTED.items():
         if start.startswith(mark):
             raise PoolError(f"{path}: is {what}")
-    found = f"starts with {start[:8]!r}" if start else "is empty"
-    raise PoolError(f"{path}: {found}; {_NEEDED}")
+    raise PoolError(f"{path}: {f'starts with {start[:8]!r}' if start else 'is empty'}; {_NEEDED}")
 
 
 def _start(path: Path) -> bytes:

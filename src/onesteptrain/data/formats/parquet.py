@@ -63,7 +63,7 @@ def open_parquet(path: Path) -> ArrowRows:
     """
     inside = (file.relative_to(path) for file in path.rglob("*.parquet")) if path.is_dir() else ()
     names = sorted(name for name in inside if not any(part.startswith(".") for part in name.parts))
-    splits = sorted({found[1] for name in names if (found := _SPLIT.fullmatch(name.stem))})
+    splits = sorted({match[1] for name in names if (match := _SPLIT.fullmatch(name.stem))})
     if len(splits) > 1:
         raise PoolError(
             f"{path}: holds the splits {', '.join(splits)}; a pool is one of them: "
@@ -81,7 +81,8 @@ def _grouped(batches: Iterator[pa.RecordBatch], rows_a_group: int) -> Iterator[l
     group: list[pa.RecordBatch] = []
     for batch in batches:
         group.append(batch)
-        if sum(one.num_rows for one in group) >= rows_a_group or sum(one.nbytes for one in group) >= _ROW_GROUP_BYTES:
+        rows, size = (sum(getattr(part, name) for part in group) for name in ("num_rows", "nbytes"))
+        if rows >= rows_a_group or size >= _ROW_GROUP_BYTES:
             yield group
             group = []
     if group:

@@ -59,9 +59,9 @@ class _Message(NamedTuple):
 
 def detect_format(rows: Iterable[Mapping[str, object]]) -> FormatName | None:
     """The format that fits these rows; None if none does. The most special one wins, as it reads the others too."""
-    found = {_looks_like(row) for row in rows}
+    likely = {_looks_like(row) for row in rows}
     special_first: tuple[FormatName, ...] = ("openai", "trl", "messages", "sharegpt", "llava")
-    return next((name for name in special_first if name in found), None)
+    return next((name for name in special_first if name in likely), None)
 
 
 def read_turns(row: Mapping[str, object], name: FormatName, image_root: Path) -> tuple[Turn, ...]:

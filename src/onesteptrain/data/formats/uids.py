@@ -97,7 +97,7 @@ class UidCounter:
 
     def _slot(self, value: int) -> int:
         hashes, slot = self._hashes, value % len(self._hashes)
-        while (found := hashes[slot]) and found != value:
+        while hashes[slot] not in (0, value):
             slot = slot + 1 if slot + 1 < len(hashes) else 0
         return slot
 
