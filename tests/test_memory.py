@@ -244,3 +244,11 @@ def test_a_pool_in_memory_can_be_sent_to_another_process():
     back = pickle.loads(pickle.dumps(pool))
     assert isinstance(back, Pool)
     assert contents(back) == contents(pool)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_characters_that_utf8_cannot_hold_survive_in_json(suffix, tmp_path):
+    pool = open_pool([qa("Ö \ud83d?", id="a"), qa(id="b")])
+    write_subset(pool, [0, 1], tmp_path / f"out{suffix}")
+    again = open_pool(tmp_path / f"out{suffix}")
+    assert [raw.value for raw in again.container.raw_rows()] == [raw.value for raw in pool.container.raw_rows()]

@@ -1,48 +1,42 @@
-"""Rows in Arrow columns, on disk as Parquet files or as a Hugging Face dataset folder."""
+"""Rows in Arrow columns: Parquet files, a folder made by `Dataset.save_to_disk`, or a Dataset in memory.
+
+Dataset folders are read without the `datasets` library: that would read images into the rows when it writes a dataset
+back, and the rows would no longer be the pool's.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests
 from onesteptrain.data.formats.uids import ID_COLUMNS, id_column
 from onesteptrain.errors import PoolError
 
-ROWS_AT_ONCE = 64
+STATE = "state.json"
+"""The file that marks a dataset folder and lists its shards."""
+
+SPLITS = "dataset_dict.json"
+"""The file that marks a folder with one dataset folder a split."""
+
+_INFO = "dataset_info.json"
+_ROWS_AT_ONCE = 64
 """Rows that become Python objects together: few, since each may hold images."""
 
-
-class Rows(Protocol):
-    """Some rows of a pool in Arrow columns."""
-
-    @property
-    def path(self) -> Path:
-        """The file, or how messages call what is in memory."""
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """Names of the columns."""
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows, from the file's own records."""
-
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows in order, as many at a time as the file holds together; only some columns if they are named."""
-
-
-class Shard(Rows, Protocol):
-    """One file of a pool."""
-
-    def copy_rows(self, rows: RowNumbers, out: Path) -> None:
-        """Write the chosen rows to a file of the same schema, metadata included."""
+_IDS_AT_ONCE = 2**14
+_ROW_GROUP_BYTES = 64 * 2**20
+_SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class ArrowRows:
     """A container: one file, or the files of a folder, one after the other."""
 
     path: Path
-    shards: tuple[Shard, ...]
+    shards: tuple[_ParquetShard | _StreamShard, ...]
 
     def digests(self) -> Iterator[bytes]:
         """Hashes of the files in order."""
@@ -58,15 +52,15 @@ class ArrowRows:
 
     def count(self) -> int:
         """Number of rows, from the files' own records."""
-        with readable(self.path):
+        with _readable(self.path):
             return sum(shard.num_rows for shard in self.shards)
 
     def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
         """All rows in order; those before `ids_until` hold their id alone, where every row of the file has one."""
         first = 0
         for shard in self.shards:
-            with readable(shard.path):
-                yield from shard_rows(shard, min(ids_until - first, shard.num_rows))
+            with _readable(shard.path):
+                yield from _shard_rows(shard, min(ids_until - first, shard.num_rows))
                 first += shard.num_rows
 
     def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
@@ -82,28 +76,67 @@ class ArrowRows:
         return copied
 
 
-def taken(batches: Iterator[pa.RecordBatch], rows: RowNumbers) -> Iterator[pa.RecordBatch]:
-    """The chosen rows of each batch that has any."""
-    first = 0
-    for batch in batches:
-        low, high = np.searchsorted(rows, [first, first + batch.num_rows])
-        if high > low:
-            yield batch.take(pa.array(rows[low:high] - first))
-        first += batch.num_rows
+@dataclass(frozen=True)
+class _HfFolder(ArrowRows):
+    """A container: the folder of one dataset."""
+
+    def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
+        """Write the chosen rows as a dataset folder that `load_from_disk` opens with the same features."""
+        out.mkdir()
+        copied = super().copy_rows(rows, out, suffix)
+        state = _read_json(self.path / STATE)
+        # datasets finds the results of `map` again by this; the subset must not be taken for the pool
+        identity = hashlib.sha256(str(state.get("_fingerprint")).encode() + rows.tobytes()).hexdigest()
+        state["_fingerprint"] = identity[:16]
+        (out / STATE).write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+        if (self.path / _INFO).exists():
+            shutil.copyfile(self.path / _INFO, out / _INFO)
+        return copied
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """What Arrow says of a broken file, as our own error."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        what = str(error).splitlines()[0]
-        raise PoolError(f"{path}: cannot be read ({what}); write or download the file again") from error
+def open_parquet(path: Path) -> ArrowRows:
+    """A Parquet file, or a folder with such files at any depth; hidden files and folders are left out.
+
+    Raises:
+        PoolError: not Parquet, or the folder mixes the splits of a dataset.
+    """
+    inside = (file.relative_to(path) for file in path.rglob("*.parquet")) if path.is_dir() else ()
+    names = sorted(name for name in inside if not any(part.startswith(".") for part in name.parts))
+    splits = sorted({match[1] for name in names if (match := _SPLIT.fullmatch(name.stem))})
+    if len(splits) > 1:
+        raise PoolError(
+            f"{path}: holds the splits {', '.join(splits)}; a pool is one of them: "
+            "give its file, or put its files into a folder of their own"
+        )
+    files = [path / name for name in names] if path.is_dir() else [path]
+    for file in files:
+        with _readable(file):
+            pq.read_metadata(file)
+    return ArrowRows(path, tuple(_ParquetShard(file) for file in files))
 
 
-def shard_rows(shard: Rows, ids_until: int) -> Iterator[RawRow]:
-    """The rows of a file; the first ones hold their id alone, where every row has one."""
+def open_hf_folder(path: Path) -> ArrowRows:
+    """The folder of one dataset.
+
+    Raises:
+        PoolError: files are missing or broken, or the folder was written by a very old `datasets`.
+    """
+    state = _read_json(path / STATE)
+    if state.get("_indices_data_files"):
+        raise PoolError(f"{path}: was saved by a very old version of datasets; load and save it with a new one")
+    shards = tuple(_StreamShard(path / str(file["filename"])) for file in state.get("_data_files", ()))
+    for shard in shards:
+        with _readable(shard.path):
+            _ = shard.schema
+    return _HfFolder(path, shards)
+
+
+def dataset_rows(path: Path, dataset: Any, ids_until: int) -> Iterator[RawRow]:
+    """The rows of a `datasets.Dataset` in memory, which messages call `path`."""
+    return _shard_rows(_DatasetShard(path, dataset), ids_until)
+
+
+def _shard_rows(shard: _ParquetShard | _StreamShard | _DatasetShard, ids_until: int) -> Iterator[RawRow]:
     name = _complete_id_column(shard) if ids_until > 0 else None
     row = 0
     if name is not None:
@@ -117,9 +150,90 @@ def shard_rows(shard: Rows, ids_until: int) -> Iterator[RawRow]:
         row += 1
 
 
-def _complete_id_column(shard: Rows) -> str | None:
+@dataclass(frozen=True)
+class _ParquetShard:
+    """One Parquet file; it is opened anew for each use, so that a pool can be sent to another process."""
+
+    path: Path
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pq.read_schema(self.path)
+
+    @property
+    def num_rows(self) -> int:
+        return int(pq.read_metadata(self.path).num_rows)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        with self._open() as file:
+            rows = _ROWS_AT_ONCE if columns is None else _IDS_AT_ONCE
+            yield from file.iter_batches(batch_size=rows, columns=columns)
+
+    def copy_rows(self, rows: RowNumbers, out: Path) -> None:
+        with self._open() as file:
+            groups = file.metadata.num_row_groups
+            codec = file.metadata.row_group(0).column(0).compression if groups else "SNAPPY"
+            rows_a_group = file.metadata.row_group(0).num_rows if groups else 1
+            compression = "NONE" if codec == "UNCOMPRESSED" else codec
+            with pq.ParquetWriter(out, file.schema_arrow, compression=compression) as writer:
+                for group in _grouped(_taken(self.batches(), rows), rows_a_group):
+                    writer.write_table(pa.Table.from_batches(group), row_group_size=max(rows_a_group, 1))
+
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path, buffer_size=2**20, pre_buffer=False)
+
+
+@dataclass(frozen=True)
+class _StreamShard:
+    """One Arrow stream, mapped into memory and not read into it."""
+
+    path: Path
+
+    @property
+    def schema(self) -> pa.Schema:
+        with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as stream:
+            return stream.schema
+
+    @property
+    def num_rows(self) -> int:
+        return sum(batch.num_rows for batch in self.batches())
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as stream:
+            for batch in stream:
+                yield batch if columns is None else batch.select(columns)
+
+    def copy_rows(self, rows: RowNumbers, out: Path) -> None:
+        with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_stream(sink, self.schema) as writer:
+            for batch in _taken(self.batches(), rows):
+                writer.write_batch(batch)
+
+
+@dataclass(frozen=True)
+class _DatasetShard:
+    """A Dataset as its Arrow columns, where images stay as they are stored."""
+
+    path: Path
+    dataset: Any
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.dataset.features.arrow_schema
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.dataset)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        view = self.dataset.with_format("arrow", columns=columns and list(columns))
+        size = _ROWS_AT_ONCE if columns is None else _IDS_AT_ONCE
+        for start in range(0, self.num_rows, size):
+            yield from view[start : start + size].to_batches()
+
+
+def _complete_id_column(shard: _ParquetShard | _StreamShard | _DatasetShard) -> str | None:
     """The column that holds the id of every row of a file, if there is one."""
-    name = next((column for column in ID_COLUMNS if column in shard.columns), None)
+    name = next((column for column in ID_COLUMNS if column in shard.schema.names), None)
     if name is None or any(id_column(value) is None for value in _values(shard.batches([name]))):
         return None
     return name
@@ -127,6 +241,46 @@ def _complete_id_column(shard: Rows) -> str | None:
 
 def _values(batches: Iterator[pa.RecordBatch], skip: int = 0) -> Iterator[Mapping[str, object]]:
     for batch in batches:
-        for start in range(min(skip, batch.num_rows), batch.num_rows, ROWS_AT_ONCE):
-            yield from batch.slice(start, ROWS_AT_ONCE).to_pylist()
+        for start in range(min(skip, batch.num_rows), batch.num_rows, _ROWS_AT_ONCE):
+            yield from batch.slice(start, _ROWS_AT_ONCE).to_pylist()
         skip -= min(skip, batch.num_rows)
+
+
+def _taken(batches: Iterator[pa.RecordBatch], rows: RowNumbers) -> Iterator[pa.RecordBatch]:
+    """The chosen rows of each batch that has any."""
+    first = 0
+    for batch in batches:
+        low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+        if high > low:
+            yield batch.take(pa.array(rows[low:high] - first))
+        first += batch.num_rows
+
+
+def _grouped(batches: Iterator[pa.RecordBatch], rows_a_group: int) -> Iterator[list[pa.RecordBatch]]:
+    """Batches put together until they fill a row group, or the memory that one may take."""
+    group: list[pa.RecordBatch] = []
+    for batch in batches:
+        group.append(batch)
+        rows, size = (sum(getattr(part, name) for part in group) for name in ("num_rows", "nbytes"))
+        if rows >= rows_a_group or size >= _ROW_GROUP_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What Arrow says of a broken file, as our own error."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        what = str(error).splitlines()[0]
+        raise PoolError(f"{path}: cannot be read ({what}); write or download the file again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise PoolError(f"{path}: cannot be read ({error}); save the dataset again with save_to_disk") from error

@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from onesteptrain.data.formats.arrow import ROWS_AT_ONCE, shard_rows
+from onesteptrain.data.formats.arrow import dataset_rows
 from onesteptrain.data.formats.container import RawRow, RowNumbers
 from onesteptrain.data.formats.turns import image_ref
 from onesteptrain.data.formats.uids import content_digest
 from onesteptrain.errors import PoolError, SampleError
 
 _IMAGES = {"image", "images"}
+_ROWS_AT_ONCE = 64
+"""Rows of a frame that become Python objects together."""
 
 Kind = Literal["dataset", "frame", "list"]
 
@@ -46,9 +48,9 @@ class MemoryRows:
     def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
         """All rows in order."""
         if self.kind == "dataset":
-            return shard_rows(_DatasetShard(self.path, self.source), ids_until)
+            return dataset_rows(self.path, self.source, ids_until)
         rows = self.source if self.kind == "list" else _frame_rows(self.source)
-        return (RawRow(f"{self.path} row {row}", _plain(value)) for row, value in enumerate(rows))
+        return (RawRow(f"{self.path} row {row}", _mapped(value, _plain)) for row, value in enumerate(rows))
 
     def count(self) -> int:
         """Number of rows."""
@@ -68,28 +70,6 @@ class MemoryRows:
         chosen = self.take(rows[: rows.searchsorted(self.count())])
         _WRITERS[suffix](chosen, out)
         return chosen.count()
-
-
-@dataclass(frozen=True)
-class _DatasetShard:
-    """A Dataset as its Arrow columns, where images stay as they are stored."""
-
-    path: Path
-    dataset: Any
-
-    @property
-    def columns(self) -> Sequence[str]:
-        return list(self.dataset.column_names)
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.dataset)
-
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        view = self.dataset.with_format("arrow", columns=columns and list(columns))
-        size = ROWS_AT_ONCE if columns is None else 2**14
-        for start in range(0, self.num_rows, size):
-            yield from view[start : start + size].to_batches()
 
 
 def open_memory(source: object) -> MemoryRows:
@@ -126,7 +106,7 @@ def to_dataset(rows: Sequence[Any], image_root: Path | None = None) -> Any:
     import datasets
 
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: _uniform([_arrow_value(row.get(name)) for row in rows]) for name in names}
+    columns = {name: _uniform([_mapped(row.get(name), _for_arrow) for row in rows]) for name in names}
     lists = {name: any(isinstance(value, list) for value in columns[name]) for name in _IMAGES & set(names)}
     try:
         if image_root is None:
@@ -143,26 +123,30 @@ def to_dataset(rows: Sequence[Any], image_root: Path | None = None) -> Any:
 
 def _frame_rows(frame: Any) -> Iterator[dict[str, Any]]:
     """The rows of a frame, with None in place of what is missing."""
-    for start in range(0, len(frame), ROWS_AT_ONCE):
-        some = frame.iloc[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(frame), _ROWS_AT_ONCE):
+        some = frame.iloc[start : start + _ROWS_AT_ONCE]
         yield from some.astype(object).where(some.notna(), None).to_dict("records")
 
 
-def _plain(value: Any) -> Any:
-    """A value as a file would hold it: tuples and arrays as lists, numbers of numpy as numbers."""
+def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """A value with a function applied to all that is neither dict nor list; tuples become lists."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+        return {str(key): _mapped(item, leaf) for key, item in value.items()}
+    return [_mapped(item, leaf) for item in value] if isinstance(value, list | tuple) else leaf(value)
 
 
-def _arrow_value(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _arrow_value(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_arrow_value(item) for item in value]
-    return {"bytes": encoded(value), "path": None} if isinstance(value, Image.Image) else value
+def _plain(leaf: Any) -> Any:
+    """What a file would hold: arrays as lists, numbers of numpy as numbers."""
+    return _mapped(leaf.tolist(), _plain) if hasattr(leaf, "tolist") else leaf
+
+
+def _for_arrow(leaf: Any) -> Any:
+    return {"bytes": encoded(leaf), "path": None} if isinstance(leaf, Image.Image) else leaf
+
+
+def _for_json(leaf: Any) -> Any:
+    content = encoded(leaf) if isinstance(leaf, Image.Image) else leaf
+    return "data:image/*;base64," + base64.b64encode(content).decode() if isinstance(content, bytes) else content
 
 
 def _image_value(value: Any, image_root: Path) -> Any:
@@ -196,28 +180,18 @@ def encoded(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _json_value(value: Any) -> Any:
-    """Bytes as JSON holds them."""
-    if isinstance(value, Mapping):
-        given = value.get("bytes")
-        text = {"bytes": base64.b64encode(given).decode()} if isinstance(given, bytes) else {}
-        return {key: _json_value(item) for key, item in {**value, **text}.items()}
-    if isinstance(value, list):
-        return [_json_value(item) for item in value]
-    if isinstance(value, Image.Image):
-        value = encoded(value)
-    return _json_value({"bytes": value}) if isinstance(value, bytes) else value
-
-
 def _write_json(chosen: MemoryRows, out: Path) -> None:
-    rows = [_json_value(row.value) for row in chosen.raw_rows()]
-    out.write_text(json.dumps(rows, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    lines = ",\n".join(_json_lines(chosen))
+    out.write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _write_lines(chosen: MemoryRows, out: Path) -> None:
-    with out.open("w", encoding="utf-8") as file:
-        for row in chosen.raw_rows():
-            file.write(json.dumps(_json_value(row.value), ensure_ascii=False, default=str) + "\n")
+    out.write_text("".join(f"{line}\n" for line in _json_lines(chosen)), encoding="utf-8", errors="backslashreplace")
+
+
+def _json_lines(chosen: MemoryRows) -> Iterator[str]:
+    values = (_mapped(row.value, _for_json) for row in chosen.raw_rows())
+    return (json.dumps(value, ensure_ascii=False, default=str) for value in values)
 
 
 def _write_parquet(chosen: MemoryRows, out: Path) -> None:

@@ -127,7 +127,7 @@ def put_in_place(drafts: Sequence[Draft], images: Sequence[ImageRef]) -> list[Dr
 def _from_struct(value: Mapping[str, object], image_root: Path) -> ImageRef:
     content, path = value.get("bytes"), value.get("path") or value.get("url")
     if isinstance(content, str) and content:  # bytes in JSON
-        content = _decoded(content)
+        content = _decoded(content.rpartition(",")[2])
     if isinstance(content, bytes):
         return ImageRef(content, path if isinstance(path, str) else "bytes in the row")
     if path is None:
