@@ -10,25 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from onesteptrain.data.pool import open_pool
-from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.errors import ConfigError
 from onesteptrain.jobs.comparison import Comparison, MethodArm
 from onesteptrain.jobs.comparison.arms import make_arms
 from onesteptrain.jobs.pipeline import Pipeline, run_pipeline
 from onesteptrain.jobs.scoring import ProxyOptions
 from onesteptrain.jobs.second_pass import FirstLook, look_again
-from onesteptrain.methods import Setting, installed, method_class
-from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import load_proxy
-from onesteptrain.scoring.second_pass import RecordsByRow, second_pass_scorer
 from onesteptrain.selection import select_rows
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
 from onesteptrain.storage.run_directory import Run
-from onesteptrain.storage.score_table import BASE_COLUMNS, ScoreTable, write_table
+from onesteptrain.storage.score_table import ScoreTable, write_table
 from onesteptrain.training import FinetuneOptions, WarmupOptions
 from tests.building import checkpoint, write_pool
 from tests.test_trust import ANCHORS, ROWS, mixture, signals, table_of
@@ -61,35 +56,6 @@ def first() -> ScoreTable:
 
 def second() -> ScoreTable:
     return ScoreTable(looked()[0].out / "second" / "score" / "scores.parquet")
-
-
-def second_proxy():
-    return load_proxy(str(looked()[0].out / "second" / "warmup" / "model"))
-
-
-def test_the_columns_of_the_first_look_stand_unchanged():
-    for now, before in ((second(), first()), (second().reference, first().reference)):
-        assert now.names == [*before.names, "second_loss", "second_worst_loss"]
-        assert now.read(before.names).equals(before.read())
-
-
-def test_the_losses_are_those_of_the_second_proxy_by_another_route():
-    job, _ = looked()
-    for path, table in ((job.pool, second()), (job.anchors, second().reference)):
-        by_method = Loss().prepare(Setting(second_proxy()))(list(open_pool(path)))
-        by_uid = dict(zip((one.uid for one in open_pool(path)), by_method, strict=True))
-        uids = table.read(["uid"])["uid"].to_pylist()
-        # the same forward pass in batches put together otherwise: float32 sums in another order
-        np.testing.assert_allclose(table.numbers("second_loss"), [by_uid[uid].columns["loss"] for uid in uids], 1e-5)
-
-
-def test_the_worst_loss_is_the_highest_of_the_tokens():
-    job, _ = looked()
-    anchors = list(open_pool(job.anchors))[:2]
-    scorer = OneStep(store_tokens=True, reference_folds=0).prepare(Setting(second_proxy(), anchors))
-    highest = [float(max(record.columns["token_loss"])) for record in scorer(list(open_pool(job.pool)))]
-    # a central difference takes the loss as the mean of two shifted passes, off by the square of the shift
-    np.testing.assert_allclose(second().numbers("second_worst_loss"), highest, rtol=1e-3)
 
 
 def test_the_second_proxy_learns_as_long_from_more_rows_that_pass():
@@ -184,11 +150,11 @@ def test_the_trust_gate_goes_by_the_second_losses_where_they_are(tmp_path):
     reference = signals(ANCHORS, 7)
     anchors = dict(zip(SECOND_SIGNALS[1:], reference[:, 1:].T, strict=True))
     table_of(tmp_path / "anchors", theirs, None, **anchors).path.rename(tmp_path / "both" / "reference.parquet")
-    found = measure_trust(table)
+    trust = measure_trust(table)
     alike = table_of(tmp_path / "plain", np.c_[blurred[:, :1], rows[:, 1:]], np.c_[theirs[:, :1], reference[:, 1:]])
-    np.testing.assert_array_equal(found.nonconformity, measure_trust(alike).nonconformity)
+    np.testing.assert_array_equal(trust.nonconformity, measure_trust(alike).nonconformity)
     first_alone = measure_trust(table_of(tmp_path / "first", blurred, theirs))
-    assert clean[found.passing()].mean() > 0.7 > clean[first_alone.passing()].mean()
+    assert clean[trust.passing()].mean() > 0.7 > clean[first_alone.passing()].mean()
 
 
 def test_only_one_step_is_looked_at_again():
@@ -198,63 +164,3 @@ def test_only_one_step_is_looked_at_again():
     assert MethodArm("one_step", second_look=True).looks_again("mine")
     with pytest.raises(ConfigError, match="needs method one_step, not loss"):
         MethodArm("loss", second_look=True).looks_again("loss")
-
-
-def test_what_cannot_be_joined_is_refused(tmp_path):
-    job, _ = looked()
-    anchors = list(open_pool(job.anchors))
-    alone = tmp_path / "scores.parquet"
-    alone.write_bytes(first().path.read_bytes())
-    with pytest.raises(ScoreError, match=r"no reference\.parquet beside it"):
-        second_pass_scorer(ScoreTable(alone), second_proxy(), anchors)
-    scorer = second_pass_scorer(first(), second_proxy(), anchors)
-    other = dataclasses.replace(next(iter(open_pool(job.pool))), uid="another")
-    with pytest.raises(ScoreError, match="has 's0' in row 0, where now 'another' is"):
-        scorer([other])
-    with pytest.raises(ScoreError, match="has None in row 40"):
-        scorer([dataclasses.replace(other, row=POOL)])
-    with pytest.raises(ScoreError, match="24 anchors that are not the 5 given"):
-        second_pass_scorer(first(), second_proxy(), anchors[:5]).reference()
-
-
-def test_earlier_records_are_found_in_any_order_across_row_groups(tmp_path):
-    job, _ = looked()
-    pq.write_table(first().read(), tmp_path / "scores.parquet", row_group_size=7)
-    samples = list(open_pool(job.pool))
-    wanted = first().read(["uid", "harm", "token_loss"]).to_pylist()
-    for order in (range(POOL), range(POOL)[::-1], [39, 0, 7, 6, 13, 14]):
-        earlier = RecordsByRow(tmp_path / "scores.parquet")
-        for row in order:
-            record = earlier.record(samples[row])
-            assert samples[row].uid == wanted[row]["uid"]
-            assert record.columns["harm"] == wanted[row]["harm"]
-            assert record.columns["token_loss"].tolist() == wanted[row]["token_loss"]
-
-
-def test_scores_that_were_written_anew_are_read_anew(tmp_path):
-    job, _ = looked()
-    table, samples = first().read(), list(open_pool(job.pool))[:1]
-    path = tmp_path / "scores.parquet"
-    for value in (1.0, 2.0):
-        harm = pa.array([value] * POOL)
-        write_table(table.set_column(table.column_names.index("harm"), "harm", harm), path)
-        assert RecordsByRow(path).record(samples[0]).columns["harm"] == value
-
-
-def test_a_row_without_a_score_keeps_its_reason(tmp_path):
-    job, _ = looked()
-    for name in ("scores.parquet", "reference.parquet"):
-        (tmp_path / name).write_bytes((first().path.parent / name).read_bytes())
-    rows = first().read().to_pylist()
-    rows[1] |= {"score": None, "reason": "its picture is gone"} | dict.fromkeys(set(rows[1]) - set(BASE_COLUMNS))
-    write_table(pa.Table.from_pylist(rows, schema=first().read().schema), tmp_path / "scores.parquet")
-    samples = list(open_pool(job.pool))[:3]
-    records = second_pass_scorer(ScoreTable(tmp_path / "scores.parquet"), second_proxy(), samples)(samples)
-    assert [record.reason for record in records] == [None, "its picture is gone", None]
-    assert set(SIGNALS) <= set(records[0].columns)
-
-
-def test_the_old_method_is_refused_with_what_takes_its_place():
-    assert "second_look" not in installed()
-    with pytest.raises(ConfigError, match="second_look is no method any more; `ost run` takes the second pass"):
-        method_class("second_look")

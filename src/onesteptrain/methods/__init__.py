@@ -58,31 +58,19 @@ class Setting:
     """Folders of the states that the proxy's warm-up went through, in order."""
 
     def need_proxy(self, method: str) -> Proxy:
-        """The proxy.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """The proxy; ConfigError where there is none."""
         if self.proxy is None:
             raise ConfigError(f"method {method!r} needs a proxy; give --proxy")
         return self.proxy
 
     def need_anchors(self, method: str) -> Sequence[Sample]:
-        """The anchors.
-
-        Raises:
-            ConfigError: there are none.
-        """
+        """The anchors; ConfigError where there are none."""
         if not self.anchors:
             raise ConfigError(f"method {method!r} needs anchors and got none; give --anchors with at least one sample")
         return self.anchors
 
     def need_checkpoints(self, method: str) -> Sequence[Path]:
-        """The checkpoints of the warm-up.
-
-        Raises:
-            ConfigError: there are none.
-        """
+        """The checkpoints of the warm-up; ConfigError where there are none."""
         if not self.checkpoints:
             raise ConfigError(
                 f"method {method!r} needs checkpoints of the warm-up and got none; "

@@ -13,7 +13,6 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,6 +25,7 @@ from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.methods import Scorer, Setting, check_batch_size, finish_record
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.acceleration.positions import longest
+from onesteptrain.proxy.loading import check_folder, first_line
 from onesteptrain.proxy.model import CPU_ROWS
 from onesteptrain.storage.score_table import Record
 from onesteptrain.utility.encoded import records_with
@@ -197,17 +197,14 @@ def load_text_scorer(checkpoint: str, *, device: torch.device, dtype: torch.dtyp
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _check_folder(checkpoint)
+    check_folder(checkpoint)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
         model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        first = next(
-            (line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
         raise ModelError(
-            f"scorer {checkpoint!r} cannot be loaded: {first}; give a causal language model with its tokenizer, as a "
-            "folder made by save_pretrained or a hub name"
+            f"scorer {checkpoint!r} cannot be loaded: {first_line(error)}; give a causal language model with its "
+            "tokenizer, as a folder made by save_pretrained or a hub name"
         ) from error
     ids = _score_ids(checkpoint, tokenizer)
     return TextScorer(model.to(device).eval(), tokenizer, ids, longest(model))
@@ -222,12 +219,3 @@ def _score_ids(checkpoint: str, tokenizer: Any) -> tuple[int, ...]:
             "give a scorer that was trained to write them"
         )
     return tuple(int(vocabulary[score]) for score in SCORES)
-
-
-def _check_folder(checkpoint: str) -> None:
-    """A path that looks local must be a checkpoint folder; else the hub would be asked for a path."""
-    path = Path(checkpoint)
-    local = path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
-    if local and not (path / "config.json").is_file():
-        what = "has no config.json" if path.exists() else "does not exist"
-        raise ModelError(f"scorer folder {checkpoint!r} {what}; give a folder made by save_pretrained or a hub name")

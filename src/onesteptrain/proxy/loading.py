@@ -95,7 +95,7 @@ def check_checkpoint(checkpoint: str, options: LoadOptions) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-    _check_folder(checkpoint)
+    check_folder(checkpoint)
     try:
         config = AutoConfig.from_pretrained(_base_of(checkpoint), trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -130,7 +130,7 @@ def _load_processor(checkpoint: str, options: LoadOptions) -> Any:
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(
-            f"checkpoint {checkpoint!r} has no usable processor: {_first_line(error)}; "
+            f"checkpoint {checkpoint!r} has no usable processor: {first_line(error)}; "
             "save the model's processor into the folder"
         ) from error
     tokenizer = getattr(processor, "tokenizer", None)
@@ -143,8 +143,12 @@ def _load_processor(checkpoint: str, options: LoadOptions) -> Any:
     return processor
 
 
-def _check_folder(checkpoint: str) -> None:
-    """A path that looks local must be a checkpoint folder; else the hub would be asked for a path."""
+def check_folder(checkpoint: str) -> None:
+    """Refuse a path that looks local and is no checkpoint folder; else the hub would be asked for a path.
+
+    Raises:
+        ModelError: it is none.
+    """
     path = Path(checkpoint)
     local = path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
     if local and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -164,11 +168,12 @@ def _base_of(checkpoint: str) -> str:
 
 def _unloadable(checkpoint: str, error: Exception) -> ModelError:
     return ModelError(
-        f"checkpoint {checkpoint!r} cannot be loaded: {_first_line(error)}; "
+        f"checkpoint {checkpoint!r} cannot be loaded: {first_line(error)}; "
         "give a whole folder made by save_pretrained, or a hub name"
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, without its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__

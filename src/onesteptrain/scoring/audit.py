@@ -96,7 +96,7 @@ def audit(
 
     Args:
         pool: The samples; they stream.
-        method: The options to audit; its estimator is the one that is compared with exact.
+        method: Its estimator is the one that is compared with exact.
         setting: Proxy, anchors, seed of the draw.
         options: How many rows and which step sizes.
         progress: Told how many of all exact steps are done.
@@ -136,7 +136,7 @@ def compare(
 ) -> AuditRow:
     """Agreement of two scores of the same rows; rows whose exact step left the finite numbers are left out.
 
-    Nothing is defined where all true values are the same, such as 0 after a step too small for the type of the weights.
+    NaN where all true values are the same, such as 0 after a step too small for the type of the weights.
     """
     finite = np.isfinite(truth)
     estimate, truth = estimate[finite], truth[finite]
@@ -179,9 +179,6 @@ def _bootstrapped(
 
 def trusted_step_size(sizes: Sequence[AuditRow], *, at_least: float) -> float | None:
     """The largest step size up to which the rank correlation stays at or above a value; None if there is none."""
-    good = None
-    for row in sorted(sizes, key=lambda row: row.step_size):
-        if not row.spearman.value >= at_least:  # NaN is no agreement
-            break
-        good = row.step_size
-    return good
+    rising = sorted(sizes, key=lambda row: row.step_size)
+    trusted = list(itertools.takewhile(lambda row: row.spearman.value >= at_least, rising))  # NaN is no agreement
+    return trusted[-1].step_size if trusted else None

@@ -60,13 +60,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(pool: Pool, prepare: Callable[[], Scorer], *, rows: int = 80, seed: int = 0) -> Forecast:
-    """Score a few rows, drawn at random, and say what all of them will take; nothing is kept.
-
-    Args:
-        pool: The samples.
-        prepare: Makes the scorer; timed.
-        rows: Rows to try, at least 20.
-        seed: Of the draw.
+    """Score a few rows (at least 20), drawn at random, and say what all of them will take; nothing is kept.
 
     Raises:
         ConfigError: too few rows to time.

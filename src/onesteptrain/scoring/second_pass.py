@@ -31,7 +31,7 @@ from onesteptrain.utility.encoded import records_with
 def second_pass_scorer(
     first: ScoreTable, proxy: Proxy, anchors: Sequence[Sample], *, batch_size: int | None = None
 ) -> SecondPassScorer:
-    """A scorer that joins the records of a first scoring with the losses of another proxy.
+    """A scorer that adds the losses of another proxy to the records of a first scoring, whose reasons it keeps.
 
     Args:
         first: Scores of the same pool by method one_step, with its anchors' table beside it.
@@ -40,7 +40,7 @@ def second_pass_scorer(
         batch_size: Samples in one pass; by default as many as suit the device.
 
     Raises:
-        ScoreError: the first scores say nothing of their anchors.
+        ScoreError: the first scores say nothing of their anchors; when called, a sample was not scored before.
     """
     if first.reference is None:
         raise ScoreError(
@@ -52,7 +52,7 @@ def second_pass_scorer(
 
 @dataclass(frozen=True)
 class SecondPassScorer:
-    """Scores as the first scoring did, with two more columns; a row without a score keeps its reason."""
+    """What `second_pass_scorer` makes."""
 
     first: RecordsByRow
     first_anchors: ScoreTable
@@ -61,11 +61,7 @@ class SecondPassScorer:
     batch_size: int | None
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
-        """One record a sample.
-
-        Raises:
-            ScoreError: a sample was not scored before, or another stands in its row.
-        """
+        """One record a sample."""
         return self._joined(samples, [self.first.record(sample) for sample in samples])
 
     def reference(self) -> list[tuple[Sample, Record]]:
