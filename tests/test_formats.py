@@ -50,7 +50,7 @@ def test_every_format_in_every_container_gives_the_same_conversations(schema, co
     assert pool.format == schema.split()[0]
     assert [sample.turns for sample in pool] == [expected_turns(tmp_path, i, t) for _, i, t in DIALOGUES]
     assert [sample.uid for sample in pool] == ["one", "two", "three"]
-    assert pool.count() == 3
+    assert len(pool) == 3
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_jsonl_lines_are_copied_with_their_bytes_and_line_ends(tmp_path):
     ]
     (tmp_path / "pool.jsonl").write_bytes(b"".join(lines))
     pool = open_pool(tmp_path / "pool.jsonl", format="messages")
-    assert pool.count() == 4  # a blank line is no row, a broken one is
+    assert len(pool) == 4  # a blank line is no row, a broken one is
     write_subset(pool, [1, 2, 3], tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == b"".join(lines[2:])
 

@@ -191,7 +191,7 @@ def test_a_selection_of_a_dataset_is_read_in_its_own_order():
 def test_rows_are_counted_and_taken_by_position(tmp_path):
     rows = [qa(f"Q{i}", id=str(i)) for i in range(5)]
     for pool in (open_pool(write_json(tmp_path / "pool.json", rows)), open_pool(rows)):
-        assert len(pool) == pool.count() == 5
+        assert len(pool) == 5
         assert pool[2].uid == pool[-3].uid == "2"
         assert [row.uid for row in pool[1:4]] == ["1", "2", "3"]
         assert [row.uid for row in pool[::-2]] == ["4", "2", "0"]

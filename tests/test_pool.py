@@ -131,9 +131,9 @@ def test_nothing_is_overwritten_unless_asked_and_the_pool_never(container, tmp_p
     write_subset(pool, [0], tmp_path / "out")
     with pytest.raises(PoolError, match="exists; give another path"):
         write_subset(pool, [0, 1], tmp_path / "out")
-    assert open_pool(tmp_path / "out").count() == 1
+    assert len(open_pool(tmp_path / "out")) == 1
     write_subset(pool, [0, 1], tmp_path / "out", overwrite=True)
-    assert open_pool(tmp_path / "out").count() == 2
+    assert len(open_pool(tmp_path / "out")) == 2
     assert open_pool(pool.path).fingerprint == before
     assert {file.name for file in tmp_path.iterdir()} == {container, "out"}
 

@@ -74,7 +74,7 @@ def guard(  # noqa: PLR0913  one parameter an option
     table = _table(out, overwrite)
     scores = _scores(run, by, opened) if run is not None else None
     against = _against((anchors, anchor_image_root), (benchmark, benchmark_image_root))
-    total = opened.count()
+    total = len(opened)
     with progress_bar("reading") as advance:
         told = partial(_tell, advance, total)
         findings = search(

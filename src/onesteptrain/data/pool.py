@@ -121,6 +121,7 @@ class Pool:
         return self.rows()
 
     def __len__(self) -> int:
+        """Number of rows, readable or not. JSON is read through for it, once; the others know it."""
         return self._length
 
     @overload
@@ -160,10 +161,6 @@ class Pool:
             uid = uids.assign(base_uid(raw.value))
             if row >= start:
                 yield self._read(uid, row, raw)
-
-    def count(self) -> int:
-        """Number of rows, readable or not. JSON is read through for it, once; the others know it."""
-        return self._length
 
     def subset(self, rows: Iterable[int]) -> Pool:
         """Some rows as a pool in memory: of the same kind of object, or a list of dicts where the pool is on disk.

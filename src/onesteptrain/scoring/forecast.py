@@ -68,7 +68,7 @@ def forecast(pool: Pool, prepare: Callable[[], Scorer], *, rows: int = 80, seed:
     """
     if rows < 5 * _CHUNKS:
         raise ConfigError(f"a forecast from {rows} rows says little; give at least {5 * _CHUNKS}")
-    total = pool.count()
+    total = len(pool)
     drawn = draw_rows(pool, rows, seed)
     if not drawn:
         raise PoolError(f"{pool.path} holds no row that can be read; mend the pool")

@@ -110,7 +110,7 @@ def score_pool(
         ScoreError: too many rows cannot be scored.
     """
     started = time.monotonic()
-    shards = _Shards(run.path / "shards.part", pool.count(), options or ScoringOptions())
+    shards = _Shards(run.path / "shards.part", len(pool), options or ScoringOptions())
     if not shards.pool_rows:
         raise PoolError(f"{pool.path} holds no rows; give a pool with at least one")
     final = run.path / SCORES

@@ -21,16 +21,16 @@ def whole(out: Path) -> Iterator[Path]:
     """
     part, aside = out.with_name(out.name + ".part"), out.with_name(out.name + ".old.part")
     out.parent.mkdir(parents=True, exist_ok=True)
-    _remove(part)  # left by a process that was killed
+    remove(part)  # left by a process that was killed
     try:
         yield part
         if out.exists() and (out.is_dir() or part.is_dir()):  # folders do not swap: the old one steps aside
-            _remove(aside)
+            remove(aside)
             os.replace(out, aside)
         os.replace(part, out)
-        _remove(aside)
+        remove(aside)
     finally:
-        _remove(part)
+        remove(part)
 
 
 @contextlib.contextmanager
@@ -72,7 +72,8 @@ def _refuse_taken(out: Path, marker: str, overwrite: bool) -> None:
         raise RunError(f"output {out} exists; choose another --out, or add --overwrite")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file or a folder; nothing need be there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

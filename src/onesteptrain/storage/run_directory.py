@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 import yaml
 
 from onesteptrain.errors import OneStepError, RunError
-from onesteptrain.storage.atomic import write_json, write_text
+from onesteptrain.storage.atomic import remove, write_json, write_text
 
 _PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
 
@@ -168,12 +167,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _empty(path: Path) -> None:
     for child in path.iterdir():
-        if child.name == ".lock":
-            continue
-        if child.is_dir():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
+        if child.name != ".lock":
+            remove(child)
 
 
 def _surroundings() -> dict[str, Any]:

@@ -65,7 +65,7 @@ def make_arms(job: Comparison, pool: Pool, tell: Tell) -> Iterator[Arm]:
     Raises:
         ConfigError: a method, its options or what it needs is missing.
     """
-    count = pool.count()
+    count = len(pool)
     yield Arm("untuned", "0%", 0.0, lambda seed: np.empty(0, np.int64), 0.0)
     yield Arm("full", "100%", 1.0, lambda seed: np.arange(count), 0.0)
     if job.truth is not None:

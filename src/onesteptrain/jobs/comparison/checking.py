@@ -25,7 +25,7 @@ def check_request(job: Comparison, pool: Pool) -> None:
         ModelError: the target is no vision-language checkpoint.
         PoolError: the benchmark or the truth cannot be used.
     """
-    rows = pool.count()
+    rows = len(pool)
     _refuse_repeats("shares", job.shares)
     _refuse_repeats("protocols", job.protocols)
     for budget in job.shares:
