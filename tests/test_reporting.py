@@ -19,13 +19,12 @@ from onesteptrain.cli import main
 from onesteptrain.data.pool import ImageRef, open_pool
 from onesteptrain.errors import ConfigError, MissingExtraError, PoolError, RunError, ScoreError
 from onesteptrain.reporting import ReportOptions, write_report
-from onesteptrain.reporting.counting import bin_by_length, count_reasons, kind_of
-from onesteptrain.reporting.evidence import summarize_results
+from onesteptrain.reporting.counting import bin_by_length, count_reasons, kind_of, summarize_results
 from onesteptrain.reporting.examples import thumbnail
 from onesteptrain.reporting.figures import bin_edges
 from onesteptrain.reporting.typeset import choose_scale
-from onesteptrain.selection import select_rows
-from onesteptrain.storage.score_table import Record, ScoreTable, merge, to_table, write_table
+from onesteptrain.selection import advise, select_rows
+from onesteptrain.storage.score_table import Record, ScoreTable, merge, read_scores, to_table, write_table
 from tests.building import png, write_pool
 from tests.pool_files import qa, write_jsonl
 
@@ -90,7 +89,7 @@ def make_run(folder, pool_path, record=utility_record, **asked):
 
 
 def page_of(run, folder, **asked):
-    return Page(write_report(run, folder / "page.html", **asked).read_text(encoding="utf-8"))
+    return Page(write_report(read_scores(run), folder / "page.html", **asked).read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -125,8 +124,25 @@ def test_the_kept_utility_is_that_of_the_rows_that_select_keeps(keep, run, tmp_p
     share = sum(max(row["utility"], 0) for row in best) / sum(max(row["utility"], 0) for row in scored)
     harmful = sum(row["utility"] < 0 for row in best)
     selection = select_rows(ScoreTable(run / "scores.parquet"), keep=f"{keep}%")
-    assert selection.utility_share == pytest.approx(share, rel=1e-12)  # the order of a float64 sum
-    assert f"{100 * share:.1f} % in the best {keep} % ({keep} rows, {harmful} of them" in page_of(run, tmp_path).text
+    assert selection.kept.utility_share == pytest.approx(share, rel=1e-12)  # the order of a float64 sum
+    assert f" {keep} % {keep} {100 * share:.1f} % {harmful} " in page_of(run, tmp_path).text
+
+
+def test_advise_select_and_the_page_tell_the_same_of_a_share(tmp_path):
+    def record(row):
+        generator = np.random.default_rng(row)
+        signals = -generator.lognormal(2 * (row % 2)), *generator.lognormal(2 * (row % 2), size=2)
+        values = dict(zip(("harm", "loss", "worst_loss"), signals, strict=True))
+        return Record(float(generator.normal()), columns={**values, "utility": float(generator.normal()), "tokens": 9})
+
+    run = make_run(tmp_path, write_pool(tmp_path / "pool", 100), record)
+    write_table(to_table((f"a{row}", row, record(2 * row)) for row in range(100, 140)), run / "reference.parquet")
+    selection = select_rows(read_scores(run), keep="20%")
+    (told,) = [line.kept for line in advise(read_scores(run)).shares if line.share == 0.2]
+    assert selection.gate == "trust"
+    assert told == selection.expected
+    shown = f"{100 * told.utility_share:.1f} % {told.harmful:.0f} {100 * told.clean_share:.1f} %"
+    assert f" 20 % 20 {100 * told.tokens_share:.1f} % {shown} " in page_of(run, tmp_path).text
 
 
 def test_the_ends_are_the_lowest_and_highest_rows_in_order(run, tmp_path):
@@ -192,8 +208,8 @@ def test_figures_take_the_colour_of_the_page_and_keep_their_text(run, tmp_path):
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
-    first = write_report(run, tmp_path / "a.html").read_bytes()
-    assert write_report(run, tmp_path / "b.html").read_bytes() == first
+    first = write_report(read_scores(run), tmp_path / "a.html").read_bytes()
+    assert write_report(read_scores(run), tmp_path / "b.html").read_bytes() == first
 
 
 def test_a_table_with_nothing_but_scores_has_no_word_on_utility(tmp_path):
@@ -279,14 +295,14 @@ def test_an_audit_is_shown(run, tmp_path):
     text = page_of(run, tmp_path, audit=audit).text
     assert "0.01 0.987 (0.912 to 0.999) 0.99 (0.91 to 1.00) 4.2 %" in text
     with pytest.raises(ConfigError, match="ost audit"):
-        write_report(run, tmp_path / "other.html", audit={"rows": 3})
+        write_report(read_scores(run), tmp_path / "other.html", audit={"rows": 3})
 
 
 def test_an_existing_page_is_refused_unless_told_to_overwrite(run, tmp_path, capsys):
     out = tmp_path / "page.html"
     out.write_text("mine")
     with pytest.raises(RunError, match="exists"):
-        write_report(run, out)
+        write_report(read_scores(run), out)
     assert main(["report", str(run), "--out", str(out)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert out.read_text() == "mine"
@@ -296,33 +312,33 @@ def test_an_existing_page_is_refused_unless_told_to_overwrite(run, tmp_path, cap
 
 def test_a_page_never_takes_the_place_of_a_table_or_pool(run):
     with pytest.raises(ConfigError, match=r"\.html"):
-        write_report(run, run / "scores.parquet", overwrite=True)
+        write_report(read_scores(run), run / "scores.parquet", overwrite=True)
 
 
 def test_a_changed_or_missing_pool_is_refused_but_not_needed_without_examples(run, tmp_path):
     pool = tmp_path / "pool" / "pool.jsonl"
     pool.write_text(pool.read_text().replace("plus", "minus"))
     with pytest.raises(PoolError, match="changed"):
-        write_report(run, tmp_path / "page.html")
+        write_report(read_scores(run), tmp_path / "page.html")
     pool.unlink()
     with pytest.raises(PoolError, match="does not exist"):
-        write_report(run, tmp_path / "page.html")
+        write_report(read_scores(run), tmp_path / "page.html")
     assert "of 100 rows scored" in page_of(run, tmp_path, options=ReportOptions(examples=0)).text
 
 
-def test_what_is_no_finished_scoring_is_refused(run, tmp_path):
+def test_scores_outside_a_run_are_refused(run, tmp_path):
+    (run / "scores.parquet").rename(tmp_path / "scores.parquet")
     with pytest.raises(RunError, match="no run directory"):
-        write_report(tmp_path, tmp_path / "page.html")
-    (run / "scores.parquet").unlink()
+        write_report(read_scores(tmp_path), tmp_path / "page.html")
     with pytest.raises(ScoreError, match="let the scoring finish"):
-        write_report(run, tmp_path / "page.html")
+        read_scores(run)
 
 
 def test_without_matplotlib_the_extra_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r'pip install "onesteptrain\[report\]"'):
-        write_report(run, tmp_path / "page.html")
+        write_report(read_scores(run), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onesteptrain.cli.output import say
 from onesteptrain.reporting import ReportOptions, write_report
+from onesteptrain.storage.score_table import read_scores
 
 
 def report(
@@ -20,6 +21,6 @@ def report(
         overwrite: Replace an existing page.
         json: Print the result as JSON.
     """
-    page = write_report(run, out, options=ReportOptions(examples), overwrite=overwrite)
+    page = write_report(read_scores(run), out, options=ReportOptions(examples), overwrite=overwrite)
     size = page.stat().st_size
     say(f"report: {page} ({size / 1e6:.1f} MB)", {"report": str(page), "bytes": size}, as_json=json)

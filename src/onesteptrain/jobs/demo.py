@@ -148,7 +148,7 @@ def _explain(data: SyntheticData, done: Compared, out: Path, options: DemoOption
     lines = [f"rank correlation {row.spearman.value:.3f} at step {row.step_size:.0e}" for row in audit.sizes]
     tell(f"audit: first order against the exact step on {audit.rows} rows: {', '.join(lines)}")
     facts = audit_facts(audit, method, auditing)
-    return write_report(run, out / "report.html", results=done.records, audit=facts)
+    return write_report(read_scores(run), out / "report.html", results=done.records, audit=facts)
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:

@@ -143,7 +143,7 @@ def run_pipeline(job: Pipeline, *, overwrite: bool = False, tell: Tell = lambda 
         chosen_by = _look_again(job, pool, (anchors, checking), tell)
         subsets = {keep: _subset(job, pool, chosen_by, keep, tell) for keep in job.keep}
         models = {keep: _trained(job, keep, path, tell) for keep, path in subsets.items()} if job.target else {}
-        report = write_report(chosen_by, job.out / "report.html", overwrite=True)
+        report = write_report(read_scores(chosen_by), job.out / "report.html", overwrite=True)
         tell(f"report: {report}")
         facts = {
             "rows": scored.rows,

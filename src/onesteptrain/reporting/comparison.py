@@ -82,9 +82,9 @@ def summarize_arms(records: Records) -> list[ArmResult]:
 
 def _summarize(key: tuple[str, str, str], members: Sequence[Mapping[str, Any]]) -> ArmResult:
     protocol, method, budget = key
-    accuracies = [float(one["accuracy"]) for one in members]
+    accuracies = [float(record["accuracy"]) for record in members]
     low, high = mean_interval(accuracies)
-    clean = [one["clean_share"] for one in members if one.get("clean_share") is not None]
+    clean = [record["clean_share"] for record in members if record.get("clean_share") is not None]
     return ArmResult(
         method=method,
         budget=budget,
@@ -117,7 +117,11 @@ def comparison_table(records: Records, differences: Iterable[Mapping[str, Any]] 
         differences: Paired differences of arms to reference arms, in points.
         against: The reference arm whose differences are shown.
     """
-    shown = {(one["protocol"], one["method"], one["budget"]): one for one in differences if one["against"] == against}
+    shown = {
+        (difference["protocol"], difference["method"], difference["budget"]): difference
+        for difference in differences
+        if difference["against"] == against
+    }
     arms = summarize_arms(records)
     tables = []
     for protocol in dict.fromkeys(arm.protocol for arm in arms):
@@ -255,4 +259,4 @@ def _draw(path: Path, arms: Sequence[ArmResult], draw: Any) -> Path:
 
 
 def _mean(members: Sequence[Mapping[str, Any]], name: str) -> float:
-    return statistics.mean(float(one[name]) for one in members)
+    return statistics.mean(float(record[name]) for record in members)

@@ -1,22 +1,23 @@
-"""The numbers of the report, from the score table alone, a column at a time."""
+"""The numbers of the report: of the score table, a column at a time, and of what stands beside it."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from onesteptrain.selection import parse_budget
+from onesteptrain.errors import ConfigError
 from onesteptrain.storage.score_table import ScoreTable
 
 Column = NDArray[np.float64]
 
-_MARKED = ("20%", "50%")
 _CURVE_POINTS = 400
 _MOST_BINS = 12
 _ROWS_A_BIN = 20
@@ -51,27 +52,11 @@ class Summary(NamedTuple):
         return self.negative / self.rows
 
 
-class Mark(NamedTuple):
-    """What the top rows of the ranking hold."""
-
-    keep: str
-    rows: int
-    share: float
-    """Of all rows of the pool."""
-
-    utility: float
-    """Share of the pool's positive utility."""
-
-    negative: int
-    """Rows with negative utility among them."""
-
-
-class KeptUtility(NamedTuple):
-    """Share of the pool's positive utility against share of rows, best score first."""
+class UtilityCurve(NamedTuple):
+    """Share of the pool's positive utility against share of its rows, best score first."""
 
     shares: Column
     utility: Column
-    marks: Sequence[Mark]
 
 
 class LengthBins(NamedTuple):
@@ -97,6 +82,27 @@ class Trouble(NamedTuple):
     """The reason of that row."""
 
 
+class Arm(NamedTuple):
+    """One method at one share, over its seeds."""
+
+    method: str
+    share: str
+    """As text; empty where the result names none."""
+
+    rows: float | None
+    """Mean number of rows trained on."""
+
+    seeds: int
+    mean: float
+    """Of the accuracy, in per cent, as are the three below."""
+
+    spread: float | None
+    """Standard deviation over seeds; None for one seed."""
+
+    low: float
+    high: float
+
+
 def summarize(name: str, values: Column) -> Summary | None:
     """Describe a column; None if it holds no value."""
     values = values[np.isfinite(values)]
@@ -106,23 +112,15 @@ def summarize(name: str, values: Column) -> Summary | None:
     return Summary(name, len(values), int((values < 0).sum()), float(median), float(low), float(high))
 
 
-def kept_utility(score: Column, utility: Column) -> KeptUtility | None:
-    """Cumulate positive utility from the best score down; None if no row has any.
-
-    Ties go to the earlier row and a share is one of all rows, scored or not: what `ost select` keeps.
-    """
+def utility_curve(score: Column, utility: Column) -> UtilityCurve | None:
+    """Cumulate positive utility from the best score down; None if no row has any."""
     ranked = np.argsort(-score, kind="stable")[: int(np.isfinite(score).sum())]  # NaN sorts last
     total = float(np.nansum(np.maximum(utility, 0)))
     if not total:
         return None
     sums = np.concatenate([[0.0], np.nancumsum(np.maximum(utility[ranked], 0))]) / total
-    negative = np.concatenate([[0], np.cumsum(utility[ranked] < 0)])
-    marks = []
-    for keep in _MARKED:
-        rows = min(parse_budget(keep, len(score)), len(ranked))
-        marks.append(Mark(keep, rows, rows / len(score), float(sums[rows]), int(negative[rows])))
     points = np.unique(np.linspace(0, len(ranked), _CURVE_POINTS + 1).astype(np.int64))
-    return KeptUtility(points / len(score), sums[points], marks)
+    return UtilityCurve(points / len(score), sums[points])
 
 
 def bin_by_length(tokens: Column, values: Column) -> LengthBins | None:
@@ -148,18 +146,18 @@ def count_reasons(table: ScoreTable) -> list[Trouble]:
     Reasons name the row, the file and the number that is wrong; rows that differ in nothing else are one kind. Kinds
     beyond the first 500 are counted together, so that memory does not grow with the pool.
     """
-    found: dict[str, Trouble] = {}
+    troubles: dict[str, Trouble] = {}
     with pq.ParquetFile(table.path) as file:
         for batch in file.iter_batches(columns=["row", "reason"]):
             for row, reason in zip(batch["row"].to_pylist(), batch["reason"].to_pylist(), strict=True):
                 if reason is None:
                     continue
                 kind = kind_of(reason)
-                if kind not in found and len(found) >= _MOST_KINDS:
+                if kind not in troubles and len(troubles) >= _MOST_KINDS:
                     kind = "other reasons"
-                before = found.get(kind, Trouble(kind, 0, row, cut(reason, _CUT_REASON)))
-                found[kind] = before._replace(rows=before.rows + 1)
-    return sorted(found.values(), key=lambda trouble: (-trouble.rows, trouble.first_row))
+                before = troubles.get(kind, Trouble(kind, 0, row, cut(reason, _CUT_REASON)))
+                troubles[kind] = before._replace(rows=before.rows + 1)
+    return sorted(troubles.values(), key=lambda trouble: (-trouble.rows, trouble.first_row))
 
 
 def kind_of(reason: str) -> str:
@@ -170,3 +168,60 @@ def kind_of(reason: str) -> str:
 def cut(text: str, most: int) -> str:
     """A text, with dots in place of what is too long."""
     return text if len(text) <= most else text[:most] + "…"
+
+
+def summarize_results(results: Sequence[Mapping[str, object]]) -> list[Arm]:
+    """Mean and spread of the accuracy over seeds, for each method and share, the most accurate first.
+
+    Args:
+        results: One mapping a training, with `method` and `accuracy` in per cent, and where it applies `share` (a
+            number from 0 to 1, or text such as "20%"), `rows` and `seed`; other keys are left alone.
+
+    Raises:
+        ConfigError: a result lacks its method or accuracy.
+    """
+    arms: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
+    for number, result in enumerate(results):
+        accuracy, share, rows = (_number(result, number, name) for name in ("accuracy", "share", "rows"))
+        if accuracy is None or result.get("method") is None:
+            raise ConfigError(f"result {number} has no method or no accuracy; each needs both")
+        label = "" if share is None else share if isinstance(share, str) else f"{100 * share:g}%"
+        arms.setdefault((str(result["method"]), label), []).append((accuracy, rows))
+    return sorted((_arm(*key, trainings) for key, trainings in arms.items()), key=lambda arm: -arm.mean)
+
+
+def _arm(method: str, share: str, trainings: Sequence[tuple[float, float | None]]) -> Arm:
+    accuracies = [accuracy for accuracy, _ in trainings]
+    rows = [count for _, count in trainings if count is not None]
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    mean_rows = statistics.fmean(rows) if rows else None
+    mean = statistics.fmean(accuracies)
+    return Arm(method, share, mean_rows, len(trainings), mean, spread, min(accuracies), max(accuracies))
+
+
+def read_audit(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of an audit; a step size at which nothing could be measured is left out.
+
+    Raises:
+        ConfigError: it is not what `ost audit` writes.
+    """
+    try:
+        facts = {name: audit[name] for name in ("estimator", "rows", "failed", "top_share", "confidence")}
+        sizes = [
+            size
+            for size in audit["sizes"]
+            if None not in (*size["spearman"].values(), *size["top_overlap"].values(), size["relative_error"])
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"the audit cannot be read ({error!r}); give what `ost audit` writes") from error
+    return {**facts, "sizes": sizes}
+
+
+def _number(result: Mapping[str, object], number: int, name: str) -> Any:
+    """A number of a result, None if it has none; a share may be text."""
+    value = result.get(name)
+    if value is None or (name == "share" and isinstance(value, str)):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"result {number} has the {name} {value!r}; give a finite number")
+    return float(value)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onesteptrain.data.images import load_image
-from onesteptrain.data.pool import ImageRef, Pool, Sample, Turn, Unreadable
+from onesteptrain.data.pool import ImageRef, Pool, Sample, Unreadable
 from onesteptrain.errors import SampleError
 from onesteptrain.reporting.counting import Column
 from onesteptrain.selection import top_rows
@@ -84,9 +84,10 @@ def read_ends(table: ScoreTable, pool: Pool, values: Column, columns: Sequence[s
         return Ends([], [])
     rows = table.numbers("row")[places].astype(np.int64).tolist()
     numbers = {name: table.numbers(name)[places].tolist() for name in columns}
-    found = _fetch(pool, rows)
+    wanted = set(rows)
+    samples = {sample.row: sample for sample in pool.rows(min(rows), max(rows) + 1) if sample.row in wanted}
     examples = [
-        _example(found[row], {name: column[place] for name, column in numbers.items()})
+        _example(samples[row], {name: column[place] for name, column in numbers.items()})
         for place, row in enumerate(rows)
     ]
     return Ends(examples[: len(lowest)], examples[len(lowest) :])
@@ -96,23 +97,14 @@ def _sorted(places: NDArray[np.int64], by: Column) -> NDArray[np.int64]:
     return places[np.argsort(by[places], kind="stable")]
 
 
-def _fetch(pool: Pool, rows: Sequence[int]) -> dict[int, Sample | Unreadable]:
-    wanted = set(rows)
-    return {one.row: one for one in pool.rows(min(rows), max(rows) + 1) if one.row in wanted}
-
-
-def _example(one: Sample | Unreadable, numbers: Mapping[str, float]) -> Example:
-    if isinstance(one, Unreadable):
-        return Example(one.row, one.uid, numbers, [], 0, [], 0, one.reason)
-    images = [thumbnail(ref) for ref in one.images[:_MOST_IMAGES]]
-    passages = [_passage(turn) for turn in one.turns[:_MOST_TURNS]]
-    more_images, more_turns = len(one.images) - len(images), len(one.turns) - len(passages)
-    return Example(one.row, one.uid, numbers, images, more_images, passages, more_turns, "")
-
-
-def _passage(turn: Turn) -> Passage:
-    text = turn.text.strip()
-    return Passage(_ROLES[turn.role], text[:_CUT_TEXT], len(text))
+def _example(sample: Sample | Unreadable, numbers: Mapping[str, float]) -> Example:
+    if isinstance(sample, Unreadable):
+        return Example(sample.row, sample.uid, numbers, [], 0, [], 0, sample.reason)
+    images = [thumbnail(ref) for ref in sample.images[:_MOST_IMAGES]]
+    texts = [(_ROLES[turn.role], turn.text.strip()) for turn in sample.turns[:_MOST_TURNS]]
+    passages = [Passage(role, text[:_CUT_TEXT], len(text)) for role, text in texts]
+    more_images, more_turns = len(sample.images) - len(images), len(sample.turns) - len(passages)
+    return Example(sample.row, sample.uid, numbers, images, more_images, passages, more_turns, "")
 
 
 def thumbnail(ref: ImageRef) -> Thumbnail:

@@ -11,8 +11,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from onesteptrain.errors import MissingExtraError
-from onesteptrain.reporting.counting import Column, KeptUtility, LengthBins
-from onesteptrain.reporting.typeset import Scale, count, percent
+from onesteptrain.reporting.counting import Column, LengthBins, UtilityCurve
+from onesteptrain.reporting.typeset import Scale, count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,22 +106,16 @@ def histogram(values: Column, *, name: str, scale: Scale) -> Markup:
     return _svg(f"histogram-{name}", f"Histogram of {name}, {count(len(values))} rows", draw)
 
 
-def kept_curve(kept: KeptUtility) -> Markup:
-    """Share of the positive utility against share of the rows, with two marks."""
+def kept_curve(curve: UtilityCurve) -> Markup:
+    """Share of the positive utility against share of the rows."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], color=INK, alpha=0.4, linewidth=0.8, dashes=(4, 3))
-        axes.plot(100 * kept.shares, 100 * kept.utility, color=_USEFUL)
-        for mark in kept.marks:
-            x, y = 100 * mark.share, 100 * mark.utility
-            axes.plot([x, x], [0, y], color=INK, alpha=0.4, linewidth=0.8)
-            axes.plot(x, y, "o", color=_USEFUL, markersize=5)
-            axes.annotate(percent(mark.utility), (x, y), (7, -4), textcoords="offset points", va="top", fontsize=9.5)
+        axes.plot(100 * curve.shares, 100 * curve.utility, color=_USEFUL)
         axes.text(76, 66, "at random", va="top", fontsize=8.5, alpha=0.8)
-        axes.set(xlim=(0, 101), ylim=(0, 104), xlabel="rows kept, % of the pool", ylabel="positive utility kept, %")
+        axes.set(xlim=(0, 101), ylim=(0, 104), xlabel="best rows, % of the pool", ylabel="positive utility, %")
 
-    told = ", ".join(f"{percent(mark.utility)} at {mark.keep}" for mark in kept.marks)
-    return _svg("kept", f"Utility kept against share kept: {told}", draw)
+    return _svg("kept", "Positive utility against the share of the best rows", draw)
 
 
 def length_plot(bins: LengthBins, *, name: str, scale: Scale) -> Markup:

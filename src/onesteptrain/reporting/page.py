@@ -11,21 +11,23 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from onesteptrain.data.pool import Pool
-from onesteptrain.data.score_record import ScoreRecord, read_score_record
-from onesteptrain.errors import ConfigError, PoolError, RunError
+from onesteptrain.data.score_record import read_score_record
+from onesteptrain.errors import ConfigError, PoolError, RunError, ScoreError
 from onesteptrain.reporting import figures
 from onesteptrain.reporting.counting import (
     Column,
-    KeptUtility,
+    UtilityCurve,
     bin_by_length,
     count_reasons,
-    kept_utility,
+    read_audit,
     summarize,
+    summarize_results,
+    utility_curve,
 )
-from onesteptrain.reporting.evidence import read_audit, summarize_results
-from onesteptrain.reporting.examples import read_ends
+from onesteptrain.reporting.examples import Ends, read_ends
 from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
+from onesteptrain.selection import default_rule, scored_pool
+from onesteptrain.selection.advice import SHARES
 from onesteptrain.storage.atomic import write_text
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
@@ -60,7 +62,7 @@ class Figure(NamedTuple):
 
 
 def write_report(
-    run: Path,
+    table: ScoreTable,
     out: Path,
     *,
     options: ReportOptions | None = None,
@@ -71,7 +73,7 @@ def write_report(
     """Write one self-contained HTML page about a scored pool; the same inputs give the same bytes.
 
     Args:
-        run: Run directory of `ost score`.
+        table: Scores, in the run directory of `ost score`.
         out: The page; it appears whole or not at all.
         options: What the page shows.
         results: One mapping a training on a selection: method, share, rows, seed, accuracy in per cent.
@@ -82,24 +84,25 @@ def write_report(
         Where the page is.
 
     Raises:
-        RunError: `run` is no run directory, or the page exists.
-        ConfigError: the run holds no scores, or `out`, `results` or `audit` cannot be used.
-        ScoreError: scoring is not finished.
+        RunError: the table stands in no run directory, or the page exists.
+        ConfigError: `out`, `results` or `audit` cannot be used.
         PoolError: the pool is gone or has changed since; pages with 0 examples do not need it.
         MissingExtraError: matplotlib is not installed.
     """
     options = options or ReportOptions()
     _refuse_target(out, overwrite=overwrite)
     figures.need_matplotlib()
+    run = table.path.parent
     record = read_score_record(run)
-    table = ScoreTable(run / "scores.parquet")
     facts = {
+        "title": Path(record.asked.get("pool", "a pool in memory")).name,
         "asked": record.asked,
         "options": record.flat(),
         "provenance": Run(run).provenance,
         "arms": summarize_results(results or ()),
         "audit": read_audit(audit) if audit is not None else None,
-        **_table_facts(table, record, options),
+        **_table_facts(table),
+        **_ranking_facts(table, options),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, _render(facts))
@@ -115,33 +118,51 @@ def _refuse_target(out: Path, *, overwrite: bool) -> None:
         raise RunError(f"output {out} exists; choose another --out, or add --overwrite")
 
 
-def _table_facts(table: ScoreTable, record: ScoreRecord, options: ReportOptions) -> dict[str, Any]:
-    """All that the score table tells, and the pool rows at its two ends."""
-    names = table.names
-    score = table.numbers("score")
-    ranked = "utility" if "utility" in names else "score"
+def _table_facts(table: ScoreTable) -> dict[str, Any]:
+    """What the table holds, and what the default rule of `ost select` keeps of it."""
+    troubles = count_reasons(table)
+    facts: dict[str, Any] = {
+        "rows": table.rows,
+        "scored": table.scored,
+        "groups": _groups(table),
+        "troubles": troubles[:_REASONS_SHOWN],
+        "other_kinds": len(troubles[_REASONS_SHOWN:]),
+        "has_tokens": "token_utility" in table.names,
+    }
+    try:
+        rule = default_rule(table)
+    except ScoreError as error:
+        return {**facts, "kept": [], "gate": "none", "no_rule": str(error)}
+    return {**facts, "kept": [(share, rule.figures(share)) for share in SHARES], "gate": rule.gated.gate, "no_rule": ""}
+
+
+def _ranking_facts(table: ScoreTable, options: ReportOptions) -> dict[str, Any]:
+    """The ranking: its numbers, its figures, and the pool rows at its two ends."""
+    score, ranked = table.numbers("score"), "utility" if "utility" in table.names else "score"
     values = np.where(np.isfinite(score), table.numbers(ranked), np.nan)
     scale = choose_scale(values, _PLAIN_UNIT if ranked == "utility" else "")
-    kept = kept_utility(score, values) if ranked == "utility" else None
-    columns = [name for name in (ranked, *_SIGNALS[1:]) if name in names]
+    curve = utility_curve(score, values) if ranked == "utility" else None
+    columns = [name for name in (ranked, *_SIGNALS[1:]) if name in table.names]
     scales = {name: scale if name in (ranked, *_SCALED) else Scale(0, _PLAIN_UNIT) for name in columns}
-    pool = _open_pool(table, record) if options.examples else None
+    summaries = (summarize(name, table.numbers(name)) for name in columns)
     return {
-        "rows": table.rows,
-        "scored": int(np.isfinite(score).sum()),
         "ranked": ranked,
         "scale": scale,
         "scales": scales,
         "units": _units(scales),
-        "summaries": [found for name in columns if (found := summarize(name, table.numbers(name)))],
-        "groups": _groups(table),
-        "kept": kept,
-        "figures": _draw(table, values, ranked, scale, kept),
-        "troubles": (troubles := count_reasons(table))[:_REASONS_SHOWN],
-        "other_kinds": len(troubles[_REASONS_SHOWN:]),
-        "ends": read_ends(table, pool, values, columns, options.examples) if pool is not None else None,
-        "has_tokens": "token_utility" in names,
+        "summaries": [summary for summary in summaries if summary is not None],
+        "any_positive": curve is not None,
+        "figures": _draw(table, values, ranked, scale, curve),
+        "ends": _ends(table, values, columns, options.examples) if options.examples else None,
     }
+
+
+def _ends(table: ScoreTable, values: Column, columns: Sequence[str], examples: int) -> Ends:
+    try:
+        pool = scored_pool(table)
+    except PoolError as error:
+        raise PoolError(f"{error}, or add --examples 0") from error
+    return read_ends(table, pool, values, columns, examples)
 
 
 def _units(scales: Mapping[str, Scale]) -> str:
@@ -154,31 +175,21 @@ def _units(scales: Mapping[str, Scale]) -> str:
 
 def _groups(table: ScoreTable) -> list[Any]:
     names = [name for name in table.names if name.startswith("utility.")]
-    found = (summarize(name.removeprefix("utility."), table.numbers(name)) for name in names)
-    return [summary for summary in found if summary is not None]
+    summaries = (summarize(name.removeprefix("utility."), table.numbers(name)) for name in names)
+    return [summary for summary in summaries if summary is not None]
 
 
-def _draw(table: ScoreTable, values: Column, ranked: str, scale: Scale, kept: KeptUtility | None) -> list[Figure]:
+def _draw(table: ScoreTable, values: Column, ranked: str, scale: Scale, curve: UtilityCurve | None) -> list[Figure]:
     if not np.isfinite(values).any():
         return []
     drawn = [Figure("ranked", figures.histogram(values, name=ranked, scale=scale))]
     if "harm" in table.names and np.isfinite(harm := table.numbers("harm")).any():
         drawn.append(Figure("harm", figures.histogram(harm, name="harm", scale=scale)))
-    if kept is not None:
-        drawn.append(Figure("kept", figures.kept_curve(kept)))
+    if curve is not None:
+        drawn.append(Figure("kept", figures.kept_curve(curve)))
     if "answer_tokens" in table.names and (bins := bin_by_length(table.numbers("answer_tokens"), values)):
         drawn.append(Figure("length", figures.length_plot(bins, name=ranked, scale=scale), bins.spearman))
     return drawn
-
-
-def _open_pool(table: ScoreTable, record: ScoreRecord) -> Pool:
-    try:
-        pool = record.open_pool()
-    except PoolError as error:
-        raise PoolError(f"{error}, or add --examples 0") from error
-    if table.metadata.get("pool", pool.fingerprint) != pool.fingerprint:
-        raise PoolError(f"{pool.path} has changed since it was scored; score it again, or add --examples 0")
-    return pool
 
 
 def _render(facts: Mapping[str, Any]) -> str:
