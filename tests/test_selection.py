@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -179,6 +180,22 @@ def test_the_subset_holds_the_pools_rows_as_they_stand_in_the_pools_order(tmp_pa
         assert datasets.load_from_disk(out).to_list() == whole.select(kept).to_list()
     else:
         assert pq.read_table(out).equals(pq.read_table(pool.path).take(kept), check_metadata=container != "parquet")
+
+
+@pytest.mark.parametrize("kind", ["pool.json", "list", "frame", "dataset"])
+def test_a_selection_becomes_what_people_work_with(tmp_path, table, kind):
+    rows = [qa(f"question {n}", f"answer {n}", id=f"u{n}") for n in range(12)]
+    sources = {
+        "list": lambda: rows,
+        "frame": lambda: pd.DataFrame(rows),
+        "dataset": lambda: datasets.Dataset.from_list(rows),
+    }
+    pool = pool_in(tmp_path, kind) if kind not in sources else open_pool(sources[kind]())
+    selection = select_rows(table, keep="50%", pool=pool)
+    kept = [f"u{row}" for row in best(VALUES, 6)]
+    assert selection.to_dataset()["id"][:] == kept
+    assert selection.to_pandas()["id"].tolist() == kept
+    assert [row["id"] for row in json.loads(selection.write(tmp_path / "out.json").read_text())] == kept
 
 
 def test_a_pool_that_has_changed_since_it_was_scored_is_refused(tmp_path):

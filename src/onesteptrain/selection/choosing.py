@@ -83,6 +83,17 @@ class Selection:
         write_subset(self.pool, self.rows, out, overwrite=overwrite)
         return Path(out)
 
+    def to_dataset(self) -> Any:
+        """The kept rows as a `datasets.Dataset`."""
+        return self.pool.to_dataset(self.rows)
+
+    def to_pandas(self) -> Any:
+        """The kept rows as a pandas frame; images are what they are in the pool."""
+        import pandas as pd
+
+        rows = self.pool.subset(self.rows).source
+        return rows.to_pandas() if hasattr(rows, "to_pandas") else pd.DataFrame(rows)
+
     def summary(self) -> dict[str, Any]:
         """The numbers without the rows, for JSON."""
         names = ("pool_rows", "scored_rows", "threshold", "budget", "skipped_similar", "gate", "prefer", "dropped")
@@ -165,7 +176,7 @@ def scored_pool(table: ScoreTable, pool: Pool | None = None) -> Pool:
         RunError: the table stands in no run directory.
         PoolError: the pool is not there, or has changed since it was scored.
     """
-    pool = pool or table.pool
+    pool = table.pool if pool is None else pool
     if pool is None:
         pool = read_score_record(table.path.parent).open_pool()
     if table.metadata.get("pool", pool.fingerprint) != pool.fingerprint:
