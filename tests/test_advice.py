@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from onesteptrain.cli import main
-from onesteptrain.cli.advise_command import describe
+from onesteptrain.cli.choosing import describe_advice
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.advice import advise, find_knee
@@ -73,7 +73,7 @@ def test_without_a_reference_the_knee_is_the_advice(tmp_path):
     advice = advise(plain_table(tmp_path, np.concatenate([np.full(30, 10.0), np.full(70, 0.1)])))
     assert advice.recommended == advice.knee == pytest.approx(0.3)
     assert advice.clean_share is None
-    assert "score with --intervals 8" in describe(advice)
+    assert "score with --intervals 8" in describe_advice(advice)
 
 
 def test_with_a_reference_the_advice_is_what_passes_the_gate(tmp_path):
@@ -100,7 +100,7 @@ def test_intervals_say_how_sure_it_is(tmp_path):
     assert advice.stable > 0.95
     assert [line.anchors for line in advice.anchors] == [10, 20, 50, 100, 200, 500, 1000]
     assert advice.anchors[3].reliability > 0.99
-    assert "would stay with other anchors" in describe(advice)
+    assert "would stay with other anchors" in describe_advice(advice)
 
 
 def test_a_method_without_utility_gives_no_advice(tmp_path):
@@ -118,7 +118,7 @@ def test_an_epoch_takes_the_time_of_its_rows_or_of_their_tokens(tmp_path):
     table = plain_table(tmp_path / "tokens", utility, tokens=[10, 30, 30, 30])
     told = advise(table, seconds_per_row=3600)
     assert {line.share: line.train_seconds for line in told.shares}[0.5] == pytest.approx(3600 * 4 * 40 / 100)
-    assert "1.6 h" in describe(told)
+    assert "1.6 h" in describe_advice(told)
     assert all(line.train_seconds is None for line in advise(table).shares)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-from onesteptrain.cli import output
+from onesteptrain.jobs import progress as progressing
 
 
 def test_work_in_stages_is_timed_stage_by_stage(monkeypatch, capsys):
     clock = itertools.count(0.0, 10.0)
-    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
-    with output.progress_bar("scoring") as progress:
+    monkeypatch.setattr(progressing.time, "monotonic", lambda: next(clock))
+    with progressing.progress_bar("scoring") as progress:
         for done, total in [(16, 120), (56, 120), (120, 120), (1, 1), (20, 60), (60, 60), (30, 60)]:
             progress(done, total)
     lines = capsys.readouterr().err.splitlines()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onesteptrain.cli.select_command import describe
+from onesteptrain.cli.choosing import describe_selection
 from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.selection import (
@@ -359,13 +359,19 @@ def test_of_two_equal_rows_the_better_one_is_kept_alone(tmp_path):
 
 def test_a_filter_that_runs_dry_says_how_many_were_asked_for_and_passed_over(tmp_path):
     table = table_with(tmp_path, [(float(row), [1.0, row % 2]) for row in range(6)])
-    said = describe(select_rows(table, keep="50%", options=SelectOptions(distinct=0.9)), tmp_path / "out").splitlines()
+    said = describe_selection(
+        select_rows(table, keep="50%", options=SelectOptions(distinct=0.9)), tmp_path / "out"
+    ).splitlines()
     assert said[1:] == [
         "4 rows were passed over as too similar to a kept one",
         "fewer than the 3 rows asked for: no other row can be kept",
     ]
     assert (
-        len(describe(select_rows(table, keep="2", options=SelectOptions(distinct=0.9)), tmp_path / "out").splitlines())
+        len(
+            describe_selection(
+                select_rows(table, keep="2", options=SelectOptions(distinct=0.9)), tmp_path / "out"
+            ).splitlines()
+        )
         == 2
     )
 
@@ -412,7 +418,7 @@ def test_a_representation_that_is_one_number_is_refused(tmp_path):
 def test_choosing_distinct_rows_loads_no_torch(tmp_path):
     table = table_with(tmp_path, [(1.0, [1.0, 2.0]), (2.0, [2.0, 1.0])])
     code = (
-        "import sys; from pathlib import Path; from onesteptrain.cli.select_command import select; "
+        "import sys; from pathlib import Path; from onesteptrain.cli.choosing import Select; "
         "from onesteptrain.storage.score_table import ScoreTable; "
         "from onesteptrain.selection import SelectOptions, select_rows; "
         f"table = ScoreTable(Path({str(table.path)!r})); "

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onesteptrain.cli.select_command import describe
+from onesteptrain.cli.choosing import describe_selection
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection import setwise as setwise_module
@@ -106,7 +106,7 @@ def test_to_fill_up_makes_up_for_the_gate_and_not_for_repeats(tmp_path):
     selection = select_rows(table, keep="20%", options=SelectOptions(fill=True, distinct=0.999))
     assert len(selection.rows) == 10
     assert passing[selection.rows].all()
-    assert "--fill" not in describe(selection, tmp_path / "out")
+    assert "--fill" not in describe_selection(selection, tmp_path / "out")
 
 
 def test_a_row_to_fill_up_with_needs_a_vector_too(tmp_path):

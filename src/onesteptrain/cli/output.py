@@ -1,25 +1,36 @@
-"""Printing: results to stdout, progress to stderr."""
+"""Printing: results to stdout, progress and advice to stderr."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Progress = Callable[[int, int], None]
+LISTED = 5
+"""Things that a text for people names; it counts the others."""
 
-_SECONDS_BETWEEN_LINES = 10.0
 
+def say(text: str, facts: Mapping[str, Any], *, as_json: bool, then: Sequence[object] = ()) -> None:
+    """Print a result, for people or as one JSON object; people are also told which command may come next.
 
-def say(text: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a result: for people, or as one JSON object."""
+    Args:
+        text: The result for people.
+        facts: The result for machines.
+        as_json: Whether a machine reads.
+        then: The next command, after the word `ost`.
+    """
     sys.stdout.write((json.dumps(dict(facts), allow_nan=False) if as_json else text) + "\n")
     sys.stdout.flush()
+    if then and not as_json:
+        tell("next: " + shlex.join(["ost", *map(str, then)]))
+
+
+def tell(text: str) -> None:
+    """Say on stderr what has been done."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def moved_images(image_root: Path, out: Path) -> str:
@@ -29,66 +40,16 @@ def moved_images(image_root: Path, out: Path) -> str:
     return f"\nrelative image paths in it still start from {image_root}; give that folder as the image root"
 
 
-@contextlib.contextmanager
-def progress_bar(what: str, unit: str = "rows") -> Iterator[Progress]:
-    """Progress with throughput and time left on stderr: a bar on a terminal, else a line every ten seconds."""
-    if not sys.stderr.isatty():
-        yield _Lines(what, unit)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-    )
-    meter = _Meter()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(what, total=None, rate="")
-
-        def advance(done: int, total: int) -> None:
-            rate = meter.rate(done, total)
-            bars.update(task, completed=done, total=total, rate=f"{rate:.1f} {unit}/s" if rate else "")
-
-        yield advance
+def listed(title: str, items: Sequence[str]) -> list[str]:
+    """The first few of some things, under their number."""
+    if not items:
+        return []
+    more = [f"  ... and {len(items) - LISTED} more"] if len(items) > LISTED else []
+    return [f"{title}: {len(items)}", *(f"  {item}" for item in items[:LISTED]), *more]
 
 
-@dataclass
-class _Meter:
-    """Throughput since the first report, so that rows that were there already do not count.
-
-    Work in stages counts anew in each of them.
-    """
-
-    first: tuple[float, int] = (0.0, 0)
-    last: tuple[int, int] | None = None
-    """Rows done and in all."""
-
-    def rate(self, done: int, total: int) -> float:
-        now = time.monotonic()
-        if self.last is None or done < self.last[0] or total != self.last[1]:
-            self.first = (now, done)
-        self.last = (done, total)
-        seconds = now - self.first[0]
-        return (done - self.first[1]) / seconds if seconds > 0 else 0.0
-
-
-@dataclass
-class _Lines:
-    what: str
-    unit: str
-    meter: _Meter = field(default_factory=_Meter)
-    printed: float = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        rate = self.meter.rate(done, total)
-        now = time.monotonic()
-        if done < total and now - self.printed < _SECONDS_BETWEEN_LINES:
-            return
-        self.printed = now
-        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        speed = f" ({rate:.1f} {self.unit}/s{left})" if rate else ""
-        sys.stderr.write(f"{self.what}: {done}/{total}{speed}\n")
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

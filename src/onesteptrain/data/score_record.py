@@ -85,14 +85,3 @@ def _flat(options: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
     for name, value in options.items():
         flat |= _flat(value, f"{owner}{name}.") if isinstance(value, Mapping) else {owner + name: value}
     return flat
-
-
-def side_by_side(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as the command line takes it: the options of all owners beside one another."""
-    method, given = asked.get("method"), dict(asked)
-    if isinstance(method, Mapping):
-        given |= {"method": method.get("name"), **method.get("options", {})}
-    for owner in ("pool_reading", "anchor_reading", "scoring", "scope", "loading"):
-        if isinstance(asked.get(owner), Mapping):
-            given |= given.pop(owner)
-    return given

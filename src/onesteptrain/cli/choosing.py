@@ -1,0 +1,237 @@
+"""`ost advise`, `ost select`, `ost explain` and `ost report`: what to make of a scored pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from onesteptrain.cli.options import HOW, OUTPUT, Output, Printing
+from onesteptrain.cli.output import duration, moved_images, say
+from onesteptrain.data.score_record import read_score_record
+from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.reporting import ReportOptions, write_report
+from onesteptrain.reporting.diagnosis import ExplainOptions
+from onesteptrain.reporting.diagnosis import explain as explain_table
+from onesteptrain.selection import Figures, Selection, SelectOptions, select_rows
+from onesteptrain.selection.advice import Advice, ShareAdvice, advise
+from onesteptrain.storage.score_table import read_scores, write_table
+
+_ASKED = 300
+"""Characters of a question that are printed."""
+
+_AROUND = 100
+"""Characters of an answer that are printed before and after a span, and of a long span."""
+
+
+@dataclass(frozen=True)
+class Advise:
+    """Say which share of a scored pool to train on, what it keeps and what it saves, and how sure that is.
+
+    Example: `ost advise run`
+    """
+
+    run: Path
+    """Run directory of `ost score` or `ost run`."""
+
+    _: KW_ONLY
+
+    train_seconds_per_row: float | None = None
+    """What training on a row takes, to say how long an epoch on each share is."""
+
+    output: Annotated[Printing, OUTPUT] = Printing()
+
+    def __call__(self) -> None:
+        """Weigh the shares."""
+        advice = advise(read_scores(self.run), seconds_per_row=self.train_seconds_per_row)
+        then = ["select", self.run, "--keep", f"{100 * advice.recommended:.3g}%", "--out", "SUBSET"]
+        say(describe_advice(advice), advice.facts(), as_json=self.output.json, then=then)
+
+
+@dataclass(frozen=True)
+class Select:
+    """Write a part of a scored pool: its own format, byte for byte, in its order.
+
+    By default, rows that look unlike the anchors are dropped, and what is kept is drawn at random from the others.
+
+    Example: `ost select run --keep 20% --out subset.json`
+    """
+
+    run: Path
+    """Run directory of `ost score` or `ost run`."""
+
+    _: KW_ONLY
+
+    keep: str
+    """How much at most: a share of the pool such as 20%, a number of rows such as 5000, of tokens such as "2M tokens",
+    or of training steps such as "300 steps of 32"; or the lowest value to keep such as ">=0.5"."""
+
+    out: Path
+    """The file (or folder, for a Hugging Face dataset) to write."""
+
+    options: Annotated[SelectOptions, HOW] = SelectOptions()
+    output: Annotated[Output, OUTPUT] = Output()
+
+    def __call__(self) -> None:
+        """Choose, write and say what was kept."""
+        pool = read_score_record(self.run).open_pool()
+        selection = select_rows(read_scores(self.run), keep=self.keep, options=self.options)
+        selection.write(self.out, overwrite=self.output.overwrite)
+        root = pool.image_root
+        text = describe_selection(selection, self.out) + moved_images(root, self.out)
+        facts = {**selection.summary(), "out": str(self.out), "image_root": str(root)}
+        then = ["train", self.out, "--target", "MODEL", "--steps", "1000", "--out", "tuned"]
+        say(text, facts, as_json=self.output.json, then=then)
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Say of the harmful rows where the harm sits and what is likely wrong, and what the score goes by.
+
+    Example: `ost explain run`, where run was scored with --store-tokens, better with --ablate too
+    """
+
+    run: Path
+    """Run directory of `ost score` or `ost run`, with the utility of every token."""
+
+    _: KW_ONLY
+
+    rows: int = 10
+    """Harmful rows to print, the worst first."""
+
+    out: Path | None = None
+    """Parquet file with a line for each row; by default RUN/explanations.parquet, which is replaced."""
+
+    options: Annotated[ExplainOptions, HOW] = ExplainOptions()
+    output: Annotated[Output, OUTPUT] = Output()
+
+    def __call__(self) -> None:
+        """Explain, write and name the worst rows."""
+        from onesteptrain.jobs.scoring import locate_proxy  # both load torch
+        from onesteptrain.reporting.diagnosis.quoting import load_quoter
+
+        out = self._checked_out()
+        record = read_score_record(self.run)
+        anchors, asked = record.open_anchors(), record.asked
+        table, pool = ScoreTable(self.run / "scores.parquet"), record.open_pool()
+        quote = load_quoter(locate_proxy(asked["proxy"])[0], trust_remote_code=asked["loading"]["trust_remote_code"])
+        explanation = explain_table(table, pool, anchors, quote, self.options)
+        write_table(explanation.table(), out)
+        if explanation.corrected is not None:
+            _add_column(table, "corrected", explanation)
+        text = describe_explanation(explanation, pool, self.options, self.rows) + f"\nexplanations: {out}"
+        facts = {**explanation_facts(explanation, self.options, self.rows), "out": str(out)}
+        say(text, facts, as_json=self.output.json, then=["report", self.run])
+
+    def _checked_out(self) -> Path:
+        if self.out is None:
+            return self.run / "explanations.parquet"
+        if self.out.is_dir() or not self.out.absolute().parent.is_dir():
+            raise ConfigError(f"output {self.out} cannot be a file there; give a file name such as explain.parquet")
+        if self.out.exists() and not self.output.overwrite:
+            raise RunError(f"output {self.out} exists; give another path, or add --overwrite")
+        return self.out
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write an HTML page about a scored pool.
+
+    Example: `ost report run --out report.html`
+    """
+
+    run: Path
+    """Run directory of `ost score` or `ost run`."""
+
+    _: KW_ONLY
+
+    out: Path = Path("report.html")
+    """The page."""
+
+    examples: int = 12
+    """Rows to show from each end of the ranking; 0 writes the page without the pool file."""
+
+    output: Annotated[Output, OUTPUT] = Output()
+
+    def __call__(self) -> None:
+        """Write the page."""
+        page = write_report(self.run, self.out, options=ReportOptions(self.examples), overwrite=self.output.overwrite)
+        size = page.stat().st_size
+        then = ["select", self.run, "--keep", "20%", "--out", "SUBSET"]
+        facts = {"report": str(page), "bytes": size}
+        say(f"report: {page} ({size / 1e6:.1f} MB)", facts, as_json=self.output.json, then=then)
+
+
+def describe_advice(advice: Advice) -> str:
+    """The advice, for people."""
+    heads = ("share", "     rows", "tokens", "utility", "harmful rows", "clean, expected", "epoch")
+    lines = ["  ".join(heads), *(_line(heads, share) for share in advice.shares)]
+    lines.append(f"utility has its knee at {advice.knee:.1%} of the rows")
+    if advice.clean_share is not None:
+        lines.append(f"about {advice.clean_share:.0%} of the pool is clean, as the anchors tell it")
+    lines.append(f"advice: keep at most {advice.recommended:.1%}: {advice.why}")
+    if advice.stable is not None:
+        lines.append(
+            f"{advice.stable:.0%} of the top {advice.recommended:.0%} by utility would stay with other anchors"
+        )
+        lines.append(f"{'anchors':>8} {'reliability':>12} {'top in common':>14}")
+        lines += [f"{row.anchors:>8} {row.reliability:>12.3f} {row.top_overlap:>14.0%}" for row in advice.anchors]
+    else:
+        lines.append("score with --intervals 8 to learn how sure the ranking is, and how many anchors are enough")
+    return "\n".join(lines)
+
+
+def _line(heads: Sequence[str], share: ShareAdvice) -> str:
+    kept = share.kept
+    harmful = "" if kept.harmful is None else f"{kept.harmful:.0f}"
+    shares = (kept.tokens_share, kept.utility_share, kept.clean_share)
+    tokens, utility, clean = ("" if value is None else f"{value:.1%}" for value in shares)
+    epoch = "" if share.train_seconds is None else duration(share.train_seconds)
+    cells = (f"{share.share:.0%}", str(kept.rows), tokens, utility, harmful, clean, epoch)
+    return "  ".join(cell.rjust(len(head)) for head, cell in zip(heads, cells, strict=True)).rstrip()
+
+
+def describe_selection(selection: Selection, out: Path) -> str:
+    """What was kept, for people."""
+    kept = len(selection.rows)
+    lines = [f"kept {kept} of {selection.pool_rows} rows ({kept / selection.pool_rows:.1%}): {out}"]
+    missing = selection.pool_rows - selection.scored_rows
+    if missing:
+        lines.append(f"{missing} rows without a score were left out")
+    if selection.gate != "none":
+        lines.append(_gate(selection))
+    if selection.skipped_similar is not None:
+        lines.append(f"{selection.skipped_similar} rows were passed over as too similar to a kept one")
+    if selection.budget is not None and kept < selection.budget:
+        gated = selection.gate == "trust" and selection.scored_rows - selection.dropped < selection.budget
+        more = "; add --fill for those of the others that are most like the anchors" if gated else ""
+        lines.append(f"fewer than the {selection.budget} rows asked for: no other row can be kept{more}")
+    if selection.groups is not None:
+        lines.append("groups: " + ", ".join(f"{name} {count}" for name, count in selection.groups.items()))
+    if figures := _figures(selection.kept):
+        lines.append(f"kept: {figures}")
+    if selection.expected is not None and selection.expected.rows < selection.scored_rows - selection.dropped:
+        lines.append(f"in the mean over draws: {_figures(selection.expected)}")
+    return "\n".join(lines)
+
+
+def _gate(selection: Selection) -> str:
+    """What the gate dropped."""
+    if selection.clean_share is None:
+        return f"gate {selection.gate}: {selection.dropped} rows dropped"
+    clean = f"about {selection.clean_share:.0%} of the pool is clean"
+    return f"gate: {selection.dropped} rows dropped as unlike the anchors; {clean}"
+
+
+def _figures(figures: Figures) -> str:
+    """What a subset holds, in words."""
+    parts = []
+    if figures.tokens_share is not None:
+        parts.append(f"{figures.tokens} tokens ({figures.tokens_share:.1%} of the pool's)")
+    if figures.utility_share is not None:
+        parts.append(f"{figures.utility_share:.1%} of the positive utility")
+        parts.append(f"{figures.harmful:.0f} rows with negative utility")
+    if figures.clean_share is not None:
+        parts.append(f"{figures.clean_share:.0%} clean, as expected by the gate")
+    return ", ".join(parts)

@@ -1,0 +1,258 @@
+"""`ost warmup`, `ost score` and `ost audit`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, WORK, Output, panel
+from onesteptrain.cli.output import duration, say
+from onesteptrain.jobs.progress import progress_bar
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into, forecast_scoring, score_into
+from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
+from onesteptrain.methods import method_class
+from onesteptrain.methods.one_step import OneStep
+from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
+from onesteptrain.scoring.audit import Audit as AuditResult
+from onesteptrain.scoring.audit import AuditOptions, trusted_step_size
+from onesteptrain.scoring.forecast import Forecast
+from onesteptrain.scoring.score import ScoringOptions, ScoringResult
+from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
+
+_GOOD = 0.99
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Fine-tune the proxy on a share of the pool and keep Adam's second moments.
+
+    Example: `ost warmup pool.json --proxy OpenGVLab/InternVL3-1B-hf --out warm`
+    """
+
+    pool: Path
+    """The pool file or folder."""
+
+    _: KW_ONLY
+
+    proxy: str
+    """Checkpoint folder or hub name of a small vision-language model."""
+
+    out: Path
+    """Folder to write; give it as --proxy to `ost score`."""
+
+    share: float = 0.05
+    """Share of the pool to train on."""
+
+    checkpoints: int = 0
+    """States to keep on the way for --method less, evenly spaced, the last one at the end."""
+
+    finetune: Annotated[FinetuneOptions, HOW] = FinetuneOptions()
+    reading: Annotated[PoolOptions, FILES] = PoolOptions()
+    scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
+    loading: Annotated[LoadOptions, MODEL] = LoadOptions()
+    output: Annotated[Output, OUTPUT] = Output()
+
+    def __call__(self) -> None:
+        """Train and say how the loss fell."""
+        pool, proxy = self.reading.open(self.pool), load_proxy(self.proxy, self.scope, self.loading)
+        options = WarmupOptions(share=self.share, finetune=self.finetune, checkpoints=self.checkpoints)
+        with progress_bar("warm-up", "steps") as progress:
+            result = warm_up(proxy, pool, options, self.out, overwrite=self.output.overwrite, progress=progress)
+        lines = [
+            f"warmed up on {result.used} rows in {result.steps} steps and {result.seconds:.1f} s, "
+            f"loss {result.losses[0]:.3f} to {result.losses[-1]:.3f}: {self.out}"
+        ]
+        lines += [f"  {count} rows left out: {reason}" for reason, count in most_common(result.refused)]
+        facts = {"out": str(self.out), "rows": result.used, "steps": result.steps, "seconds": result.seconds}
+        facts |= {"losses": result.losses, "refused": result.refused}
+        then = ["score", self.pool, "--anchors", "ANCHORS", "--proxy", self.out, "--out", "run"]
+        say("\n".join(lines), facts, as_json=self.output.json, then=then)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score every sample of a pool, continuing a run that was interrupted.
+
+    Example: `ost score pool.json --anchors anchors.jsonl --proxy warm --out run`
+    """
+
+    pool: Path
+    """The pool file or folder."""
+
+    _: KW_ONLY
+
+    out: Path
+    """Run directory; the scores go to its scores.parquet."""
+
+    anchors: Path | None = None
+    """Trusted samples that are not in the pool."""
+
+    proxy: str | None = None
+    """Checkpoint folder or hub name of a small vision-language model, or the folder of `ost warmup`."""
+
+    method: str = "one_step"
+    """Installed method; its options follow (`ost methods` lists them)."""
+
+    seed: int = 0
+    """Fixes all that is random."""
+
+    dry_run: bool = False
+    """Score 80 rows, drawn at random, and say how long all of them will take and what memory and disk they need;
+    nothing is written."""
+
+    options: Any = None
+    reading: Annotated[PoolOptions, FILES] = PoolOptions()
+    anchor_reading: Annotated[AnchorOptions, FILES] = AnchorOptions()
+    scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
+    loading: Annotated[LoadOptions, MODEL] = LoadOptions()
+    scoring: Annotated[ScoringOptions, WORK] = ScoringOptions()
+    output: Annotated[Output, OUTPUT] = Output()
+
+    def __call__(self) -> None:
+        """Score, or say what scoring will take."""
+        request = ScoreRequest(
+            self.reading.open(self.pool),
+            self.options,
+            self.method,
+            anchors=self.anchors,
+            anchor_reading=self.anchor_reading,
+            proxy=None if self.proxy is None else ProxyOptions(self.proxy, self.scope, self.loading),
+            scoring=self.scoring,
+            seed=self.seed,
+        )
+        if self.dry_run:
+            expected = forecast_scoring(request)
+            say(describe_forecast(expected), expected._asdict(), as_json=self.output.json)
+            return
+        with progress_bar("scoring") as progress:
+            result = score_into(self.out, request, overwrite=self.output.overwrite, progress=progress)
+        then = ["select", self.out, "--keep", "20%", "--out", f"subset{self.pool.suffix}"]
+        say(describe_scoring(result), scoring_facts(result), as_json=self.output.json, then=then)
+
+
+def score_command(method: str) -> type[Score]:
+    """`ost score` with the options of one method among its own.
+
+    Raises:
+        ConfigError: no installed method has this name.
+    """
+    cls = method_class(method)
+    options = Annotated[cls, panel(f"Options of method {method}", 1)]  # type: ignore[valid-type]
+    parts = [
+        ("method", str, field(default=method, kw_only=True)),
+        ("options", options, field(default_factory=cls, kw_only=True)),
+    ]
+    return dataclasses.make_dataclass("Score", parts, bases=(Score,), frozen=True, namespace={"__doc__": Score.__doc__})
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Take the exact step on a random part of the pool and compare it with the first-order score.
+
+    Example: `ost audit pool.json --anchors anchors.jsonl --proxy warm --out audit.json`
+    """
+
+    pool: Path
+    """The pool file or folder."""
+
+    _: KW_ONLY
+
+    anchors: Path
+    """Trusted samples that are not in the pool."""
+
+    proxy: str
+    """Checkpoint folder or hub name, or the folder of `ost warmup`."""
+
+    out: Path
+    """JSON file for the result."""
+
+    seed: int = 0
+    """Of the draw."""
+
+    options: Annotated[AuditOptions, panel("What is compared", 1)] = AuditOptions()
+    method: Annotated[OneStep, panel("Options of method one_step", 1)] = OneStep()
+    reading: Annotated[PoolOptions, FILES] = PoolOptions()
+    anchor_reading: Annotated[AnchorOptions, FILES] = AnchorOptions()
+    scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
+    loading: Annotated[LoadOptions, MODEL] = LoadOptions()
+    output: Annotated[Output, OUTPUT] = Output()
+
+    def __call__(self) -> None:
+        """Compare and say up to which step size the two agree."""
+        request = ScoreRequest(
+            self.reading.open(self.pool),
+            self.method,
+            anchors=self.anchors,
+            anchor_reading=self.anchor_reading,
+            proxy=ProxyOptions(self.proxy, self.scope, self.loading),
+            seed=self.seed,
+        )
+        with progress_bar("exact steps", "steps") as progress:
+            result = audit_into(self.out, request, self.options, overwrite=self.output.overwrite, progress=progress)
+        facts = audit_facts(result, self.method, self.options)
+        then = ["score", self.pool, "--anchors", self.anchors, "--proxy", self.proxy, "--out", "run"]
+        say(describe_audit(result, self.options), facts, as_json=self.output.json, then=then)
+
+
+def describe_scoring(result: ScoringResult) -> str:
+    """What came out of scoring, for people."""
+    rate = f", {result.scored_now / result.seconds:.1f} rows/s" if result.scored_now else ""
+    lines = [
+        f"{result.rows - result.failed} of {result.rows} rows scored "
+        f"({result.scored_now} now, in {result.seconds:.1f} s{rate}): {result.table.path}"
+    ]
+    if result.failed:
+        lines.append(f"{result.failed} rows have a reason in place of a score, such as:")
+        lines += [f"  {count} x {reason}" for reason, count in result.reasons]
+    return "\n".join(lines)
+
+
+def scoring_facts(result: ScoringResult) -> dict[str, Any]:
+    """What came out of scoring, for machines."""
+    return {
+        "scores": str(result.table.path),
+        "rows": result.rows,
+        "failed": result.failed,
+        "reasons": [{"reason": reason, "rows": count} for reason, count in result.reasons],
+        "scored_now": result.scored_now,
+        "seconds": result.seconds,
+    }
+
+
+def describe_forecast(expected: Forecast) -> str:
+    """What scoring will take, for people."""
+    lines = [
+        f"{expected.rows} rows: about {duration(expected.seconds)} here "
+        f"({duration(expected.seconds_low)} to {duration(expected.seconds_high)}), "
+        f"{duration(expected.prepare_seconds)} of it to prepare, then {1 / expected.seconds_per_row:.1f} rows/s",
+        f"memory: {expected.memory_bytes / 1e9:.1f} GB so far"
+        + (f", {expected.device_memory_bytes / 1e9:.1f} GB on the GPU" if expected.device_memory_bytes else ""),
+        f"disk: {expected.disk_bytes / 1e6:.1f} MB while shards are merged, half of that afterwards",
+    ]
+    if expected.failed:
+        lines.append(f"{expected.failed} of {expected.tried} rows that were tried cannot be scored")
+    return "\n".join(lines)
+
+
+def describe_audit(result: AuditResult, options: AuditOptions) -> str:
+    """The audit, for people."""
+    level = f"{options.confidence:.0%} interval"
+    lines = [
+        f"{result.rows} rows, {result.estimator} against exact; {level} by bootstrap over rows",
+        f"{'step size':>10}  {'rank correlation':^26}  {f'overlap of the top {options.top_share:.0%}':^26}  error",
+    ]
+    for row in result.sizes:
+        rank, top = row.spearman, row.top_overlap
+        lines.append(
+            f"{row.step_size:>10.0e}  {f'{rank.value:.4f} ({rank.low:.4f} to {rank.high:.4f})':^26}  "
+            f"{f'{top.value:.2f} ({top.low:.2f} to {top.high:.2f})':^26}  {row.relative_error:.1%}"
+        )
+    good = trusted_step_size(result.sizes, at_least=_GOOD)
+    lines.append(
+        f"the first-order score holds (rank correlation at least {_GOOD}) up to step size {good:.0e}"
+        if good
+        else f"no step size reaches rank correlation {_GOOD}; use --estimator exact, or a smaller step"
+    )
+    return "\n".join(lines)
