@@ -42,11 +42,12 @@ _MODULES = {
     "starting": ("methods",),
     "pools": ("anchors", "guard"),
     "scoring": ("warmup", "score", "audit"),
-    "choosing": ("advise", "select", "explain", "report"),
+    "choosing": ("advise", "select", "report"),
+    "explaining": ("explain",),
     "targets": ("train", "evaluate"),
     "jobs": ("run", "compare", "demo"),
 }
-"""Where the command `name` is the class `Name`; only those of scoring, targets and jobs load torch for their help."""
+"""Where the command `name` is the class `Name`; three of these load no torch: starting, pools and choosing."""
 
 _GONE = {
     "candidates": "exact steps are taken one after the other; leave it out",

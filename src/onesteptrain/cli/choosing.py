@@ -1,4 +1,4 @@
-"""`ost advise`, `ost select`, `ost explain` and `ost report`: what to make of a scored pool."""
+"""`ost advise`, `ost select` and `ost report`: what to make of a scored pool."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ from typing import Annotated
 from onesteptrain.cli.options import HOW, OUTPUT, Output, Printing
 from onesteptrain.cli.output import duration, moved_images, say
 from onesteptrain.data.score_record import read_score_record
-from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.reporting import ReportOptions, write_report
-from onesteptrain.reporting.diagnosis import ExplainOptions
-from onesteptrain.reporting.diagnosis import explain as explain_table
 from onesteptrain.selection import Figures, Selection, SelectOptions, select_rows
 from onesteptrain.selection.advice import Advice, ShareAdvice, advise
-from onesteptrain.storage.score_table import read_scores, write_table
-
-_ASKED = 300
-"""Characters of a question that are printed."""
-
-_AROUND = 100
-"""Characters of an answer that are printed before and after a span, and of a long span."""
+from onesteptrain.storage.score_table import read_scores
 
 
 @dataclass(frozen=True)
@@ -83,55 +74,6 @@ class Select:
         facts = {**selection.summary(), "out": str(self.out), "image_root": str(root)}
         then = ["train", self.out, "--target", "MODEL", "--steps", "1000", "--out", "tuned"]
         say(text, facts, as_json=self.output.json, then=then)
-
-
-@dataclass(frozen=True)
-class Explain:
-    """Say of the harmful rows where the harm sits and what is likely wrong, and what the score goes by.
-
-    Example: `ost explain run`, where run was scored with --store-tokens, better with --ablate too
-    """
-
-    run: Path
-    """Run directory of `ost score` or `ost run`, with the utility of every token."""
-
-    _: KW_ONLY
-
-    rows: int = 10
-    """Harmful rows to print, the worst first."""
-
-    out: Path | None = None
-    """Parquet file with a line for each row; by default RUN/explanations.parquet, which is replaced."""
-
-    options: Annotated[ExplainOptions, HOW] = ExplainOptions()
-    output: Annotated[Output, OUTPUT] = Output()
-
-    def __call__(self) -> None:
-        """Explain, write and name the worst rows."""
-        from onesteptrain.jobs.scoring import locate_proxy  # both load torch
-        from onesteptrain.reporting.diagnosis.quoting import load_quoter
-
-        out = self._checked_out()
-        record = read_score_record(self.run)
-        anchors, asked = record.open_anchors(), record.asked
-        table, pool = ScoreTable(self.run / "scores.parquet"), record.open_pool()
-        quote = load_quoter(locate_proxy(asked["proxy"])[0], trust_remote_code=asked["loading"]["trust_remote_code"])
-        explanation = explain_table(table, pool, anchors, quote, self.options)
-        write_table(explanation.table(), out)
-        if explanation.corrected is not None:
-            _add_column(table, "corrected", explanation)
-        text = describe_explanation(explanation, pool, self.options, self.rows) + f"\nexplanations: {out}"
-        facts = {**explanation_facts(explanation, self.options, self.rows), "out": str(out)}
-        say(text, facts, as_json=self.output.json, then=["report", self.run])
-
-    def _checked_out(self) -> Path:
-        if self.out is None:
-            return self.run / "explanations.parquet"
-        if self.out.is_dir() or not self.out.absolute().parent.is_dir():
-            raise ConfigError(f"output {self.out} cannot be a file there; give a file name such as explain.parquet")
-        if self.out.exists() and not self.output.overwrite:
-            raise RunError(f"output {self.out} exists; give another path, or add --overwrite")
-        return self.out
 
 
 @dataclass(frozen=True)
