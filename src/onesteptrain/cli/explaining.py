@@ -12,21 +12,12 @@ import pyarrow as pa
 
 from onesteptrain.cli.options import HOW, OUTPUT, Output
 from onesteptrain.cli.output import say
-from onesteptrain.data.pool import Pool, Sample
-from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.jobs.scoring import locate_proxy
-from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation
-from onesteptrain.reporting.diagnosis import explain as explain_table
-from onesteptrain.reporting.diagnosis.quoting import load_quoter
-from onesteptrain.reporting.diagnosis.reading import Quote, answer_text
-from onesteptrain.storage.score_table import ScoreTable, write_table
+from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation, explain
+from onesteptrain.storage.score_table import ScoreTable, read_scores, write_table
 
-_ASKED = 300
-"""Characters of a question that are printed."""
-
-_AROUND = 100
-"""Characters of an answer that are printed before and after a span, and of a long span."""
+_SPAN = 120
+"""Characters of a span that are printed."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +44,12 @@ class Explain:
     def __call__(self) -> None:
         """Explain, write and name the worst rows."""
         out = self._checked_out()
-        record = read_score_record(self.run)
-        anchors, asked = record.open_anchors(), record.asked
-        table, pool = ScoreTable(self.run / "scores.parquet"), record.open_pool()
-        quote = load_quoter(locate_proxy(asked["proxy"])[0], trust_remote_code=asked["loading"]["trust_remote_code"])
-        explanation = explain_table(table, pool, anchors, quote, self.options)
+        table = read_scores(self.run)
+        explanation = explain(table, options=self.options)
         write_table(explanation.table(), out)
         if explanation.corrected is not None:
             _add_column(table, "corrected", explanation)
-        text = describe_explanation(explanation, pool, self.options, self.rows) + f"\nexplanations: {out}"
+        text = describe_explanation(explanation, self.options, self.rows) + f"\nexplanations: {out}"
         facts = {**explanation_facts(explanation, self.options, self.rows), "out": str(out)}
         say(text, facts, as_json=self.output.json, then=["report", self.run])
 
@@ -75,12 +63,13 @@ class Explain:
         return self.out
 
 
-def describe_explanation(explanation: Explanation, pool: Pool, options: ExplainOptions, rows: int) -> str:
+def describe_explanation(explanation: Explanation, options: ExplainOptions, rows: int) -> str:
     """What was found, for people."""
     lines = [f"{len(explanation.rows)} of {len(explanation.uids)} rows look harmful: {RULE}"]
     counts = [f"{cause} {count}" for cause, count in explanation.cause_counts().items() if count]
     lines += [f"likely causes: {', '.join(counts)}"] if counts else []
-    lines += _worst_rows(explanation, pool, rows)
+    for place in range(min(rows, len(explanation.rows))):
+        lines += _worst_row(explanation, place)
     if explanation.blind is None:
         lines.append("no picture was judged, so that image_mismatch is never named; score again with --ablate")
     elif explanation.blind_share is not None:
@@ -121,43 +110,24 @@ def _row_facts(explanation: Explanation, place: int) -> dict[str, Any]:
     }
 
 
-def _worst_rows(explanation: Explanation, pool: Pool, rows: int) -> list[str]:
-    """The worst rows with question and answer, in which the span is marked."""
-    worst = explanation.rows[:rows].tolist()
-    wanted = set(worst)
-    texts = {sample.row: sample for sample in pool if sample.row in wanted} if worst else {}
-    lines = []
-    for place, row in enumerate(worst):
-        fact, sample = _row_facts(explanation, place), texts[row]
-        cause = f"{fact['cause']} ({fact['confidence']:.2f})"
-        lines.append(f"  row {row:<7} utility {fact['utility']:+.2e}  {cause}")
-        if isinstance(sample, Sample):
-            asked = " ".join(turn.text for turn in sample.turns if turn.role == "user")
-            lines += _wrapped("Q", _printable(asked[:_ASKED]) + " ..." * (len(asked) > _ASKED))
-            lines += _wrapped("A", marked(answer_text(sample.turns), explanation.quotes[place]))
-    return lines
+def _worst_row(explanation: Explanation, place: int) -> list[str]:
+    """A row with its question, and with its answer in which the span stands between `>>` and `<<`."""
+    fact, quote = _row_facts(explanation, place), explanation.quotes[place]
+    cause = f"{fact['cause']} ({fact['confidence']:.2f})"
+    lines = [f"  row {fact['row']:<7} utility {fact['utility']:+.2e}  {cause}"]
+    if quote.question:
+        lines += _paragraph("Q", quote.question)
+    if quote.text is None:
+        return [*lines, "    A: the place cannot be found in it"]
+    span = quote.text if len(quote.text) <= _SPAN else f"{quote.text[: _SPAN // 2]} ... {quote.text[-_SPAN // 2 :]}"
+    return lines + _paragraph("A", f"{quote.before}>>{span or 'the end of the answer'}<<{quote.after}")
 
 
-def marked(text: str, quote: Quote) -> str:
-    """A span of a text between `>>` and `<<`, with what stands around it, in printable characters."""
-    if quote.start is None or quote.end is None:
-        return f"{_printable(text[:_AROUND])} (the place cannot be found)"
-    before, span, after = text[: quote.start], text[quote.start : quote.end], text[quote.end :]
-    if len(span) > _AROUND:
-        span = f"{span[: _AROUND // 2]} ... {span[-_AROUND // 2 :]}"
-    before = f"... {before[-_AROUND:]}" if len(before) > _AROUND else before
-    after = f"{after[:_AROUND]} ..." if len(after) > _AROUND else after
-    return f"{_printable(before)}>>{_printable(span) or 'end'}<<{_printable(after)}"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _wrapped(title: str, text: str) -> list[str]:
-    """A paragraph for the terminal."""
+def _paragraph(title: str, text: str) -> list[str]:
+    """Printable text as wide as the terminal."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
     width = max(40, shutil.get_terminal_size().columns)
-    return textwrap.wrap(text, width, initial_indent=f"    {title}: ", subsequent_indent="       ")
+    return textwrap.wrap(printable, width, initial_indent=f"    {title}: ", subsequent_indent="       ")
 
 
 def _add_column(table: ScoreTable, name: str, explanation: Explanation) -> None:

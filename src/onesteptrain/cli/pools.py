@@ -121,7 +121,7 @@ class Guard:
 
     def __call__(self) -> None:
         """Search, write and name some of what there is."""
-        from onesteptrain.evaluation.answers import extract_answer, same_answer  # loads torch
+        from onesteptrain.evaluation.answers import extract_answer, same_answer
 
         pool = self.reading.open(self.pool)
         table = self._table()
@@ -158,7 +158,7 @@ class Guard:
         if self.anchors is not None:
             against["anchors"] = open_pool(self.anchors, image_root=self.anchor_image_root)
         if self.benchmark is not None:
-            from onesteptrain.evaluation import read_benchmark  # loads torch
+            from onesteptrain.evaluation import read_benchmark
 
             questions = read_benchmark(self.benchmark, image_root=self.benchmark_image_root)
             against["benchmark"] = [

@@ -11,11 +11,10 @@ from onesteptrain.cli.output import say
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import Accuracy, EvaluateOptions, Evaluation, Graded, Question, read_benchmark
 from onesteptrain.evaluation import evaluate as evaluate_model
-from onesteptrain.evaluation.evaluating import check_columns, read_results
-from onesteptrain.evaluation.journal import questions_fingerprint
+from onesteptrain.evaluation.benchmark import questions_fingerprint
 from onesteptrain.evaluation.lmms_eval import TASKS, Program, run_lmms_eval
 from onesteptrain.evaluation.paired import Difference, paired_difference, paired_marks
-from onesteptrain.evaluation.running import REPLIES, evaluate_into
+from onesteptrain.evaluation.results import REPLIES, Counting, check_columns, evaluate_into, read_results
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.steps import PoolOptions, plain
@@ -197,7 +196,7 @@ class Evaluate:
     def _kept(self) -> dict[str, Any]:
         """What can be asked for later too."""
         metrics = SUITES[self.source.suite].metrics if self.source.suite is not None else None
-        return {"by": self.options.by, "metrics": metrics, "overwrite": self.output.overwrite}
+        return {"counting": Counting(self.options.by, metrics), "overwrite": self.output.overwrite}
 
 
 def describe_evaluation(result: Evaluation, difference: Difference | None = None) -> str:
