@@ -98,7 +98,9 @@ class Report:
 
     def __call__(self) -> None:
         """Write the page."""
-        page = write_report(self.run, self.out, options=ReportOptions(self.examples), overwrite=self.output.overwrite)
+        page = write_report(
+            read_scores(self.run), self.out, options=ReportOptions(self.examples), overwrite=self.output.overwrite
+        )
         size = page.stat().st_size
         then = ["select", self.run, "--keep", "20%", "--out", "SUBSET"]
         facts = {"report": str(page), "bytes": size}

@@ -127,7 +127,7 @@ class Guard:
         table = self._table()
         scores = _scores(self.run, self.by, pool) if self.run is not None else None
         against = self._against()
-        total = pool.count()
+        total = len(pool)
         with progress_bar("reading") as advance:
             told = partial(_tell, advance, total)
             findings = search(
