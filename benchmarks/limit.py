@@ -20,7 +20,7 @@ from recording import by_turns, ratio, record
 from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy
+from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy, prepare
 from onesteptrain.scoring.score import ScoringOptions
 from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
@@ -78,7 +78,7 @@ def measure(name: str, proxy: Proxy, rows: list[Sample], anchors: list[Sample], 
     encoded = [proxy.encoder.encode(one) for one in rows]
     trusted = [proxy.encoder.encode(one) for one in anchors]
     kept = measured(proxy, trusted)
-    forgetful = kept._replace(batches=[batch._replace(kept=None) for batch in kept.batches])
+    forgetful = kept._replace(batches=[batch._replace(plan=batch.plan._replace(kept=None)) for batch in kept.batches])
     few = encoded[:: len(encoded) // options.exact_rows][: options.exact_rows]
 
     def first_order(estimator: str) -> None:
@@ -107,7 +107,7 @@ def by_tokens(proxy: Proxy, rows: list[Sample], repeats: int) -> None:
     work = {str(tokens): lambda tokens=tokens: plain(proxy, encoded, tokens) for tokens in TOKENS}
     seconds = by_turns(work, repeats)
     for tokens in TOKENS:
-        figure = round(ratio(seconds, str(tokens), str(proxy.tokens_at_once)), 2)
+        figure = round(ratio(seconds, str(tokens), str(proxy.memory.most_tokens)), 2)
         record("limit", f"plain passes of {tokens} tokens over those by default", ratio=figure, unit="x")
 
 
@@ -145,7 +145,7 @@ def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:
     real = padded = 0
     for start in range(0, len(lengths), chunk):
         part = lengths[start : start + chunk]
-        for indices in in_batches(part, BATCH, proxy.room.tokens):
+        for indices in in_batches(part, BATCH, proxy.memory.tokens):
             tokens = [part[index].tokens for index in indices]
             real, padded = real + sum(tokens), padded + len(tokens) * max(tokens)
     record("limit", f"padding of scoring batches, {name} world", value=round(100 * (padded / real - 1), 2), unit="%")
@@ -154,8 +154,8 @@ def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:
 @torch.no_grad()
 def plain(proxy: Proxy, encoded: Sequence[Encoded], tokens: int | None = None) -> None:
     """The mean answer loss of every row, by batched forward passes."""
-    for indices in in_batches(encoded, tokens or BATCH, tokens or proxy.room.tokens):
-        proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
+    for indices in in_batches(encoded, tokens or BATCH, tokens or proxy.memory.tokens):
+        proxy.token_losses(prepare(proxy, [encoded[index] for index in indices])).means()
 
 
 def measured(proxy: Proxy, anchors: list[Encoded]) -> AnchorGroup:

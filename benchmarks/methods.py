@@ -27,7 +27,7 @@ from onesteptrain.methods.ifd import Ifd
 from onesteptrain.methods.less import Less
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, Proxy, in_batches, load_proxy
+from onesteptrain.proxy import LoadOptions, Proxy, in_batches, load_proxy, prepare
 from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.training import FinetuneOptions, WarmupOptions, warm_up
 
@@ -105,7 +105,7 @@ def plain_pass(proxy: Proxy, rows: Sequence[Sample]) -> None:
     encoded = [proxy.encoder.encode(row) for row in rows]
     with torch.no_grad():
         for indices in in_batches(encoded, 16):
-            proxy.token_losses(proxy.batch([encoded[index] for index in indices])).means()
+            proxy.token_losses(prepare(proxy, [encoded[index] for index in indices])).means()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -14,13 +13,12 @@ from onesteptrain.errors import AnchorError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.acceleration.causality import without_mask
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prepare
+from onesteptrain.proxy.acceleration.plan import without_mask
 from onesteptrain.proxy.encoding import sent
-from onesteptrain.proxy.memory import out_of_memory
-from onesteptrain.utility import measure_anchors
-from onesteptrain.utility.batching import in_memory
-from onesteptrain.utility.representing import represent
+from onesteptrain.proxy.memory import MemoryBudget, in_memory, memory_budget, out_of_memory
+from onesteptrain.utility import anchoring, measure_anchors
+from onesteptrain.utility.answers import represent
 from tests.building import checkpoint, sample
 
 SAMPLES = [sample(row, images=row % 2) for row in range(11)]
@@ -67,11 +65,11 @@ def test_what_fits_is_remembered(monkeypatch, proxy):
     longest = max(proxy.encoder.encode(one).tokens for one in SAMPLES)
     tried = small_memory(monkeypatch, proxy, 2 * longest)
     scorer(SAMPLES)
-    assert proxy.room.tokens < proxy.tokens_at_once
+    assert proxy.memory.tokens < proxy.memory.most_tokens
     tried.clear()
     scorer(SAMPLES)
     assert len(tried) > 1
-    assert all(rows == 1 or rows * length <= proxy.room.tokens for rows, length in tried)
+    assert all(rows == 1 or rows * length <= proxy.memory.tokens for rows, length in tried)
     assert all(rows * length <= 2 * longest for rows, length in tried)
 
 
@@ -90,6 +88,10 @@ def test_a_sample_that_does_not_fit_alone_has_a_reason_and_the_others_their_scor
     assert any(record.reason is not None for record in records)
 
 
+def nothing(_) -> None:
+    """What stands for a sample that does not fit."""
+
+
 def test_every_sample_is_measured_once_although_batches_break(proxy):
     encoded = [proxy.encoder.encode(one) for one in SAMPLES]
     counts: Counter[int] = Counter()
@@ -97,12 +99,12 @@ def test_every_sample_is_measured_once_although_batches_break(proxy):
     def work(batches):
         if sum(map(len, batches)) > 3:
             raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)")
-        counts.update(index for batch in batches for index in batch)
-        return {index: index for batch in batches for index in batch}
+        counts.update(id(one) for batch in batches for one in batch)
+        return batches
 
-    found = in_memory(proxy, encoded, work, batch_size=8, at_once=2)
-    assert found == {index: index for index in range(len(SAMPLES))}
-    assert counts == Counter(dict.fromkeys(range(len(SAMPLES)), 1))
+    found = in_memory(proxy.memory, encoded, work, nothing, batch_size=8, at_once=2)
+    assert all(one is given for one, given in zip(found, encoded, strict=True))
+    assert counts == Counter(dict.fromkeys(map(id, encoded), 1))
 
 
 def test_how_many_batches_fit_at_once_is_remembered(proxy):
@@ -113,13 +115,13 @@ def test_how_many_batches_fit_at_once_is_remembered(proxy):
         sizes.append(len(batches))
         if len(batches) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return {index: index for batch in batches for index in batch}
+        return batches
 
     for _ in range(2):
-        found = in_memory(proxy, encoded, work, batch_size=1, at_once=8)
-        assert found == {index: index for index in range(len(SAMPLES))}
+        found = in_memory(proxy.memory, encoded, work, nothing, batch_size=1, at_once=8)
+        assert all(one is given for one, given in zip(found, encoded, strict=True))
     assert [size for size in sizes if size > 2] == [8, 4]  # once each, although there are two groups and two calls
-    assert proxy.room.tokens == proxy.tokens_at_once
+    assert proxy.memory.tokens == proxy.memory.most_tokens
 
 
 def test_one_batch_that_does_not_fit_says_nothing_of_several(proxy):
@@ -128,10 +130,10 @@ def test_one_batch_that_does_not_fit_says_nothing_of_several(proxy):
     def work(batches):
         if max(map(len, batches)) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return {index: index for batch in batches for index in batch}
+        return batches
 
-    assert len(in_memory(proxy, encoded, work, batch_size=4, at_once=2)) == len(SAMPLES)
-    assert proxy.room.together is None
+    assert None not in in_memory(proxy.memory, encoded, work, nothing, batch_size=4, at_once=2)
+    assert proxy.memory.together is None
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -149,7 +151,7 @@ def test_anchors_that_do_not_fit_into_one_pass_are_split(keep, monkeypatch, prox
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)  # float32 sums in another order, as below
     for name, value in whole.direction.items():
         torch.testing.assert_close(parts.direction[name], value, rtol=1e-3, atol=1e-5)
-    assert proxy.room.tokens == proxy.tokens_at_once  # forward passes may hold more than those that go back
+    assert proxy.memory.tokens == proxy.memory.most_tokens  # forward passes may hold more than those that go back
     assert all(parameter.grad is None for parameter in proxy.parameters.values())
 
 
@@ -158,24 +160,24 @@ def test_anchors_that_do_not_fit_together_with_what_is_kept_of_them_are_computed
     encoded = [proxy.encoder.encode(one) for one in ANCHORS]
     given = {"preconditioner": {}, "batch_size": None, "keep": True}
     (whole,) = measure_anchors(proxy, {"": encoded}, **given)
-    make, forward, held = type(proxy).batch, proxy.model.forward, []
+    forward, held = proxy.model.forward, []
 
-    def noted(self, samples, *, keep=False):
-        held.append(make(self, samples, keep=keep))
+    def noted(*given, **named):
+        held.append(prepare(*given, **named))
         return held[-1]
 
     def limited(*args, **kwargs):
         output = forward(*args, **kwargs)
-        if sum(len(one.answer) for one in held if one.kept) > 2:  # whatever the batches, more anchors do not fit
+        if sum(len(one.answer) for one in held if one.plan.kept) > 2:  # whatever the batches, more anchors do not fit
             held.clear()
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return output
 
-    monkeypatch.setattr(type(proxy), "batch", noted)
+    monkeypatch.setattr(anchoring, "prepare", noted)
     monkeypatch.setattr(proxy.model, "forward", limited)
     (found,) = measure_anchors(proxy, {"": encoded}, **given)
-    assert [one.kept for one in whole.batches] != [None]
-    assert [one.kept for one in found.batches] == [None]
+    assert [one.plan.kept for one in whole.batches] != [None]
+    assert [one.plan.kept for one in found.batches] == [None]
     assert found.loss == pytest.approx(whole.loss, rel=1e-6)  # float32 sums in another order
     for name, value in whole.direction.items():
         torch.testing.assert_close(found.direction[name], value, rtol=1e-3, atol=1e-5)
@@ -250,12 +252,7 @@ def test_other_errors_are_not_swallowed(proxy):
         raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        in_memory(proxy, [proxy.encoder.encode(SAMPLES[0])], work, batch_size=2)
-
-
-def test_a_copy_of_a_proxy_learns_for_itself(proxy):
-    proxy.room.tokens = 3
-    assert dataclasses.replace(proxy).room.tokens == proxy.tokens_at_once > 3
+        in_memory(proxy.memory, [proxy.encoder.encode(SAMPLES[0])], work, nothing, batch_size=2)
 
 
 class Waits(TorchDispatchMode):
@@ -281,28 +278,27 @@ def waits_of(work) -> Counter[str]:
 @pytest.mark.parametrize("architecture", ["internvl", "qwen3_vl", "llava"])
 def test_the_host_waits_for_nothing_in_a_pass_but_what_the_model_itself_asks_for(architecture):
     proxy = load_proxy(checkpoint(architecture), options=LoadOptions(max_tokens=4096))
-    batch = proxy.batch([proxy.encoder.encode(one) for one in SAMPLES])
-    numbered = {} if batch.positions is None else {"position_ids": batch.positions}
+    batch = prepare(proxy, [proxy.encoder.encode(one) for one in SAMPLES])
+    positions = batch.plan.positions
+    numbered = {} if positions is None else {"position_ids": positions}
     own = waits_of(lambda: proxy.model(**without_mask(batch.inputs), **numbered, use_cache=False))
     assert waits_of(lambda: proxy.token_losses(batch).means()) == own
     # the mode sees what it is to see: looking for the answers in each pass would be noticed
-    assert waits_of(lambda: proxy.token_losses(batch._replace(found=None)).means()) != own
+    assert waits_of(lambda: proxy.token_losses(batch._replace(located=None)).means()) != own
 
 
-def test_without_a_batch_size_a_device_takes_what_the_tokens_allow_and_a_cpu_sixteen_rows(monkeypatch, proxy):
+def test_without_a_batch_size_a_device_takes_what_the_tokens_allow_and_a_cpu_sixteen_rows(proxy):
     encoded = [proxy.encoder.encode(sample(row)) for row in range(40)]
-
     length = max(one.tokens for one in encoded)
 
-    def shapes(tokens: int | None = None) -> list[int]:
-        mine, taken = dataclasses.replace(proxy), []
-        mine.room.tokens = tokens or mine.room.tokens
-        in_memory(mine, encoded, lambda batches: taken.extend(map(len, batches)) or {}, batch_size=None)
+    def shapes(budget: MemoryBudget) -> list[int]:
+        taken = []
+        in_memory(budget, encoded, lambda batches: taken.extend(map(len, batches)) or batches, nothing, batch_size=None)
         return taken
 
-    assert shapes(16 * length) == [16, 16, 8]
-    assert proxy.tokens_at_once == min(16384, 1024 * torch.get_num_threads())  # as the options say
-    monkeypatch.setattr(Proxy, "device", torch.device("meta"))  # anything but a CPU
-    assert shapes() == [40]
-    assert max(shapes(10 * length)) < 40
-    assert sum(shapes(10 * length)) == 40
+    assert shapes(memory_budget(torch.device("cpu"), 16 * length)) == [16, 16, 8]
+    assert proxy.memory.most_tokens == min(16384, 1024 * torch.get_num_threads())  # as the options say
+    assert shapes(memory_budget(torch.device("meta"), None)) == [40]  # anything but a CPU
+    few = shapes(memory_budget(torch.device("meta"), 10 * length))
+    assert max(few) < 40
+    assert sum(few) == 40

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.acceleration.causality import continued, without_mask
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prepare
+from onesteptrain.proxy.acceleration.inputs import continued
+from onesteptrain.proxy.acceleration.plan import without_mask
 from onesteptrain.proxy.encoding import collate
 from onesteptrain.utility import exact_utility, measure_anchors, token_derivatives
 from tests.building import ARCHITECTURES, checkpoint, sample
@@ -48,23 +49,23 @@ def masks(proxy: Proxy, work) -> list[torch.Tensor]:
 @contextlib.contextmanager
 def hidden(proxy: Proxy):
     """As if nothing had been found out, for batches made here."""
-    known = dict(proxy._causal.known)
-    proxy._causal.known.update(dict.fromkeys(known, False))
+    known = dict(proxy.probes.causal.known)
+    proxy.probes.causal.known.update(dict.fromkeys(known, False))
     try:
         yield
     finally:
-        proxy._causal.known.update(known)
+        proxy.probes.causal.known.update(known)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_padding_counts_as_tokens_and_no_logit_changes(architecture):
     proxy = fresh(architecture)
     samples = encoded(proxy)
-    batch = proxy.batch(samples)
+    batch = prepare(proxy, samples)
     with torch.no_grad():
         found = proxy.answer_logits(batch)
-        wanted = proxy.answer_logits(batch._replace(unmasked=False))
-        alone = torch.cat([proxy.answer_logits(proxy.batch([one])).logits for one in samples])
+        wanted = proxy.answer_logits(batch._replace(plan=batch.plan._replace(unmasked=False)))
+        alone = torch.cat([proxy.answer_logits(prepare(proxy, [one])).logits for one in samples])
     torch.testing.assert_close(found.logits, wanted.logits, **ROUNDING)
     torch.testing.assert_close(found.logits, alone, **ROUNDING)
     assert not batch.inputs["attention_mask"].all()  # the batch itself still says what is padding
@@ -73,7 +74,7 @@ def test_padding_counts_as_tokens_and_no_logit_changes(architecture):
 
 def test_language_attention_is_asked_for_without_a_mask(monkeypatch):
     proxy, given = fresh(), []
-    batch = proxy.batch(encoded(proxy))
+    batch = prepare(proxy, encoded(proxy))
     attention = nn.functional.scaled_dot_product_attention
 
     def noting(*args, attn_mask=None, is_causal=False, **more):
@@ -136,8 +137,8 @@ def test_a_model_that_sees_what_follows_keeps_its_mask(share):
     proxy = fresh()
     layer = proxy.model.get_decoder().layers[0]
     layer.mlp = LooksAhead(layer.mlp, share)
-    batch = proxy.batch(encoded(proxy))
-    assert proxy._causal.known == {batch.kind: False}
+    batch = prepare(proxy, encoded(proxy))
+    assert proxy.probes.causal.known == {batch.kind: False}
     (mask,) = masks(proxy, lambda: proxy.token_losses(batch))
     assert torch.equal(mask, batch.inputs["attention_mask"])
 
@@ -145,14 +146,14 @@ def test_a_model_that_sees_what_follows_keeps_its_mask(share):
 def test_a_model_in_training_keeps_its_mask():
     """Dropout draws for each weight of attention, of which a mask has more."""
     proxy = fresh()
-    batch = proxy.batch(encoded(proxy))
+    batch = prepare(proxy, encoded(proxy))
     proxy.model.train()
     (mask,) = masks(proxy, lambda: proxy.token_losses(batch))
     assert torch.equal(mask, batch.inputs["attention_mask"])
     again = fresh()
     again.model.train()
-    again.batch(encoded(again))
-    assert again._causal.known == {}
+    prepare(again, encoded(again))
+    assert again.probes.causal.known == {}
 
 
 def test_where_the_model_cannot_count_so_far_nothing_is_claimed():
@@ -160,8 +161,8 @@ def test_where_the_model_cannot_count_so_far_nothing_is_claimed():
     samples = encoded(proxy)
     shortest = min(one.tokens for one in samples)
     proxy.model.config.get_text_config().max_position_embeddings = 2 * shortest - 1
-    batch = proxy.batch(samples)
-    assert proxy._causal.known == {}
+    batch = prepare(proxy, samples)
+    assert proxy.probes.causal.known == {}
     (mask,) = masks(proxy, lambda: proxy.token_losses(batch))
     assert torch.equal(mask, batch.inputs["attention_mask"])
     assert not mask.all()
@@ -171,7 +172,7 @@ def test_the_limit_of_a_user_does_not_count():
     proxy = fresh()
     samples = encoded(proxy)
     tight = load_proxy(checkpoint("internvl"), options=LoadOptions(max_tokens=max(one.tokens for one in samples)))
-    assert tight.batch(samples).unmasked
+    assert prepare(tight, samples).plan.unmasked
 
 
 def test_an_answer_of_one_token_shows_nothing():
@@ -182,20 +183,20 @@ def test_an_answer_of_one_token_shows_nothing():
     samples = encoded(proxy)
     last = torch.zeros_like(samples[0].answer)
     last[samples[0].answer.nonzero()[-1]] = True
-    assert not proxy.batch([samples[0]._replace(answer=last)]).unmasked
-    assert proxy._causal.known == {}
-    batch = proxy.batch(samples)
-    assert proxy._causal.known == {batch.kind: False}
+    assert not prepare(proxy, [samples[0]._replace(answer=last)]).plan.unmasked
+    assert proxy.probes.causal.known == {}
+    batch = prepare(proxy, samples)
+    assert proxy.probes.causal.known == {batch.kind: False}
 
 
 def test_a_batch_stays_as_it_was_made():
     """Or a loss before and one after a step would come from two kernels."""
     proxy = fresh()
     samples = encoded(proxy)
-    batch = proxy.batch(samples)
+    batch = prepare(proxy, samples)
     with hidden(proxy):
         assert all(mask.all() for mask in masks(proxy, lambda: proxy.token_losses(batch)))
-        masked = proxy.batch(samples)
+        masked = prepare(proxy, samples)
     assert not any(mask.all() for mask in masks(proxy, lambda: proxy.token_losses(masked)))
 
 

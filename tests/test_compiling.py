@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
@@ -48,12 +46,3 @@ def noting(call, ran):
         return call(*given, **named)
 
     return run
-
-
-def test_without_a_compiler_it_is_said_what_to_do(monkeypatch):
-    def broken(*_, **__):
-        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(ConfigError, match=r"No working C\+\+ compiler found\); install a C\+\+ compiler, or leave out"):
-        load_proxy(checkpoint("internvl"), options=LoadOptions(compile=True))

@@ -16,7 +16,7 @@ from onesteptrain.errors import ConfigError
 from onesteptrain.methods import Setting
 from onesteptrain.methods import one_step as module
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, Proxy, load_proxy
+from onesteptrain.proxy import LoadOptions, Proxy, load_proxy, prepare
 from onesteptrain.utility import (
     check_direction,
     check_forward_mode,
@@ -119,7 +119,7 @@ def test_forward_mode_sees_through_experts_and_leaves_them_as_they_were(dtype, a
     encoded = [proxy.encoder.encode(one) for one in SAMPLES]
     found = token_derivatives(proxy, encoded, [along], estimator="jvp", epsilons=[0.0], batch_size=4)
     for one, record in zip(encoded, found, strict=True):
-        _, gradient = proxy.gradient([proxy.batch([one])])
+        _, gradient = proxy.gradient([prepare(proxy, [one])])
         wanted = sum(float((value.double() * along[name].double()).sum()) for name, value in gradient.items())
         size = gradient_norm(gradient) * gradient_norm(along)
         assert float(record.derivative.mean()) == pytest.approx(wanted, abs=allowed * size)  # rounding of its type

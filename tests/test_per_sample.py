@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prepare
+from onesteptrain.proxy.acceleration.probes import ModelProbes
 from onesteptrain.utility import per_sample as package
 from onesteptrain.utility.per_sample import (
     Measure,
@@ -62,7 +64,7 @@ def encoded(proxy: Proxy, samples=MIXED):
 
 def alone(proxy: Proxy, one) -> dict[str, torch.Tensor]:
     """The gradient by one backward pass; what does not enter the loss is zero."""
-    _, gradient = proxy.gradient([proxy.batch([one])])
+    _, gradient = proxy.gradient([prepare(proxy, [one])])
     return {name: gradient.get(name, torch.zeros_like(value)).detach() for name, value in proxy.parameters.items()}
 
 
@@ -125,7 +127,7 @@ def test_a_check_takes_two_backward_passes_and_nothing_after_it_any(monkeypatch)
     proxy = fresh("internvl")
     rows = encoded(proxy)
     for row in rows:
-        proxy.batch([row])  # looks at what its answers need
+        prepare(proxy, [row])  # looks at what its answers need
     calls = counting(monkeypatch)
     for _ in range(2):
         per_sample(proxy, rows, squares(), batch_size=4)
@@ -188,7 +190,7 @@ def test_numbers_are_sums_over_all_parameters():
         products = torch.cat([value.flatten(1) for value in directions.values()], dim=1) @ vector
         wanted = torch.cat([products, (vector @ vector)[None], sketch(vector)])
         torch.testing.assert_close(found.numbers, wanted, rtol=1e-9, atol=1e-9 * float(vector.norm()))
-        loss, _ = proxy.gradient([proxy.batch([one])])
+        loss, _ = proxy.gradient([prepare(proxy, [one])])
         assert found.loss == pytest.approx(loss, rel=1e-12)
 
 
@@ -212,7 +214,7 @@ def test_samples_that_do_not_enter_a_parameter_are_left_out():
 
     watching.take_apart(proxy, rows, checking.plan_for(proxy, rows), note)
     for place, one in enumerate(rows):
-        _, gradient = proxy.gradient([proxy.batch([one])])
+        _, gradient = proxy.gradient([prepare(proxy, [one])])
         assert {name for name, members in seen.items() if place in members} == set(gradient)
 
 
@@ -251,7 +253,7 @@ def test_squared_lengths_keep_very_small_and_very_large_numbers():
 def test_weights_mode_and_parameters_are_left_as_found():
     proxy = fresh("internvl")
     rows = encoded(proxy)
-    proxy.answer_logits(proxy.batch(rows))  # a model puts in some hooks of its own when it first runs
+    proxy.answer_logits(prepare(proxy, rows))  # a model puts in some hooks of its own when it first runs
     before = {name: value.detach().clone() for name, value in proxy.model.state_dict().items()}
     hooks = [[*module._forward_hooks, *module._forward_pre_hooks] for module in proxy.model.modules()]
     per_sample(proxy, rows, squares(), batch_size=4)
@@ -377,7 +379,8 @@ def altered(wrapper) -> Proxy:
     attention = proxy.model.model.language_model.layers[1].self_attn
     attention.o_proj = wrapper(attention.o_proj)
     named = dict(proxy.model.named_parameters())
-    return Proxy(proxy.model, proxy.encoder, {name: value for name, value in named.items() if value.requires_grad})
+    scope = {name: value for name, value in named.items() if value.requires_grad}
+    return replace(proxy, parameters=scope, probes=ModelProbes())
 
 
 @pytest.mark.parametrize("wrapper", [Scaled, Twice, Overwriting])
@@ -466,8 +469,8 @@ def test_batches_that_do_not_fit_are_split_and_nothing_is_lost(monkeypatch):
             assert "do not fit into memory" in one.problem
         else:
             assert float(one.numbers) == pytest.approx(float(before.numbers), rel=1e-4)  # float32 sums
-    assert proxy.room.tokens == proxy.tokens_at_once  # forward passes may hold more than those that go back
-    assert proxy.backward_room.tokens < proxy.tokens_at_once
+    assert proxy.memory.tokens == proxy.memory.most_tokens  # forward passes may hold more than those that go back
+    assert proxy.backward_memory.tokens < proxy.memory.most_tokens
 
 
 def test_no_samples_give_no_records():

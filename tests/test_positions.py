@@ -8,10 +8,9 @@ import itertools
 import pytest
 import torch
 
-from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.acceleration.traits import Trait
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prepare
 from onesteptrain.utility import ExactSteps, measure_anchors, token_derivatives
-from onesteptrain.utility.representing import represent
+from onesteptrain.utility.answers import represent
 from tests.building import ARCHITECTURES, checkpoint, sample
 
 WITH_METHOD = ("qwen3_vl", "qwen2_5_vl")
@@ -43,10 +42,12 @@ def counted(proxy: Proxy, monkeypatch) -> list[int]:
 @pytest.mark.parametrize("architecture", WITH_METHOD)
 def test_logits_are_those_of_positions_that_the_model_works_out_itself(architecture):
     proxy = fresh(architecture)
-    batch = proxy.batch(encoded(proxy))
-    assert batch.positions is not None
+    batch = prepare(proxy, encoded(proxy))
+    assert batch.plan.positions is not None
     with torch.no_grad():
-        found, wanted = (proxy.answer_logits(one).logits for one in (batch, batch._replace(positions=None)))
+        found, wanted = (
+            proxy.answer_logits(one).logits for one in (batch, batch._replace(plan=batch.plan._replace(positions=None)))
+        )
     assert torch.equal(found, wanted)
 
 
@@ -55,7 +56,7 @@ def test_logits_are_those_of_positions_that_the_model_works_out_itself(architect
 def test_positions_are_worked_out_once_a_batch(architecture, estimator, monkeypatch):
     proxy = fresh(architecture)
     samples = encoded(proxy)
-    proxy.batch(samples)  # what there is to find out is found out
+    prepare(proxy, samples)  # what there is to find out is found out
     rows = counted(proxy, monkeypatch)
     direction = {name: torch.ones_like(value) for name, value in proxy.parameters.items()}
     token_derivatives(proxy, samples, [direction], estimator=estimator, epsilons=[1e-2], batch_size=3)
@@ -70,18 +71,18 @@ def test_passes_over_kept_anchors_work_out_none(monkeypatch):
     steps(samples[:3])  # what there is to find out is found out
     rows = counted(proxy, monkeypatch)
     assert len(steps(samples[:3])) == 3
-    assert group.batches[0].unmasked
+    assert group.batches[0].plan.unmasked
     assert rows == [1, 1, 1]  # of the samples themselves, for their gradients
 
 
 def test_a_representation_works_them_out_once_a_batch(monkeypatch):
     proxy = fresh("qwen3_vl")
     samples = encoded(proxy)
-    proxy.batch(samples)
+    prepare(proxy, samples)
     rows = counted(proxy, monkeypatch)
     found = represent(proxy, samples, batch_size=3)
     assert rows == [3, 3]
-    monkeypatch.setitem(vars(proxy), "_numbered", Trait(False, known=dict.fromkeys(proxy._numbered.known, False)))
+    monkeypatch.setattr(proxy.probes.positions, "known", dict.fromkeys(proxy.probes.positions.known, False))
     for one, wanted in zip(found, represent(proxy, samples, batch_size=3), strict=True):
         assert torch.equal(one, wanted)
 
@@ -98,24 +99,26 @@ def test_half_precision_does_not_round_positions(monkeypatch):
         return own(**given).float()
 
     monkeypatch.setattr(owner, "compute_3d_position_ids", floating)
-    proxy.batch([proxy.encoder.encode(sample(0))])
-    batch = proxy.batch([proxy.encoder.encode(sample(199, words=200))])
-    assert batch.positions.max() > 500
+    prepare(proxy, [proxy.encoder.encode(sample(0))])
+    batch = prepare(proxy, [proxy.encoder.encode(sample(199, words=200))])
+    assert batch.plan.positions.max() > 500
     with torch.no_grad():
-        found, wanted = (proxy.answer_logits(one).logits for one in (batch, batch._replace(positions=None)))
+        found, wanted = (
+            proxy.answer_logits(one).logits for one in (batch, batch._replace(plan=batch.plan._replace(positions=None)))
+        )
     assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(WITH_METHOD)))
 def test_other_models_number_tokens_as_ever(architecture):
     proxy = fresh(architecture)
-    assert proxy.batch(encoded(proxy)).positions is None
+    assert prepare(proxy, encoded(proxy)).plan.positions is None
 
 
 def test_a_batch_without_images_is_numbered_as_ever():
     proxy = fresh("qwen3_vl")
-    batch = proxy.batch([proxy.encoder.encode(sample(row, images=0)) for row in range(3)])
-    assert batch.positions is None
+    batch = prepare(proxy, [proxy.encoder.encode(sample(row, images=0)) for row in range(3)])
+    assert batch.plan.positions is None
 
 
 def test_positions_that_change_a_logit_are_not_relied_upon(monkeypatch):
@@ -128,7 +131,7 @@ def test_positions_that_change_a_logit_are_not_relied_upon(monkeypatch):
         return own(**given) * (1 + next(turns))
 
     monkeypatch.setattr(owner, "compute_3d_position_ids", unsteady)
-    assert proxy.batch(encoded(proxy)).positions is None
+    assert prepare(proxy, encoded(proxy)).plan.positions is None
 
 
 def test_a_method_that_wants_more_than_a_batch_has_is_left_to_the_model(monkeypatch):
@@ -141,6 +144,6 @@ def test_a_method_that_wants_more_than_a_batch_has_is_left_to_the_model(monkeypa
         return own(**given).to(given["inputs_embeds"].device)  # which there are none of before a pass
 
     monkeypatch.setattr(owner, "compute_3d_position_ids", wanting)
-    batch = proxy.batch(encoded(proxy))
-    assert batch.positions is None
+    batch = prepare(proxy, encoded(proxy))
+    assert batch.plan.positions is None
     assert proxy.token_losses(batch).loss.isfinite().all()

@@ -298,7 +298,7 @@ def test_a_model_that_cannot_leave_logits_out_gives_the_same_losses():
 
 def test_no_pass_holds_more_tokens_than_are_allowed_and_every_sample_is_in_one():
     proxy = load_proxy(checkpoint("qwen3_vl"), options=LoadOptions(batch_tokens=60))
-    assert proxy.room.tokens == 60
+    assert proxy.memory.tokens == 60
     samples = [proxy.encoder.encode(sample(row, images=row % 3)) for row in range(12)]
     batches = in_batches(samples, 4, 60)
     assert sorted(index for batch in batches for index in batch) == list(range(12))

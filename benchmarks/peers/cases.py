@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.proxy import Encoded, Encoder, LoadOptions, Proxy, load_proxy
+from onesteptrain.proxy.acceleration.probes import ModelProbes
+from onesteptrain.proxy.memory import CPU_ROWS, MemoryBudget
 from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic.architectures import Architecture, ModelSize, build_checkpoint
 
@@ -155,7 +157,8 @@ def _scoped(proxy: Proxy, layers: Sequence[str]) -> Proxy:
         parameter.requires_grad_(name in wanted)
         if name in wanted:
             parameters[name] = parameter
-    return Proxy(proxy.model, proxy.encoder, parameters, _NO_LIMIT, proxy.compiled)
+    forward, backward = (MemoryBudget(_NO_LIMIT, CPU_ROWS) for _ in range(2))
+    return Proxy(proxy.model, proxy.encoder, parameters, forward, backward, ModelProbes(), proxy.compiled)
 
 
 def _build_text(case: TextCase, folder: Path) -> list[Encoded]:

@@ -30,7 +30,7 @@ from onesteptrain.methods.deita import (
 from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.synthetic.digits import OFF_TOPIC, DigitProblem
 from onesteptrain.synthetic.making import problems
-from onesteptrain.utility.representing import represent
+from onesteptrain.utility.answers import represent
 from tests.building import ARCHITECTURES, checkpoint, png, sample
 from tests.commands import done, refusal, world
 from tests.methods.setup_deita import scorer, setup

@@ -19,7 +19,7 @@ from onesteptrain.methods import Referenced, Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.utility.anchoring import in_parts
-from onesteptrain.utility.representing import represent
+from onesteptrain.utility.answers import represent
 from tests.building import checkpoint, png, sample
 from tests.oracles import BruteForce
 

@@ -22,7 +22,7 @@ from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
 from onesteptrain.methods import Method, Scorer, Setting, essential_options
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, encoded_ahead, load_proxy, readers
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prefetching, readers
 from onesteptrain.scoring.audit import Audit, AuditOptions, audit
 from onesteptrain.scoring.forecast import Forecast, forecast
 from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, no_prefetch, score_pool
@@ -148,7 +148,7 @@ def score_into(
 
         def prefetch(asked: int | None) -> AbstractContextManager[Expect]:
             proxy = setting().proxy
-            return no_prefetch(asked) if proxy is None else encoded_ahead(proxy.encoder, readers(asked, proxy.device))
+            return no_prefetch(asked) if proxy is None else prefetching(proxy.encoder, readers(asked, proxy.device))
 
         scored = score_pool(
             request.pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, prefetch

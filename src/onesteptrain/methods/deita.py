@@ -24,12 +24,12 @@ from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.methods import Scorer, Setting, check_batch_size, finish_record
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.proxy.acceleration.positions import longest
+from onesteptrain.proxy.encoding import longest
 from onesteptrain.proxy.loading import check_folder, first_line
-from onesteptrain.proxy.model import CPU_ROWS
+from onesteptrain.proxy.memory import CPU_ROWS
 from onesteptrain.storage.score_table import Record
+from onesteptrain.utility.answers import represent
 from onesteptrain.utility.encoded import records_with
-from onesteptrain.utility.representing import represent
 
 COMPLEXITY_PROMPT = (
     "You are a helpful assistant. Please identify the complexity score of the following user query. \n"

@@ -21,7 +21,7 @@ from torch import Tensor
 from onesteptrain.data.images import load_image
 from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
-from onesteptrain.proxy.acceleration.prefix_cache import NOTHING, Kept, Upstream
+from onesteptrain.proxy.acceleration.plan import PassPlan
 
 
 class Encoded(NamedTuple):
@@ -60,20 +60,11 @@ class Batch(NamedTuple):
 
     inputs: dict[str, Tensor]
     answer: Bool[Tensor, "sample token"]
-    kept: Kept | None = None
-    """What the scope does not change, from the first pass on; None if nothing is to be kept. See `upstream`."""
+    located: Answers | None = None
+    """The answers, once `to` has located them."""
 
-    found: Answers | None = None
-    """The answers, once `to` has found them."""
-
-    positions: Tensor | None = None
-    """Positions of the tokens, where the model need not work them out itself; see `positions`."""
-
-    unmasked: bool = False
-    """Whether padding may count as tokens, so that no mask is needed; see `causality`."""
-
-    upstream: Upstream = NOTHING
-    """What the scope does not reach: where it is kept, if anything is."""
+    plan: PassPlan = PassPlan()
+    """How passes over it run."""
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -83,23 +74,24 @@ class Batch(NamedTuple):
     @property
     def answers(self) -> Answers:
         """Where the answers are."""
-        return self.found or find_answers(self.inputs["input_ids"], self.answer)
+        return self.located or find_answers(self.inputs["input_ids"], self.answer)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """The same batch on a device; pixels take the model's floating-point type.
 
-        Where the answers are is found before: on a device, to look for them would make the host wait for it.
+        The answers are located before: on a device, to look for them would make the host wait for it.
         """
 
         def move(value: Tensor) -> Tensor:
             return sent(value, device, dtype if value.is_floating_point() else None)
 
         place, target, sample, lengths = self.answers
-        found = Answers(move(place), move(target), move(sample), lengths)
+        located = Answers(move(place), move(target), move(sample), lengths)
         inputs = {name: move(value) for name, value in self.inputs.items()}
         # as they are: half precision cannot count far
-        positions = None if self.positions is None else sent(self.positions, device)
-        return self._replace(inputs=inputs, answer=move(self.answer), found=found, positions=positions)
+        positions = None if self.plan.positions is None else sent(self.plan.positions, device)
+        plan = self.plan._replace(positions=positions)
+        return self._replace(inputs=inputs, answer=move(self.answer), located=located, plan=plan)
 
 
 @dataclass(frozen=True)
@@ -112,19 +104,19 @@ class Encoder:
     max_tokens: int
     """A longer sample is refused with a reason: cutting it would change what is scored."""
 
-    expected: dict[int, tuple[Sample, Callable[[], Encoded]]] = field(default_factory=dict, compare=False, repr=False)
-    """Samples that are encoded elsewhere, by identity, and how to get at what came out: see `ahead`."""
+    prefetched: dict[int, tuple[Sample, Callable[[], Encoded]]] = field(default_factory=dict, compare=False, repr=False)
+    """Samples that are encoded elsewhere, by identity, and how to get at what came out: see `prefetch`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"processor": self.processor, "max_tokens": self.max_tokens, "expected": {}}
+        return {"processor": self.processor, "max_tokens": self.max_tokens, "prefetched": {}}
 
     def encode(self, sample: Sample) -> Encoded:
-        """Tokenise a sample, prepare its images and mark its answers; or take what was made ahead.
+        """Tokenise a sample, prepare its images and mark its answers; or take what was prefetched.
 
         Raises:
             SampleError: an image cannot be read, the sample is too long, or its answers cannot be found in the tokens.
         """
-        known = self.expected.pop(id(sample), None)
+        known = self.prefetched.pop(id(sample), None)
         return known[1]() if known is not None and known[0] is sample else self._encode(sample)
 
     def _encode(self, sample: Sample) -> Encoded:
@@ -232,6 +224,12 @@ def answer_spans(render: Any, turns: Sequence[Turn]) -> tuple[str, list[tuple[in
 def kind_of(samples: Sequence[Encoded]) -> tuple[str, ...]:
     """The kind of the batch that samples make; see `Batch.kind`."""
     return tuple(sorted({name for sample in samples for name in sample.inputs}))
+
+
+def longest(model: Any) -> int:
+    """How many tokens of a sample a model can number."""
+    text = model.config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or 1_000_000)
 
 
 def find_answers(input_ids: Int[Tensor, "sample token"], answer: Bool[Tensor, "sample token"]) -> Answers:

@@ -11,8 +11,9 @@ import torch
 
 from onesteptrain.errors import ConfigError, ModelError
 from onesteptrain.proxy.acceleration.compiling import compile_blocks
-from onesteptrain.proxy.acceleration.positions import longest
-from onesteptrain.proxy.encoding import Encoder
+from onesteptrain.proxy.acceleration.probes import ModelProbes
+from onesteptrain.proxy.encoding import Encoder, longest
+from onesteptrain.proxy.memory import memory_budget
 from onesteptrain.proxy.model import Proxy
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
 
@@ -67,7 +68,8 @@ def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, option
     parameters = scoped_parameters(model, scope or ScopeOptions())
     if options.compile:
         compile_blocks(model)
-    return Proxy(model, encoder, parameters, options.batch_tokens, options.compile)
+    forward, backward = (memory_budget(device, options.batch_tokens) for _ in range(2))
+    return Proxy(model, encoder, parameters, forward, backward, ModelProbes(), options.compile)
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,27 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
-from onesteptrain.proxy.acceleration.causality import can_be_continued, continued, without_mask
-from onesteptrain.proxy.acceleration.positions import longest, positions_of, works_out_positions
-from onesteptrain.proxy.acceleration.prefix_cache import NOTHING, REFUSALS, Upstream, agrees, find_upstream, replayed
-from onesteptrain.proxy.acceleration.traits import Trait
-from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, kind_of, sent
-from onesteptrain.proxy.memory import out_of_memory
-
-_MOVE = 3e-2
-"""Share of its own size that each weight is moved by, to see what depends on it."""
-
-_LEAST = 1e-2
-"""Size that a weight of zero is taken to have."""
-
-BATCH_TOKENS = 16384
-"""By default, one pass holds no more tokens."""
-
-CPU_TOKENS = 1024
-"""And no more for each thread of a CPU: what a layer makes of many more tokens leaves the caches."""
-
-CPU_ROWS = 16
-"""Rows of one pass on a CPU, unless a batch size is given."""
+from onesteptrain.proxy.acceleration.compiling import without_compiled
+from onesteptrain.proxy.acceleration.plan import PassPlan
+from onesteptrain.proxy.acceleration.probes import ModelProbes
+from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, sent
+from onesteptrain.proxy.memory import MemoryBudget
 
 Direction = Mapping[str, Tensor]
 """A direction in weight space: one tensor for each parameter in scope that it moves."""
@@ -76,19 +59,9 @@ class AnswerLogits(NamedTuple):
     """Answer tokens of each sample."""
 
 
-@dataclass
-class Room:
-    """What is known of the memory that a proxy works in."""
-
-    tokens: int | None = None
-    """Tokens that one pass may hold, padding included; fewer once a pass has failed. None where something else than
-    the length of the samples fills the memory."""
-
-    samples: int | None = None
-    """Samples that one pass may hold, where tokens do not say; None as long as nothing has failed."""
-
-    together: int | None = None
-    """Batches that may be held at once; None as long as nothing has failed."""
+def run_in_full(_: Mapping[str, Tensor]) -> PassPlan:
+    """The plan of a batch that takes nothing for granted."""
+    return PassPlan()
 
 
 @dataclass(frozen=True)
@@ -100,39 +73,17 @@ class Proxy:
     parameters: Mapping[str, nn.Parameter]
     """The parameters in scope by name; all others are frozen."""
 
-    batch_tokens: int | None = None
-    """Most tokens of one pass, padding included; None leaves that to the device."""
+    memory: MemoryBudget = field(default_factory=MemoryBudget, repr=False)
+    """How much fits a forward pass."""
+
+    backward_memory: MemoryBudget = field(default_factory=MemoryBudget, repr=False)
+    """How much fits a pass that goes back too, which forward passes need not learn of."""
+
+    probes: ModelProbes | None = field(default=None, repr=False)
+    """What was learned of the model, which makes passes cheaper (`prepare`); None runs them in full."""
 
     compiled: bool = False
     """Whether blocks of the model are compiled."""
-
-    @functools.cached_property
-    def room(self) -> Room:
-        """How much fits; learned while working."""
-        return Room(self.tokens_at_once)
-
-    @functools.cached_property
-    def backward_room(self) -> Room:
-        """How much fits a pass that goes back too, which forward passes need not learn of."""
-        return Room(self.tokens_at_once)
-
-    @functools.cached_property
-    def findings(self) -> dict[str, Any]:
-        """What others found out about the model while working, to be found out once."""
-        return {}
-
-    def rows_at_once(self, asked: int | None) -> int:
-        """How many samples one pass takes at most; tokens and memory may allow fewer."""
-        if asked is not None:
-            return asked
-        return CPU_ROWS if self.device.type == "cpu" else self.tokens_at_once
-
-    @property
-    def tokens_at_once(self) -> int:
-        """How many tokens one pass takes at most; memory may allow fewer."""
-        if self.batch_tokens is not None:
-            return self.batch_tokens
-        return min(BATCH_TOKENS, CPU_TOKENS * torch.get_num_threads()) if self.device.type == "cpu" else BATCH_TOKENS
 
     @property
     def device(self) -> torch.device:
@@ -144,148 +95,32 @@ class Proxy:
         """Type of the parameters in scope."""
         return next(iter(self.parameters.values())).dtype
 
-    def batch(self, samples: Sequence[Encoded], *, keep: bool = False) -> Batch:
-        """Pad samples to one batch on the model's device.
-
-        With the first samples of a kind the model is run, to find what their answers need; with more of them, as long
-        as they do not tell.
+    def batch(
+        self, samples: Sequence[Encoded], plan: Callable[[Mapping[str, Tensor]], PassPlan] = run_in_full
+    ) -> Batch:
+        """Pad samples to one batch on the model's device; `prepare` makes one whose passes are cheaper.
 
         Args:
             samples: The samples.
-            keep: Keep what the scope does not change from the first pass on, for a batch that several passes go over.
+            plan: Says how passes over the batch run, from its inputs before they go to the device.
         """
-        keep = keep and self._may_keep
-        self._find_out(samples, keep)
-        batch = self._collated(samples)
-        return batch._replace(kept={}) if keep else batch
+        batch = collate(samples, pad_token_id=self.encoder.processor.tokenizer.pad_token_id)
+        pixel_type = next(iter(self.model.parameters())).dtype
+        return batch._replace(plan=plan(batch.inputs)).to(self.device, pixel_type)
 
     def arguments(self, batch: Batch) -> dict[str, Any]:
         """What the model is called with for a batch."""
-        unmasked = batch.unmasked and not self.model.training  # dropout draws for each weight of attention
-        positions = {} if batch.positions is None else {"position_ids": batch.positions}
-        return {**(without_mask(batch.inputs) if unmasked else batch.inputs), **positions, "use_cache": False}
-
-    def _find_out(self, samples: Sequence[Encoded], keep: bool) -> None:
-        """Look into what is not known yet of samples of this kind, each time at the shortest that can tell."""
-        if self.model.training:  # dropout lets no two passes agree
-            return
-        kind = kind_of(samples)
-
-        def look(trait: Trait[Any], find: Callable[[Encoded], Any], tells: Callable[[Encoded], bool]) -> None:
-            if kind in trait.known:
-                return
-            telling = [one for one in samples if tells(one) and kind_of([one]) == kind]
-            if telling:
-                one = min(telling, key=lambda sample: sample.tokens)
-                trait.look(kind, one.tokens, lambda: find(one))
-
-        look(self._numbered, self._may_be_numbered, lambda _: self._may_number)
-        look(self._causal, self._is_causal, lambda one: 2 * one.tokens <= self._longest and can_be_continued(one))
-        look(self._upstream, self._find_upstream, lambda _: keep)
-
-    def _collated(self, samples: Sequence[Encoded], *, numbered: bool | None = None) -> Batch:
-        pixel_type = next(iter(self.model.parameters())).dtype
-        padding = self.encoder.processor.tokenizer.pad_token_id
-        batch = collate(samples, pad_token_id=padding)
-        kind = batch.kind
-        batch = batch._replace(unmasked=self._causal.of(kind), upstream=self._upstream.of(kind))
-        if self._numbered.of(batch.kind) if numbered is None else numbered:
-            batch = batch._replace(positions=positions_of(self.model, batch.inputs))
-        return batch.to(self.device, pixel_type)
-
-    @functools.cached_property
-    def _may_keep(self) -> bool:
-        """Whether anything lies outside the scope."""
-        return len(self.parameters) < sum(1 for _ in self.model.parameters())
-
-    @functools.cached_property
-    def _may_number(self) -> bool:
-        return works_out_positions(self.model)
-
-    @functools.cached_property
-    def _longest(self) -> int:
-        return longest(self.model)
-
-    @functools.cached_property
-    def _numbered(self) -> Trait[bool]:
-        """Whether positions are worked out with a batch."""
-        return Trait(False)
-
-    @functools.cached_property
-    def _causal(self) -> Trait[bool]:
-        """Whether tokens see nothing that follows them."""
-        return Trait(False)
-
-    @functools.cached_property
-    def _upstream(self) -> Trait[Upstream]:
-        """What the scope does not reach."""
-        return Trait(NOTHING)
-
-    @torch.no_grad()
-    def _may_be_numbered(self, sample: Encoded) -> bool | None:
-        """Whether a model gives the same logits with positions worked out before."""
-        try:
-            with self.eagerly():
-                own, given = (
-                    self.answer_logits(self._collated([sample], numbered=one)).logits for one in (False, True)
-                )
-        except REFUSALS as error:
-            if out_of_memory(error):
-                raise
-            return False  # whatever its method wants, the model calls it better
-        return torch.equal(own, given) if own.isfinite().all() else None
-
-    @torch.no_grad()
-    def _is_causal(self, sample: Encoded) -> bool | None:
-        batches = [self._collated([continued(sample, turn)]) for turn in range(2)]
-        try:
-            with self.eagerly():
-                one, other = (self.answer_logits(batch).logits for batch in batches)
-        except REFUSALS as error:
-            if out_of_memory(error):
-                raise
-            return False
-        # the same operations on the same numbers, up to what follows
-        return torch.equal(one, other) if one.isfinite().all() else None
-
-    def _find_upstream(self, sample: Encoded) -> Upstream | None:
-        """What lies upstream of the scope; nothing where relying on it would change a logit."""
-        batch = self._collated([sample])
-        with self.eagerly():
-            upstream = find_upstream(self.model, lambda: self.answer_logits(batch).logits)
-        if not upstream:
-            return upstream
-        remembering = batch._replace(kept={}, upstream=upstream)
-        with torch.no_grad():
-            before = self.answer_logits(remembering).logits
-            with self.shifted(self.anyhow(0), 1.0):
-                plain, again = (self.answer_logits(one).logits for one in (batch, remembering))
-        if not (before.isfinite().all() and plain.isfinite().all()):
-            return None
-        return upstream if agrees(plain, again, before) else NOTHING
-
-    def anyhow(self, seed: int) -> dict[str, Tensor]:
-        """A move of all parameters in scope, by a few hundredths of their size: what depends on them shows.
-
-        They grow by a part of themselves, which changes their length, and by as much at random, which moves a weight of
-        zero too: fresh adapters begin there.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        drawn = {}
-        for name, value in self.parameters.items():
-            size = max(float(value.detach().square().mean().sqrt()), _LEAST)
-            drawn[name] = _MOVE * (value.detach() + (size * torch.randn(value.shape, generator=generator)).to(value))
-        return drawn
+        return batch.plan.arguments(batch.inputs, training=self.model.training)
 
     def eagerly(self) -> AbstractContextManager[Any]:
         """Run the model without what is compiled, where its modules are looked into."""
-        return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
+        return without_compiled(self.compiled)
 
     def token_losses(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> TokenLosses:
         """Loss of each answer token; arguments and errors are those of `answer_logits`."""
-        found = self.answer_logits(batch, weights)
-        losses = nn.functional.cross_entropy(found.logits, found.target, reduction="none")
-        return TokenLosses(losses, found.sample, found.lengths)
+        answers = self.answer_logits(batch, weights)
+        losses = nn.functional.cross_entropy(answers.logits, answers.target, reduction="none")
+        return TokenLosses(losses, answers.sample, answers.lengths)
 
     def answer_logits(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> AnswerLogits:
         """Logits of each answer token; the vocabulary is only computed where an answer token is predicted.
@@ -300,7 +135,7 @@ class Proxy:
         answers = batch.answers
         arguments = self.arguments(batch)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(replayed(self.model, batch.upstream, batch.kept))
+            stack.enter_context(batch.plan.running(self.model))
             stack.enter_context(_head_only_at(answers.place, batch.answer.shape, self.model))
             if weights is None:
                 logits = self.model(**arguments).logits
@@ -351,9 +186,9 @@ class Proxy:
         for batch in batches:
             with torch.enable_grad():
                 loss = self.token_losses(batch).means().sum()
-                found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+                slopes = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
             losses.append(loss.detach() / count)
-            for name, value in zip(self.parameters, found, strict=True):
+            for name, value in zip(self.parameters, slopes, strict=True):
                 if value is not None:
                     gradient[name] = value.float().add_(gradient.get(name, 0))
         return losses, {name: value.div_(count) for name, value in gradient.items()}
@@ -436,22 +271,3 @@ def _at(
             "it rearranges tokens, so its answers cannot be found: choose another proxy"
         )
     return logits
-
-
-def in_batches(samples: Sequence[Encoded], batch_size: int, batch_tokens: int | None = None) -> list[list[int]]:
-    """Positions of samples grouped into batches of similar length, so that little is padded.
-
-    Args:
-        samples: What is grouped.
-        batch_size: Most samples of a batch.
-        batch_tokens: Most tokens of a batch, padding included; a longer sample is a batch alone.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(samples)), key=lambda index: (samples[index].tokens, index)):
-        rows = len(batches[-1]) + 1 if batches else 1
-        fits = rows <= batch_size and (batch_tokens is None or rows * samples[index].tokens <= batch_tokens)
-        if batches and fits:
-            batches[-1].append(index)  # the longest yet
-        else:
-            batches.append([index])
-    return batches

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from onesteptrain.errors import AnchorError, ModelError
-from onesteptrain.proxy import Batch, Encoded, Proxy, in_batches
-from onesteptrain.proxy.memory import clear_device_cache, out_of_memory
+from onesteptrain.proxy import Batch, Encoded, Proxy, in_batches, prepare
+from onesteptrain.proxy.memory import until_it_fits
 from onesteptrain.storage.seeds import seeded_bits
 
 T = TypeVar("T")
@@ -63,44 +63,60 @@ def measure_anchors(
     total = sum(len(members) for members in groups.values())
     measured = []
     for name, members in groups.items():
-        loss, gradient, batches = _in_memory(proxy, members, batch_size=batch_size, keep=keep)
+        loss, gradient, batches = _loss_and_gradient(proxy, members, batch_size, keep=keep)
         measured.append(AnchorGroup(name, len(members) / total, loss, precondition(gradient, preconditioner), batches))
     return measured
 
 
-def _in_memory(
-    proxy: Proxy, anchors: Sequence[Encoded], *, batch_size: int | None, keep: bool
+class _Passes(NamedTuple):
+    """How anchors are gone over."""
+
+    tokens: int
+    """Most tokens of a pass."""
+
+    remember: bool
+    """Whether what the scope does not change is kept."""
+
+
+def _loss_and_gradient(
+    proxy: Proxy, anchors: Sequence[Encoded], batch_size: int | None, *, keep: bool
 ) -> tuple[float, dict[str, Tensor], list[Batch]]:
     """Loss and gradient of some anchors; in smaller batches if they do not fit.
 
     What does not fit a backward pass may fit those that go forward only, so that the proxy does not learn of it. Where
-    what the scope does not change has no room for all anchors at once, it is computed anew in every pass.
+    memory does not hold what the scope does not change of all anchors at once, it is computed anew in every pass.
     """
-    tokens, remember = proxy.room.tokens, keep
-    while True:
-        groups = in_batches(anchors, proxy.rows_at_once(batch_size), tokens)
-        try:
-            batches = (proxy.batch([anchors[index] for index in indices], keep=remember) for indices in groups)
-            if not keep:
-                return *proxy.gradient(batches, count=len(anchors)), []
-            kept = list(batches)
-            _, gradient = proxy.gradient(kept)
-            return mean_loss(proxy, kept), gradient, kept
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            sizes = [len(group) * max(anchors[index].tokens for index in group) for group in groups]
-            several = [size for size, group in zip(sizes, groups, strict=True) if len(group) > 1]
-            if not (several or remember):
-                raise AnchorError(
-                    f"an anchor does not fit into memory: they have up to {max(sizes)} tokens; choose shorter ones, or "
-                    "lower --max-tokens"
-                ) from error
+    measured: list[tuple[float, dict[str, Tensor], list[Batch]]] = []
+
+    def groups_of(passes: _Passes) -> list[list[int]]:
+        return in_batches(anchors, batch_size or proxy.memory.most_rows, passes.tokens)
+
+    def measure(passes: _Passes) -> None:
+        batches = (
+            prepare(proxy, [anchors[index] for index in indices], keep=passes.remember) for indices in groups_of(passes)
+        )
+        if not keep:
+            measured.append((*proxy.gradient(batches, count=len(anchors)), []))
+            return
+        kept = list(batches)
+        _, gradient = proxy.gradient(kept)
+        measured.append((mean_loss(proxy, kept), gradient, kept))
+
+    def smaller(passes: _Passes) -> list[_Passes]:
+        groups = groups_of(passes)
+        sizes = [len(group) * max(anchors[index].tokens for index in group) for group in groups]
+        several = [size for size, group in zip(sizes, groups, strict=True) if len(group) > 1]
         if several:
-            tokens = max(several) // 2
-        else:
-            tokens, remember = proxy.room.tokens, False
-        clear_device_cache()  # after the error has let go of its tensors
+            return [passes._replace(tokens=max(several) // 2)]
+        if passes.remember:
+            return [_Passes(proxy.memory.tokens, remember=False)]
+        raise AnchorError(
+            f"an anchor does not fit into memory: they have up to {max(sizes)} tokens; choose shorter ones, or "
+            "lower --max-tokens"
+        )
+
+    until_it_fits([_Passes(proxy.memory.tokens, remember=keep)], measure, smaller)
+    return measured[0]
 
 
 def together(groups: Sequence[AnchorGroup]) -> AnchorGroup:

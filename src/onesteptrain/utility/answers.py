@@ -1,16 +1,18 @@
-"""What one batched pass says of the answers of samples: means over answer tokens."""
+"""What one batched pass says of samples: of their answer tokens, and where they lie in the proxy's space."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from onesteptrain.proxy import AnswerLogits, Encoded, Proxy
-from onesteptrain.utility.batching import Batches, in_memory
+from onesteptrain.errors import ModelError
+from onesteptrain.proxy import AnswerLogits, Batch, Encoded, Proxy, prepare
+from onesteptrain.proxy.memory import in_memory, too_large
 
 TokenMeasure = Callable[[AnswerLogits], Float[Tensor, " answer_token"]]
 """A number for each answer token."""
@@ -20,55 +22,93 @@ TokenMeasure = Callable[[AnswerLogits], Float[Tensor, " answer_token"]]
 def answer_losses(
     proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int | None
 ) -> list[Float64[Tensor, " answer_token"]]:
-    """Loss of every answer token of each sample, in nats, in one pass."""
+    """Loss of every answer token of each sample, in nats, in one pass; NaN of one that does not fit into memory."""
 
-    def work(batches: Batches) -> dict[int, Tensor]:
-        losses: dict[int, Tensor] = {}
-        for indices in batches:
-            found = proxy.token_losses(proxy.batch([samples[index] for index in indices]))
-            losses |= dict(zip(indices, torch.split(found.loss.cpu().double(), list(found.lengths)), strict=True))
-        return losses
+    def losses(batch: Sequence[Encoded]) -> Sequence[Tensor]:
+        tokens = proxy.token_losses(prepare(proxy, batch))
+        return torch.split(tokens.loss.cpu().double(), list(tokens.lengths))
 
-    losses = in_memory(proxy, samples, work, batch_size=batch_size)
-    nothing = torch.full((1,), float("nan"), dtype=torch.float64)  # of a sample that does not fit into memory
-    return [losses.get(index, nothing) for index in range(len(samples))]
+    return in_memory(
+        proxy.memory,
+        samples,
+        lambda batches: map(losses, batches),
+        lambda _: torch.full((1,), float("nan"), dtype=torch.float64),
+        batch_size=batch_size,
+    )
 
 
 @torch.no_grad()
 def answer_means(
     proxy: Proxy, samples: Sequence[Encoded], measures: Sequence[TokenMeasure], *, batch_size: int | None
 ) -> Float64[Tensor, "sample measure"]:
-    """Mean of some measures over the answer tokens of each sample, in one pass; summed in float64."""
+    """Mean of some measures over the answer tokens of each sample, in one pass; summed in float64.
 
-    def work(batches: Batches) -> dict[int, Tensor]:
-        means: dict[int, Tensor] = {}
-        for indices in batches:
-            found = proxy.answer_logits(proxy.batch([samples[index] for index in indices]))
-            tokens = torch.stack([measure(found).cpu().double() for measure in measures], dim=1)
-            lengths = torch.tensor(found.lengths)
-            owner = torch.repeat_interleave(lengths)
-            totals = tokens.new_zeros(len(lengths), len(measures)).index_add(0, owner, tokens)
-            means |= dict(zip(indices, totals / lengths[:, None], strict=True))
-        return means
+    NaN of a sample that does not fit into memory.
+    """
 
-    means = in_memory(proxy, samples, work, batch_size=batch_size)
-    nothing = torch.full((len(measures),), float("nan"), dtype=torch.float64)  # of one that does not fit into memory
-    rows = [means.get(index, nothing) for index in range(len(samples))]
+    def means(batch: Sequence[Encoded]) -> Tensor:
+        answers = proxy.answer_logits(prepare(proxy, batch))
+        tokens = torch.stack([measure(answers).cpu().double() for measure in measures], dim=1)
+        lengths = torch.tensor(answers.lengths)
+        totals = tokens.new_zeros(len(lengths), len(measures))
+        return totals.index_add(0, torch.repeat_interleave(lengths), tokens) / lengths[:, None]
+
+    rows = in_memory(
+        proxy.memory,
+        samples,
+        lambda batches: map(means, batches),
+        lambda _: torch.full((len(measures),), float("nan"), dtype=torch.float64),
+        batch_size=batch_size,
+    )
     return torch.stack(rows) if rows else torch.empty(0, len(measures), dtype=torch.float64)
 
 
-def token_loss(found: AnswerLogits) -> Float[Tensor, " answer_token"]:
+def token_loss(answers: AnswerLogits) -> Float[Tensor, " answer_token"]:
     """Negative log-likelihood, in nats."""
-    return cross_entropy(found.logits, found.target, reduction="none")
+    return cross_entropy(answers.logits, answers.target, reduction="none")
 
 
-def token_error(found: AnswerLogits) -> Float[Tensor, " answer_token"]:
-    """Euclidean distance of the predicted chances from the token that stands there, between 0 and the root of 2.
+def token_error(answers: AnswerLogits) -> Float[Tensor, " answer_token"]:
+    """Euclidean distance of the predicted probabilities from the token that stands there, from 0 to the root of 2.
 
     Source: EL2N, Data Diet (arXiv:2107.07075), section 2.
     """
-    others = found.logits.softmax(-1).scatter(1, found.target[:, None], 0.0)
-    # what a chance near 1 lacks has no digits left in 1 - p; the sum of the other chances has all
+    others = answers.logits.softmax(-1).scatter(1, answers.target[:, None], 0.0)
+    # what a probability near 1 lacks has no digits left in 1 - p; the sum of the others has all
     lacking = others.sum(-1, keepdim=True)
     lengths: Tensor = torch.linalg.vector_norm(torch.cat([others, lacking], dim=1), dim=1)
     return lengths
+
+
+@torch.no_grad()
+def represent(
+    proxy: Proxy, samples: Sequence[Encoded], *, batch_size: int | None
+) -> list[Float32[Tensor, " dim"] | str]:
+    """The proxy's last hidden state at the last token of each sample, on the CPU, or the reason why there is none.
+
+    Raises:
+        ModelError: the model does not give one hidden state for each token.
+
+    Source: DEITA (arXiv:2312.15685), the embeddings of its representation filter.
+    """
+
+    def vectors(batch: Sequence[Encoded]) -> list[Tensor | str]:
+        states = _last_states(proxy, prepare(proxy, batch))
+        ends = torch.stack([states[place, sample.tokens - 1] for place, sample in enumerate(batch)]).float().cpu()
+        reason = "its representation is not finite; check the sample, or use float32"
+        return [vector if vector.isfinite().all() else reason for vector in ends]
+
+    return in_memory(proxy.memory, samples, lambda batches: map(vectors, batches), too_large, batch_size=batch_size)
+
+
+def _last_states(proxy: Proxy, batch: Batch) -> Tensor:
+    # no logits are needed; a model that can leave them out computes one
+    fewer = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(proxy.model.forward).parameters else {}
+    output = proxy.model(**proxy.arguments(batch), output_hidden_states=True, **fewer)
+    states: Tensor = output.hidden_states[-1]
+    if states.shape[:2] != batch.answer.shape:
+        raise ModelError(
+            f"the proxy gives hidden states of shape {tuple(states.shape)} for tokens of shape "
+            f"{tuple(batch.answer.shape)}; it rearranges tokens: choose another proxy"
+        )
+    return states

@@ -11,9 +11,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy import Encoded, Proxy, prepare
+from onesteptrain.proxy.memory import in_memory, too_large
 from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, mean_loss, precondition
-from onesteptrain.utility.batching import Batches, in_memory, too_large
 
 
 class ExactUtility(NamedTuple):
@@ -51,7 +51,7 @@ def exact_utility(
 
     Source: One-Step-Train (arXiv:2605.07488).
     """
-    loss, gradient = proxy.gradient([proxy.batch([sample])])
+    loss, gradient = proxy.gradient([prepare(proxy, [sample])])
     with proxy.shifted(precondition(gradient, preconditioner), -step_size):
         after = [mean_loss(proxy, group.batches) for group in anchors]
     falls = [group.loss - value for group, value in zip(anchors, after, strict=True)]
@@ -69,12 +69,13 @@ class ExactSteps:
 
     def __call__(self, samples: Sequence[Encoded]) -> list[ExactUtility]:
         """One record a sample, in the order given; weights are put back bit for bit."""
-
-        def work(batches: Batches) -> dict[int, ExactUtility]:
-            return {index: self._step(samples[index]) for indices in batches for index in indices}
-
-        measured = in_memory(self.proxy, samples, work, batch_size=1, room=self.proxy.backward_room)
-        return [measured.get(index) or self._nothing(too_large(sample)) for index, sample in enumerate(samples)]
+        return in_memory(
+            self.proxy.backward_memory,
+            samples,
+            lambda batches: [[self._step(sample) for sample in batch] for batch in batches],
+            lambda sample: self._nothing(too_large(sample)),
+            batch_size=1,
+        )
 
     def _step(self, sample: Encoded) -> ExactUtility:
         step_size, preconditioner = self.step_size, self.preconditioner

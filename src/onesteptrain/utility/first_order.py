@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from onesteptrain.errors import ConfigError, ScoreError
-from onesteptrain.proxy import Batch, Encoded, Proxy
-from onesteptrain.proxy.model import BATCH_TOKENS, Direction
-from onesteptrain.utility.batching import Batches, in_memory, too_large
+from onesteptrain.proxy import Batch, Encoded, Proxy, prepare
+from onesteptrain.proxy.memory import BATCH_TOKENS, in_memory, too_large
+from onesteptrain.proxy.model import Direction
 from onesteptrain.utility.forward_mode import FewerPasses, one_by_one
 from onesteptrain.utility.gradients import gradient_norm
 
@@ -74,8 +74,8 @@ def token_derivatives(
     """
     keep = estimator == "fd" or len(directions) > 1  # more than one pass over each batch
 
-    def work(groups: Batches) -> dict[int, TokenDerivatives]:
-        batches = [proxy.batch([samples[index] for index in indices], keep=keep) for indices in groups]
+    def work(groups: list[list[Encoded]]) -> list[list[TokenDerivatives]]:
+        batches = [prepare(proxy, group, keep=keep) for group in groups]
         passes: list[list[_Pass]] | list[list[_Ends]]
         if estimator == "jvp":
             passes = [_forward_mode(proxy, batches, direction) for direction in directions]
@@ -84,19 +84,33 @@ def token_derivatives(
                 _central_difference(proxy, batches, direction, epsilon)
                 for direction, epsilon in zip(directions, epsilons, strict=True)
             ]
-        records: dict[int, TokenDerivatives] = {}
-        for number, indices in enumerate(groups):
-            found = [one[number].here() for one in passes]  # the host waits for the device once all passes are on it
-            loss = torch.stack([one.loss for one in found]).mean(0)
-            derivative = torch.stack([one.derivative for one in found])
-            lengths = list(batches[number].answers.lengths)
-            parts = zip(indices, torch.split(loss, lengths), torch.split(derivative, lengths, dim=1), strict=True)
-            records |= {index: TokenDerivatives(loss, derivative) for index, loss, derivative in parts}
-        return records
+        # the host waits for the device once all passes are on it
+        return [
+            _by_sample([along[place].here() for along in passes], batch.answers.lengths)
+            for place, batch in enumerate(batches)
+        ]
 
-    together = max(_SHIFTED_TOGETHER, BATCH_TOKENS // proxy.tokens_at_once)
-    records = in_memory(proxy, samples, work, batch_size=batch_size, at_once=together)
-    return [records.get(index) or _without_room(one, len(directions)) for index, one in enumerate(samples)]
+    return in_memory(
+        proxy.memory,
+        samples,
+        work,
+        lambda sample: _lost(sample, len(directions)),
+        batch_size=batch_size,
+        at_once=max(_SHIFTED_TOGETHER, BATCH_TOKENS // proxy.memory.most_tokens),
+    )
+
+
+def _by_sample(passes: Sequence[_Pass], lengths: Sequence[int]) -> list[TokenDerivatives]:
+    """What the passes along all directions say of each sample of a batch."""
+    loss = torch.stack([one_pass.loss for one_pass in passes]).mean(0)
+    derivative = torch.stack([one_pass.derivative for one_pass in passes])
+    parts = zip(torch.split(loss, list(lengths)), torch.split(derivative, list(lengths), dim=1), strict=True)
+    return [TokenDerivatives(loss, derivative) for loss, derivative in parts]
+
+
+def _lost(sample: Encoded, directions: int) -> TokenDerivatives:
+    nothing = torch.full((directions, int(sample.answer.sum())), float("nan"), dtype=torch.float64)
+    return TokenDerivatives(nothing.new_full(nothing.shape[1:], float("nan")), nothing, too_large(sample))
 
 
 def check_direction(direction: Direction) -> float:
@@ -121,7 +135,7 @@ def check_forward_mode(proxy: Proxy, probes: Sequence[Encoded], direction: Direc
         ConfigError: a kernel knows no forward mode, or the two numbers differ.
         ScoreError: the loss of the probes is not finite.
     """
-    _, gradient = proxy.gradient([proxy.batch([one]) for one in probes])
+    _, gradient = proxy.gradient([prepare(proxy, [probe]) for probe in probes])
     directions = [direction, *_blocks(direction)]
     none = [0.0] * len(directions)
     try:
@@ -191,11 +205,6 @@ def _downhill(height: Callable[[int], float], count: int) -> int:
         near = [one for one in (place, place - 1, place + 1) if 0 <= one < count]
         place, before = min(near, key=height), place
     return place if math.isfinite(height(place)) else min(range(count), key=height)
-
-
-def _without_room(sample: Encoded, directions: int) -> TokenDerivatives:
-    nothing = torch.full((directions, int(sample.answer.sum())), float("nan"), dtype=torch.float64)
-    return TokenDerivatives(nothing.new_full(nothing.shape[1:], float("nan")), nothing, too_large(sample))
 
 
 class _Pass(NamedTuple):

@@ -17,9 +17,9 @@ from onesteptrain.data.pool import ImageRef, Sample
 from onesteptrain.proxy import Encoded, Encoder, Proxy
 from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.storage.seeds import seeded_bits
+from onesteptrain.utility.answers import represent
 from onesteptrain.utility.encoded import encode
 from onesteptrain.utility.per_sample import Measure, Measured, both, per_sample, sketches, squares
-from onesteptrain.utility.representing import represent
 from onesteptrain.utility.sketch import make_sketch
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Read images and texts ahead, in processes of their own, while the model works on the samples before."""
+"""Read images and texts in processes of their own, while the model works on the samples before."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TOGETHER = 8
 
 
 @contextlib.contextmanager
-def encoded_ahead(encoder: Encoder, workers: int) -> Iterator[Expect]:
+def prefetching(encoder: Encoder, workers: int) -> Iterator[Expect]:
     """Let processes encode the samples that are expected; `encoder.encode` then takes what they have made.
 
     What comes out is the same, whoever made it; a sample that was not expected is encoded where it is asked for.
@@ -56,17 +56,17 @@ def encoded_ahead(encoder: Encoder, workers: int) -> Iterator[Expect]:
                 with _telling_of_death():
                     task = pool.submit(_encode_all, group)
                 for place, sample in enumerate(group):
-                    encoder.expected[id(sample)] = (sample, functools.partial(_taken, task, place))
+                    encoder.prefetched[id(sample)] = (sample, functools.partial(_taken, task, place))
 
         try:
             yield expect
         finally:
-            encoder.expected.clear()
+            encoder.prefetched.clear()
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def readers(asked: int | None, device: torch.device) -> int:
-    """How many processes read ahead: by default none on a CPU, which scoring needs itself, and up to 8 beside a GPU."""
+    """How many processes prefetch: by default none on a CPU, which scoring needs itself, and up to 8 beside a GPU."""
     if asked is not None:
         return asked
     return 0 if device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
@@ -74,10 +74,10 @@ def readers(asked: int | None, device: torch.device) -> int:
 
 def _taken(task: Any, place: int) -> Encoded:
     with _telling_of_death():
-        found = task.result()[place]
-    if isinstance(found, str):
-        raise SampleError(found)
-    inputs, answer = found
+        result = task.result()[place]
+    if isinstance(result, str):
+        raise SampleError(result)
+    inputs, answer = result
     return Encoded({name: torch.from_numpy(value) for name, value in inputs.items()}, torch.from_numpy(answer))
 
 
@@ -93,7 +93,7 @@ def _telling_of_death() -> Iterator[None]:
 
 
 _encoder: list[Encoder] = []
-"""Of this process, if it is one that reads ahead."""
+"""Of this process, if it is one that prefetches."""
 
 
 def _begin(packed: bytes) -> None:
@@ -104,11 +104,11 @@ def _begin(packed: bytes) -> None:
 
 def _encode_all(samples: Sequence[Sample]) -> list[Any]:
     """What the samples are as arrays, which cost no file descriptor, or the reasons why they are nothing."""
-    found: list[Any] = []
+    results: list[Any] = []
     for sample in samples:
         try:
-            one = _encoder[0].encode(sample)
-            found.append(({name: value.numpy() for name, value in one.inputs.items()}, one.answer.numpy()))
+            encoded = _encoder[0].encode(sample)
+            results.append(({name: value.numpy() for name, value in encoded.inputs.items()}, encoded.answer.numpy()))
         except SampleError as error:
-            found.append(str(error))
-    return found
+            results.append(str(error))
+    return results

@@ -22,7 +22,7 @@ from onesteptrain.errors import ModelError
 from onesteptrain.proxy.scope import decoder_of
 
 Kept = dict[str, list[Any]]
-"""Outputs of upstream modules by name, one a call: what a batch carries from pass to pass."""
+"""Outputs of modules of the prefix by name, one a call: what a batch carries from pass to pass."""
 
 REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a module raises that is not made for the input it is given."""
@@ -31,7 +31,7 @@ _AGREEMENT = 1e-3
 """Of the effect of moved weights: what a replay may be off by. A module wrongly held fast is off by all of it."""
 
 
-class Upstream(NamedTuple):
+class Prefix(NamedTuple):
     """Modules that nothing in scope reaches."""
 
     kept: Sequence[str]
@@ -45,22 +45,22 @@ class Upstream(NamedTuple):
         return bool(self.kept)
 
 
-NOTHING = Upstream((), {})
+NO_PREFIX = Prefix((), {})
 
 
 @contextlib.contextmanager
-def replayed(model: nn.Module, upstream: Upstream, kept: Kept | None) -> Iterator[None]:
+def replayed(model: nn.Module, prefix: Prefix, kept: Kept | None) -> Iterator[None]:
     """Run one pass over a batch; `kept` is filled by its first pass and read by the others. None keeps nothing."""
-    if kept is None or not upstream:
+    if kept is None or not prefix:
         yield
         return
     first = not kept
     with contextlib.ExitStack() as stack:
-        for name in upstream.kept:
+        for name in prefix.kept:
             module = model.get_submodule(name)
             with_memory = _recording(module, kept.setdefault(name, [])) if first else _replaying(kept[name])
             stack.enter_context(in_place_of_forward(module, with_memory))
-        for name, stand_in in upstream.skipped.items():
+        for name, stand_in in prefix.skipped.items():
             if not first:
                 stack.enter_context(in_place_of_forward(model.get_submodule(name), _replaying(kept[stand_in])))
         try:
@@ -70,7 +70,7 @@ def replayed(model: nn.Module, upstream: Upstream, kept: Kept | None) -> Iterato
             raise
 
 
-def find_upstream(model: nn.Module, forward: Callable[[], Tensor]) -> Upstream:
+def find_prefix(model: nn.Module, forward: Callable[[], Tensor]) -> Prefix:
     """Find the largest modules with weights whose outputs do not depend on what requires a gradient.
 
     Args:
@@ -100,14 +100,14 @@ def _no_way_back(_: Any) -> Tensor:
     raise RuntimeError("nothing was kept of this pass")
 
 
-def _cut(model: nn.Module, names: Sequence[str]) -> Upstream:
+def _cut(model: nn.Module, names: Sequence[str]) -> Prefix:
     """Of the layers of the language model, the highest stands for those below it; parts of a layer are not worth it."""
     layers = layer_names(model)
     others = [name for name in names if not set(layers).intersection((name, *_above(name)))]
     lower = [name for name in layers if name in names]
     if lower != layers[: len(lower)]:
-        return Upstream(others, {})
-    return Upstream([*others, *lower[-1:]], dict.fromkeys(lower[:-1], "".join(lower[-1:])))
+        return Prefix(others, {})
+    return Prefix([*others, *lower[-1:]], dict.fromkeys(lower[:-1], "".join(lower[-1:])))
 
 
 def layer_names(model: nn.Module) -> list[str]:

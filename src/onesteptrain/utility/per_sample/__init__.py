@@ -20,9 +20,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.proxy.memory import out_of_memory
-from onesteptrain.utility.batching import Batches, in_memory, too_large
+from onesteptrain.proxy import Encoded, Proxy, prepare
+from onesteptrain.proxy.memory import in_memory, out_of_memory, too_large
 from onesteptrain.utility.per_sample.checking import dense, plan_for
 from onesteptrain.utility.per_sample.watching import Piece, take_apart
 from onesteptrain.utility.sketch import Sketch
@@ -90,16 +89,16 @@ def per_sample(proxy: Proxy, samples: Sequence[Encoded], measure: Measure, *, ba
         One record a sample, in the order given.
     """
 
-    def work(batches: Batches) -> dict[int, Measured]:
-        found: dict[int, Measured] = {}
-        for indices in batches:
-            members = [samples[index] for index in indices]
-            measured = _together(proxy, members, measure) or [_alone(proxy, one, measure) for one in members]
-            found |= dict(zip(indices, measured, strict=True))
-        return found
+    def of_batch(batch: list[Encoded]) -> list[Measured]:
+        return _together(proxy, batch, measure) or [_alone(proxy, sample, measure) for sample in batch]
 
-    records = in_memory(proxy, samples, work, batch_size=batch_size, room=proxy.backward_room)
-    return [records.get(index) or _without(measure, too_large(one)) for index, one in enumerate(samples)]
+    return in_memory(
+        proxy.backward_memory,
+        samples,
+        lambda batches: map(of_batch, batches),
+        lambda sample: _without(measure, too_large(sample)),
+        batch_size=batch_size,
+    )
 
 
 def squares() -> Measure:
@@ -204,7 +203,7 @@ def _together(proxy: Proxy, samples: Sequence[Encoded], measure: Measure) -> lis
 
 def _alone(proxy: Proxy, sample: Encoded, measure: Measure) -> Measured:
     try:
-        loss, gradient = proxy.gradient([proxy.batch([sample])])
+        loss, gradient = proxy.gradient([prepare(proxy, [sample])])
     except ScoreError as error:
         return _without(measure, str(error))
     total = _zeros(proxy, 1, measure)

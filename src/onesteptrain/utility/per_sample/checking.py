@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy import Encoded, Proxy, prepare
 from onesteptrain.proxy.encoding import kind_of
 from onesteptrain.proxy.memory import out_of_memory
 from onesteptrain.utility.gradients import gradient_norm
@@ -31,7 +31,7 @@ _ROUNDINGS = 8
 
 
 def plan_for(proxy: Proxy, samples: Sequence[Encoded]) -> Plan | None:
-    """How to take apart batches of this kind; None for one by one. What was found is kept on the proxy.
+    """How to take apart batches of this kind; None for one by one. It is kept among the proxy's probes.
 
     Args:
         proxy: The model.
@@ -39,7 +39,7 @@ def plan_for(proxy: Proxy, samples: Sequence[Encoded]) -> Plan | None:
     """
     if len(samples) < 2:
         return None  # as good as alone
-    known: dict[Any, Plan | None] = proxy.findings.setdefault("per sample", {})
+    known: dict[Any, Plan | None] = {} if proxy.probes is None else proxy.probes.per_sample
     kind = _kind(samples)
     if kind not in known:
         known[kind] = _find(proxy, samples)
@@ -53,7 +53,7 @@ def disagreeing(proxy: Proxy, samples: Sequence[Encoded], plan: Plan) -> set[str
         ScoreError: a loss or a gradient is not finite, so that there is nothing to compare.
     """
     places = _probed(samples)
-    alone = {place: proxy.gradient([proxy.batch([samples[place]])])[1] for place in places}
+    alone = {place: proxy.gradient([prepare(proxy, [samples[place]])])[1] for place in places}
     lengths = {place: gradient_norm(gradient) for place, gradient in alone.items()}
     if not all(map(math.isfinite, lengths.values())):
         raise ScoreError("a gradient is not finite")

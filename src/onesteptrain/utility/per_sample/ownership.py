@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy import Encoded, Proxy, prepare
 
 Kind = Literal["samples", "images", "answers", "shared"]
 
@@ -123,7 +123,7 @@ def first_tensor(values: Any) -> Tensor | None:
 
 def _leading(proxy: Proxy, samples: Sequence[Encoded]) -> dict[str, list[tuple[int, int]]]:
     """Rows and dimensions of the output of each call, by module."""
-    batch = proxy.batch(samples)
+    batch = prepare(proxy, samples)
     found: dict[str, list[tuple[int, int]]] = {}
     names = {module: name for name, module in proxy.model.named_modules()}
 

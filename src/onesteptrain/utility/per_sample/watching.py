@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
-from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy import Encoded, Proxy, prepare
 from onesteptrain.utility.per_sample.layers import embedding_gradient, looks_up, rule_of
 from onesteptrain.utility.per_sample.ownership import (
     Place,
@@ -93,7 +93,7 @@ def take_apart(proxy: Proxy, samples: Sequence[Encoded], plan: Plan, take: Take)
     Raises:
         UnfitError: the samples cannot be told apart; something may have been handed over before.
     """
-    batch, watch = proxy.batch(samples), _Watch(proxy, plan, shares_of(samples))
+    batch, watch = prepare(proxy, samples), _Watch(proxy, plan, shares_of(samples))
     with torch.enable_grad(), watch.watching(), proxy.eagerly():
         losses = proxy.token_losses(batch).means()
     slopes = torch.autograd.grad(losses.sum(), watch.edges, allow_unused=True)

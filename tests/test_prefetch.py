@@ -16,7 +16,7 @@ from onesteptrain.errors import ConfigError, RunError, SampleError
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, score_into
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, encoded_ahead, load_proxy, readers
+from onesteptrain.proxy import LoadOptions, load_proxy, prefetching, readers
 from onesteptrain.scoring.score import ScoringOptions
 from tests.building import checkpoint, sample, write_pool
 
@@ -34,7 +34,7 @@ def test_what_others_encode_is_the_same_and_is_taken_once(encoder, monkeypatch):
     own: list[str] = []
     encode = type(encoder)._encode
     monkeypatch.setattr(type(encoder), "_encode", lambda self, one: own.append(one.uid) or encode(self, one))
-    with encoded_ahead(encoder, 1) as expect:
+    with prefetching(encoder, 1) as expect:
         expect(SAMPLES)
         found = [encoder.encode(one) for one in SAMPLES]
         assert own == []
@@ -46,7 +46,7 @@ def test_what_others_encode_is_the_same_and_is_taken_once(encoder, monkeypatch):
             encoder.encode(BROKEN)
         assert own == ["s3", "s4"]
         expect(SAMPLES)
-    assert encoder.expected == {}
+    assert encoder.prefetched == {}
     for one, two in zip(wanted, found, strict=True):
         assert one.inputs.keys() == two.inputs.keys()
         assert all(torch.equal(one.inputs[name], two.inputs[name]) for name in one.inputs)
@@ -78,7 +78,7 @@ def test_a_pool_gets_the_same_table_with_readers_and_without(method, tmp_path):
 
 def test_nothing_stays_behind(encoder):
     before = threading.active_count()
-    with encoded_ahead(encoder, 1) as expect:
+    with prefetching(encoder, 1) as expect:
         expect(SAMPLES)
         encoder.encode(SAMPLES[0])  # and none of the others
     for child in multiprocessing.active_children():
@@ -88,7 +88,7 @@ def test_nothing_stays_behind(encoder):
 
 
 def test_a_reader_that_died_is_told_whoever_notices_it_first(encoder):
-    with encoded_ahead(encoder, 1) as expect:
+    with prefetching(encoder, 1) as expect:
         expect(SAMPLES[:1])
         encoder.encode(SAMPLES[0])
         (reader,) = multiprocessing.active_children()
@@ -111,5 +111,5 @@ def test_readers_by_default_stand_beside_a_gpu_only():
 
 def test_a_processor_that_cannot_be_handed_over_is_refused(encoder):
     stuck = dataclasses.replace(encoder, processor=lambda: None)
-    with pytest.raises(ConfigError, match="give --readers 0"), encoded_ahead(stuck, 1):
+    with pytest.raises(ConfigError, match="give --readers 0"), prefetching(stuck, 1):
         pass

@@ -11,8 +11,8 @@ import torch
 
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
-from onesteptrain.proxy.acceleration.prefix_cache import NOTHING
+from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prepare
+from onesteptrain.proxy.acceleration.prefix_cache import NO_PREFIX
 from onesteptrain.utility import token_derivatives
 from tests.building import ARCHITECTURES, checkpoint, sample
 
@@ -58,10 +58,10 @@ def calls(one: Proxy, work) -> dict[str, int]:
 def test_a_replay_at_other_weights_gives_the_same_bits(architecture, scope):
     one = proxy(architecture, scope)
     encoded = [one.encoder.encode(each) for each in SAMPLES]
-    keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
+    keeping, plain = prepare(one, encoded, keep=True), prepare(one, encoded)
     with torch.no_grad():
         start = one.answer_logits(keeping).logits
-        assert keeping.kept
+        assert keeping.plan.kept
         for size in (1.0, -1.0):
             with one.shifted(direction(one), size):
                 wanted = one.answer_logits(plain).logits
@@ -76,7 +76,7 @@ def test_a_replay_at_other_weights_gives_the_same_bits(architecture, scope):
 )
 def test_only_what_the_scope_changes_runs_twice(scope, kept):
     one = proxy("internvl", scope)
-    batch = one.batch([one.encoder.encode(SAMPLES[1])], keep=True)
+    batch = prepare(one, [one.encoder.encode(SAMPLES[1])], keep=True)
     names = {"vision": "model.vision_tower", "lower layer": "model.language_model.layers.0", "head": "lm_head"}
 
     @torch.no_grad()
@@ -99,7 +99,7 @@ def test_derivatives_are_those_of_the_plain_path(scope, estimator, monkeypatch):
         return token_derivatives(one, encoded, steps, estimator=estimator, epsilons=[1e-3, 1e-3], batch_size=4)
 
     kept = measured()
-    monkeypatch.setitem(one.__dict__, "_may_keep", False)
+    monkeypatch.setattr(one.probes.prefix, "known", dict.fromkeys(one.probes.prefix.known, NO_PREFIX))
     for with_memory, plain in zip(kept, measured(), strict=True):
         assert torch.equal(with_memory.loss, plain.loss)
         assert torch.equal(with_memory.derivative, plain.derivative)
@@ -113,14 +113,14 @@ def test_exact_steps_are_those_of_the_plain_path(monkeypatch):
         return [record.score for record in OneStep(estimator="exact").prepare(setting)(SAMPLES)]
 
     kept = scores()
-    monkeypatch.setitem(one.__dict__, "_may_keep", False)
+    monkeypatch.setattr(one.probes.prefix, "known", dict.fromkeys(one.probes.prefix.known, NO_PREFIX))
     assert kept == scores()
 
 
 def test_gradients_do_not_depend_on_what_is_kept():
     one = proxy("qwen3_vl", "last")
     encoded = [one.encoder.encode(each) for each in SAMPLES]
-    keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
+    keeping, plain = prepare(one, encoded, keep=True), prepare(one, encoded)
     loss, wanted = one.gradient([plain])
     for _ in range(2):  # the pass that keeps, and one that replays
         again, found = one.gradient([keeping])
@@ -141,13 +141,13 @@ def test_a_module_that_follows_the_scope_behind_autograds_back_is_not_kept(scope
         projector, "forward", lambda *args: forward(*args) * (1 + 50 * scoped.detach().abs().pow(power).mean())
     )
     encoded = [one.encoder.encode(SAMPLES[1])]
-    keeping, plain = one.batch(encoded, keep=True), one.batch(encoded)
-    assert one._upstream.known == {keeping.kind: NOTHING}
+    keeping, plain = prepare(one, encoded, keep=True), prepare(one, encoded)
+    assert one.probes.prefix.known == {keeping.kind: NO_PREFIX}
     with torch.no_grad(), one.shifted(direction(one), 1.0):
         assert torch.equal(one.answer_logits(keeping).logits, one.answer_logits(plain).logits)
 
 
-LOOKS = ("_numbered",) * 2 + ("_causal",) * 2 + ("_upstream",) * 4
+LOOKS = ("positions",) * 2 + ("causal",) * 2 + ("prefix",) * 4
 """What each pass over a first sample is to find out."""
 
 
@@ -164,16 +164,16 @@ def test_a_sample_is_measured_where_memory_does_not_hold_what_finding_out_takes(
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(one.model, "forward", limited)
-    batch = one.batch([large], keep=True)
-    assert {name for name in set(LOOKS) if not getattr(one, name).known} == {LOOKS[place]}
+    batch = prepare(one, [large], keep=True)
+    assert {name for name in set(LOOKS) if not getattr(one.probes, name).known} == {LOOKS[place]}
     assert all(value.requires_grad for value in one.parameters.values())
     with torch.no_grad():
         wanted = proxy("qwen3_vl", "last").token_losses(batch).loss
         torch.testing.assert_close(one.token_losses(batch).loss, wanted, rtol=1e-5, atol=1e-6)  # other kernels
-    one.batch([large], keep=True)
-    assert not getattr(one, LOOKS[place]).known  # it would not fit now either
-    one.batch([large, small], keep=True)
-    assert all(getattr(one, name).known for name in LOOKS)
+    prepare(one, [large], keep=True)
+    assert not getattr(one.probes, LOOKS[place]).known  # it would not fit now either
+    prepare(one, [large, small], keep=True)
+    assert all(getattr(one.probes, name).known for name in LOOKS)
 
 
 def test_finding_out_keeps_nothing_of_lower_layers_to_go_back():
@@ -196,9 +196,9 @@ def test_finding_out_keeps_nothing_of_lower_layers_to_go_back():
             work()
         return len(found)
 
-    finding_out = kept(lambda: one.batch(encoded, keep=True))
-    assert one._upstream.known
-    whole = kept(lambda: one.token_losses(one.batch(encoded)))
+    finding_out = kept(lambda: prepare(one, encoded, keep=True))
+    assert one.probes.prefix.known
+    whole = kept(lambda: one.token_losses(prepare(one, encoded)))
     assert finding_out == 0 < whole
 
 
@@ -209,27 +209,27 @@ def test_logits_that_are_no_numbers_settle_nothing_at_first():
     with torch.no_grad():
         norm *= torch.nan
     for _ in range(2):
-        one.batch(encoded, keep=True)
-        assert not any(getattr(one, name).known for name in LOOKS)
-    kind = one.batch(encoded, keep=True).kind
-    assert [getattr(one, name).of(kind) for name in dict.fromkeys(LOOKS)] == [False, False, NOTHING]
+        prepare(one, encoded, keep=True)
+        assert not any(getattr(one.probes, name).known for name in LOOKS)
+    kind = prepare(one, encoded, keep=True).kind
+    assert [getattr(one.probes, name).of(kind) for name in dict.fromkeys(LOOKS)] == [False, False, NO_PREFIX]
     with torch.no_grad():
         norm.fill_(1)
-    one.batch(encoded, keep=True)
-    assert not one._causal.of(kind)  # three looks were enough
+    prepare(one, encoded, keep=True)
+    assert not one.probes.causal.of(kind)  # three looks were enough
 
 
 def test_a_pass_that_breaks_off_leaves_nothing_half_kept(monkeypatch):
     one = proxy("qwen3_vl", "last")
-    batch = one.batch([one.encoder.encode(SAMPLES[1])], keep=True)
+    batch = prepare(one, [one.encoder.encode(SAMPLES[1])], keep=True)
     with torch.no_grad():
         wanted = one.answer_logits(batch).logits
-        broken = one.batch([one.encoder.encode(SAMPLES[1])], keep=True)
+        broken = prepare(one, [one.encoder.encode(SAMPLES[1])], keep=True)
         with monkeypatch.context() as patch:
             patch.setattr(one.model.lm_head, "forward", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 one.answer_logits(broken)
-        assert broken.kept == {}
+        assert broken.plan.kept == {}
         assert torch.equal(one.answer_logits(broken).logits, wanted)
 
 
@@ -237,8 +237,8 @@ def test_texts_without_pictures_and_with_them_are_told_apart():
     one = proxy("internvl", "last")
     for rows in ([SAMPLES[0]], [SAMPLES[1]], SAMPLES):
         encoded = [one.encoder.encode(each) for each in rows]
-        keeping = one.batch(encoded, keep=True)
+        keeping = prepare(one, encoded, keep=True)
         with torch.no_grad():
             first = one.answer_logits(keeping).logits
             np.testing.assert_array_equal(one.answer_logits(keeping).logits.numpy(), first.numpy())
-    assert len(one._upstream.known) == 2
+    assert len(one.probes.prefix.known) == 2
