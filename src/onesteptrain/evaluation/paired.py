@@ -79,19 +79,20 @@ def paired_difference(
     J. N. K. Rao and C. F. J. Wu (1988), J. Am. Stat. Assoc. 83, for one draw fewer.
     """
     _check(first, second, confidence)
-    one, two = np.stack(first).astype(np.float64), np.stack(second).astype(np.float64)
-    gaps = np.round(one.mean(0) - two.mean(0), 12)  # 1/3 + 1/3 + 1/3 is 1
+    ours, theirs = np.stack(first).astype(np.float64), np.stack(second).astype(np.float64)
+    gaps = np.round(ours.mean(0) - theirs.mean(0), 12)  # 1/3 + 1/3 + 1/3 is 1
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
-    value = one.mean() - two.mean()
-    drawn = np.concatenate(list(_resampled(one, two, np.random.default_rng(seed))))
-    stretch = _stretch(one, two, confidence)
+    value = ours.mean() - theirs.mean()
+    drawn = np.concatenate(list(_resampled(ours, theirs, np.random.default_rng(seed))))
+    stretch = _stretch(ours, theirs, confidence)
     low, high = value + stretch * (np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2]) - value)
-    single = len(one) == len(two) == 1
+    single = len(ours) == len(theirs) == 1
+    mcnemar = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     return Difference(
         value=100 * float(value),
         low=100 * float(low),
         high=100 * float(high),
-        p_value=_mcnemar(wins, losses) if single else _bootstrap_p(value + stretch * (drawn - value)),
+        p_value=mcnemar if single else _bootstrap_p(value + stretch * (drawn - value)),
         wins=wins,
         losses=losses,
         ties=len(gaps) - wins - losses,
@@ -131,18 +132,18 @@ def _check(first: Sequence[NDArray[np.bool_]], second: Sequence[NDArray[np.bool_
 
 
 def _resampled(
-    one: Float[NDArray[np.float64], "run question"],
-    two: Float[NDArray[np.float64], "other_run question"],
+    ours: Float[NDArray[np.float64], "run question"],
+    theirs: Float[NDArray[np.float64], "other_run question"],
     random: np.random.Generator,
 ) -> Iterator[Float[NDArray[np.float64], " draw"]]:
     """Differences of redrawn runs on redrawn questions; scipy.stats.bootstrap redraws along one axis only."""
-    questions = one.shape[1]
+    questions = ours.shape[1]
     chunk = max(1, _CHUNK_CELLS // questions)
     for start in range(0, _RESAMPLES, chunk):
         draws = min(chunk, _RESAMPLES - start)
         chosen = random.integers(questions, size=(draws, questions)) + questions * np.arange(draws)[:, None]
         weights = np.bincount(chosen.ravel(), minlength=draws * questions).reshape(draws, questions) / questions
-        yield _redrawn_runs(weights @ one.T, random) - _redrawn_runs(weights @ two.T, random)
+        yield _redrawn_runs(weights @ ours.T, random) - _redrawn_runs(weights @ theirs.T, random)
 
 
 def _redrawn_runs(
@@ -154,22 +155,18 @@ def _redrawn_runs(
     return mean
 
 
-def _stretch(one: NDArray[np.float64], two: NDArray[np.float64], confidence: float) -> float:
+def _stretch(ours: NDArray[np.float64], theirs: NDArray[np.float64], confidence: float) -> float:
     """By how much Student's t reaches further than the normal distribution, with Welch's degrees of freedom."""
-    runs = [(arm.mean(1).var(ddof=1) / len(arm), len(arm) - 1) for arm in (one, two) if len(arm) > 1]
-    over_questions = (one.mean(0) - two.mean(0)).var() / one.shape[1]
+    runs = [(arm.mean(1).var(ddof=1) / len(arm), len(arm) - 1) for arm in (ours, theirs) if len(arm) > 1]
+    over_questions = (ours.mean(0) - theirs.mean(0)).var() / ours.shape[1]
     total = over_questions + sum(variance for variance, _ in runs)
     if not runs or total == 0:
         return 1.0
     freedom = total**2 / (
-        over_questions**2 / max(1, one.shape[1] - 1) + sum(variance**2 / degrees for variance, degrees in runs)
+        over_questions**2 / max(1, ours.shape[1] - 1) + sum(variance**2 / degrees for variance, degrees in runs)
     )
     level = 0.5 + confidence / 2
     return float(t.ppf(level, freedom) / norm.ppf(level))
-
-
-def _mcnemar(wins: int, losses: int) -> float:
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def _bootstrap_p(drawn: Float[NDArray[np.float64], " draw"]) -> float:

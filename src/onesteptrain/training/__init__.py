@@ -4,21 +4,17 @@
 """
 
 from onesteptrain.training.encodings import Encodings, PoolEncodings, encode_all, most_common
-from onesteptrain.training.finetuning import FinetuneResult, finetune, sample_order
-from onesteptrain.training.options import FinetuneOptions, Progress
-from onesteptrain.training.target import TrainOptions, TrainResult, train
-from onesteptrain.training.warmup import WarmupOptions, WarmupResult, draw, warm_up
+from onesteptrain.training.finetuning import finetune, sample_order
+from onesteptrain.training.options import FinetuneOptions
+from onesteptrain.training.target import TrainOptions, train
+from onesteptrain.training.warmup import WarmupOptions, draw, warm_up
 
 __all__ = [
     "Encodings",
     "FinetuneOptions",
-    "FinetuneResult",
     "PoolEncodings",
-    "Progress",
     "TrainOptions",
-    "TrainResult",
     "WarmupOptions",
-    "WarmupResult",
     "draw",
     "encode_all",
     "finetune",

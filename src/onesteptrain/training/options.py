@@ -54,11 +54,9 @@ class FinetuneOptions:
     """Fixes the order of the samples, and dropout."""
 
     def __post_init__(self) -> None:
-        counts = {"batch_size": self.batch_size, "gradient_accumulation": self.gradient_accumulation}
-        counts |= {} if self.steps is None else {"steps": self.steps}
-        for name, count in counts.items():
-            if count < 1:
-                raise ConfigError(f"{name} is {count}; it must be at least 1")
+        for name in ("batch_size", "gradient_accumulation", "steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("epochs", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive and finite")

@@ -49,45 +49,13 @@ _REWRITES = [
         (r"^\([A-J]\)\s+(?=\S)", ""),
     )
 ]
-_UNITS = {
-    spelling: names.split()[0]
-    for names in (
-        "mm millimeter millimetre",
-        "cm centimeter centimetre",
-        "m meter metre",
-        "km kilometer kilometre",
-        "in inch inche",
-        "ft foot feet",
-        "mi mile",
-        "g gram",
-        "kg kilogram",
-        "mg milligram",
-        "lb pound",
-        "l liter litre",
-        "ml milliliter millilitre",
-        "s sec second",
-        "min minute",
-        "h hr hour",
-        "day",
-        "week",
-        "month",
-        "year",
-        "° degree deg",
-        "rad radian",
-        "n newton",
-        "j joule",
-        "w watt",
-        "v volt",
-        "a ampere amp",
-        "hz hertz",
-        "k kelvin",
-        "pa pascal",
-        "mph",
-        "km/h kph",
-        "m/s",
-    )
-    for spelling in names.split()
-}
+_UNIT_NAMES = """
+    mm millimeter millimetre; cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche; mi mile;
+    ft foot feet; g gram; kg kilogram; mg milligram; lb pound; l liter litre; ml milliliter millilitre; s sec second;
+    min minute; h hr hour; day; week; month; year; ° degree deg; rad radian; n newton; j joule; w watt; v volt;
+    a ampere amp; hz hertz; k kelvin; pa pascal; mph; km/h kph; m/s
+"""
+_UNITS = {spelling: names.split()[0] for names in _UNIT_NAMES.split(";") for spelling in names.split()}
 _WORD = re.compile(r"[a-z]{2,}")
 _NOT_WORDS = re.compile(r"\\[A-Za-z]+|\b(?:pi|sin|cos|tan|cot|log|ln|exp|sqrt|max|min)\b")
 _CALCULATION = re.compile(r"[+*×·÷]|\\cdot|\\div|\\times(?!\s*10\s*\^)|(?<=[\dA-Za-z)}])\s*-")
@@ -95,27 +63,27 @@ _EXPLOSIVE = re.compile(r"\^[^+*]*\^|\^\s*\{?\s*-?\d{4,}|!|\d{40,}")
 
 
 @functools.lru_cache(maxsize=8192)
-def same_answer(found: str, gold: str) -> bool:
+def same_answer(stated: str, gold: str) -> bool:
     """Whether an answer equals the right one.
 
     A unit that only one of them names is ignored, and so is a percent sign; two measuring units must agree. A
     calculation such as "3 + 5" is no answer where a number is asked for.
     """
     if (letter := _choice(gold)) is not None:
-        return _choice(found) == letter
-    found, gold = _clean(found), _clean(gold)
-    if _INTEGER.fullmatch(found) and _INTEGER.fullmatch(gold):
-        return found == gold
+        return _choice(stated) == letter
+    stated, gold = _clean(stated), _clean(gold)
+    if _INTEGER.fullmatch(stated) and _INTEGER.fullmatch(gold):
+        return stated == gold
     if "=" not in gold:
-        found = _clean(found.rpartition("=")[2])
-    (found, found_unit), (gold, gold_unit) = _split_unit(found), _split_unit(gold)
-    if None not in (found_unit, gold_unit) and found_unit != gold_unit:
+        stated = _clean(stated.rpartition("=")[2])
+    (stated, stated_unit), (gold, gold_unit) = _split_unit(stated), _split_unit(gold)
+    if None not in (stated_unit, gold_unit) and stated_unit != gold_unit:
         return False
-    if _is_text(found) or _is_text(gold):
-        return bool(_plain(gold)) and _plain(found) == _plain(gold)
-    if re.fullmatch(_NUMBER, gold) and _CALCULATION.search(found):
+    if _is_text(stated) or _is_text(gold):
+        return bool(_plain(gold)) and _plain(stated) == _plain(gold)
+    if re.fullmatch(_NUMBER, gold) and _CALCULATION.search(stated):
         return False
-    return _same_mathematics(found, gold)
+    return _same_mathematics(stated, gold)
 
 
 def is_bare_value(line: str) -> bool:
@@ -124,22 +92,22 @@ def is_bare_value(line: str) -> bool:
     return _choice(line) is not None or re.fullmatch(_NUMBER + "%?", value) is not None
 
 
-def _same_mathematics(found: str, gold: str) -> bool:
-    if any(len(text) > _LONGEST or _EXPLOSIVE.search(text) for text in (found, gold)):
-        return _plain(found) == _plain(gold)
+def _same_mathematics(stated: str, gold: str) -> bool:
+    if any(len(text) > _LONGEST or _EXPLOSIVE.search(text) for text in (stated, gold)):
+        return _plain(stated) == _plain(gold)
     # math-verify's timeouts are signals, which exist in the main thread only
     seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
-    wanted, got = (parse(f"${_mixed(text)}$", parsing_timeout=seconds) for text in (gold, found))
+    wanted, got = (parse(f"${_mixed(text)}$", parsing_timeout=seconds) for text in (gold, stated))
     return bool(verify(wanted, got, timeout_seconds=seconds))
 
 
 def _choice(text: str) -> str | None:
     """The letter of "B", "(B)", "B. 12 cm" or "option B"; nothing for two letters at once."""
     text = _unwrapped(text)
-    found = _CHOICE.match(text) or _CHOICE.fullmatch(text.upper() if re.fullmatch(r"\(?[a-j]\)?\.?", text) else "")
-    if found is None or _HEDGE.search(found.group(3)):
+    match = _CHOICE.match(text) or _CHOICE.fullmatch(text.upper() if re.fullmatch(r"\(?[a-j]\)?\.?", text) else "")
+    if match is None or _HEDGE.search(match.group(3)):
         return None
-    return found.group(1) or found.group(2)
+    return match.group(1) or match.group(2)
 
 
 def _clean(text: str) -> str:
@@ -156,20 +124,20 @@ def _unwrapped(text: str) -> str:
         before = text
         text = text.strip(" \t\n*_").rstrip(".,;:!").strip()
         for wrapper in _WRAPPERS:
-            if (found := wrapper.fullmatch(text)) is not None:
-                text = found.group(1)
+            if (match := wrapper.fullmatch(text)) is not None:
+                text = match.group(1)
     return text
 
 
 def _split_unit(text: str) -> tuple[str, str | None]:
     """A number without its unit, and the measuring unit by its short name; other texts as they are."""
-    found = _VALUE_AND_UNIT.fullmatch(text)
-    if found is None or not found["unit"] or found["unit"].startswith("%") or _HEDGE.search(found["unit"]):
+    match = _VALUE_AND_UNIT.fullmatch(text)
+    if match is None or not match["unit"] or match["unit"].startswith("%") or _HEDGE.search(match["unit"]):
         return text, None
-    known = _measuring_unit(found["unit"])
-    if known is None and not (found["space"] and re.match(r"[A-Za-z]{2,}[^\d=]*$", found["unit"])):
+    known = _measuring_unit(match["unit"])
+    if known is None and not (match["space"] and re.match(r"[A-Za-z]{2,}[^\d=]*$", match["unit"])):
         return text, None  # as likely a variable: 5x, 2ab
-    return found["value"], known
+    return match["value"], known
 
 
 def _measuring_unit(text: str) -> str | None:

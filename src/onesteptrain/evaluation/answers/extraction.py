@@ -41,10 +41,10 @@ def is_correct(prediction: str, gold: str, *, finished: bool = True) -> bool:
 def extract_answer(prediction: str, *, finished: bool = True) -> str | None:
     """The final answer that a reply states; nothing where it states none, or was cut off in it."""
     text = prediction.strip()
-    stated = [(found.start(), _sentence(text, found.end(), finished)) for found in _STATED.finditer(text)]
-    stated += [(found.start(), _sentence(text, found.end(), finished)) for found in _HASHES.finditer(text)]
-    stated += [(found.start(), _braced(text, found.end())) for found in _BOXED.finditer(text)]
-    stated += [(found.start(), found.group(1)) for found in _TAGGED.finditer(text)]
+    stated = [(match.start(), _sentence(text, match.end(), finished)) for match in _STATED.finditer(text)]
+    stated += [(match.start(), _sentence(text, match.end(), finished)) for match in _HASHES.finditer(text)]
+    stated += [(match.start(), _braced(text, match.end())) for match in _BOXED.finditer(text)]
+    stated += [(match.start(), match.group(1)) for match in _TAGGED.finditer(text)]
     if stated:
         answer = max(stated, key=lambda pair: pair[0])[1]
         return (answer or "").strip() or None
