@@ -13,8 +13,14 @@ from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection import setwise as setwise_module
 from onesteptrain.selection.orders import cover_order, maxmin_order
 from onesteptrain.selection.quotas import Wanted
-from onesteptrain.selection.setwise import fresh_state, greedy, set_utility
+from onesteptrain.selection.setwise import fresh_state, greedy
 from onesteptrain.storage.score_table import ScoreTable, write_table
+
+
+def set_utility(sketches, utility, ridge):
+    """F of a set, from its definition in the space of its rows."""
+    kernel = sketches @ sketches.T + ridge * np.eye(len(sketches))
+    return float(utility @ np.linalg.solve(kernel, np.ones(len(sketches))))
 
 
 def gradients(rows: int, dimensions: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

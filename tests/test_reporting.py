@@ -19,7 +19,8 @@ from onesteptrain.cli import main
 from onesteptrain.data.pool import ImageRef, open_pool
 from onesteptrain.errors import ConfigError, MissingExtraError, PoolError, RunError, ScoreError
 from onesteptrain.reporting import ReportOptions, write_report
-from onesteptrain.reporting.counting import bin_by_length, count_reasons, kind_of, summarize_results
+from onesteptrain.reporting.comparison import summarize_arms
+from onesteptrain.reporting.counting import bin_by_length, count_reasons, kind_of
 from onesteptrain.reporting.examples import thumbnail
 from onesteptrain.reporting.figures import bin_edges
 from onesteptrain.reporting.typeset import choose_scale
@@ -270,22 +271,18 @@ def test_results_are_means_over_seeds_sorted_by_accuracy(run, tmp_path):
     for seed, accuracy in enumerate((70.0, 80.0, 90.0)):
         results.append({"method": "high", "share": 0.2, "rows": 20 + seed, "seed": seed, "accuracy": accuracy})
     results.append({"method": "high", "share": None, "accuracy": 60.0})
-    arms = summarize_results(results)
-    assert [(arm.method, arm.share, arm.seeds) for arm in arms] == [
-        ("high", "20%", 3),
-        ("high", "", 1),
-        ("low", "20%", 2),
-    ]
-    assert arms[0].mean == pytest.approx(80, rel=1e-12)  # float64 sums
-    assert arms[0].spread == pytest.approx(10, rel=1e-12)
-    assert arms[1].spread is None
-    assert "high 20% 80.0 10.0 70.0 to 90.0 3 21 high – 60.0 – " in page_of(run, tmp_path, results=results).text
+    half = 4.302653 * 10 / 3**0.5  # Student's t at 97.5 %, two degrees of freedom
+    text = page_of(run, tmp_path, results=results).text
+    assert (
+        f"high 20% 80.0 {80 - half:.1f} to {80 + half:.1f} 3 21 high – 60.0 – 1 – low 20% 50.0 50.0 to 50.0 2 20 "
+        in text
+    )
 
 
 @pytest.mark.parametrize("result", [{"method": "m"}, {"accuracy": 0.5}, {"method": "m", "accuracy": math.nan}])
 def test_a_result_without_method_or_accuracy_is_refused(result):
     with pytest.raises(ConfigError, match="result 0"):
-        summarize_results([result])
+        summarize_arms([result])
 
 
 def test_an_audit_is_shown(run, tmp_path):

@@ -17,10 +17,10 @@ from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection import setwise as setwise_module
 from onesteptrain.selection.quotas import Wanted, share_out, share_tokens, to_groups
-from onesteptrain.selection.setwise import fresh_state, greedy, set_utility, setwise_order
+from onesteptrain.selection.setwise import fresh_state, greedy, setwise_order
 from onesteptrain.selection.trust import measure_trust
 from onesteptrain.storage.score_table import ScoreTable
-from tests.test_preferences import gradients, listed
+from tests.test_preferences import gradients, listed, set_utility
 from tests.test_preferences import table_of as utility_table
 from tests.test_trust import ANCHORS, ROWS, mixture, signals
 from tests.test_trust import table_of as signal_table

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scipy.stats import t as student
 
+from onesteptrain.errors import ConfigError
 from onesteptrain.reporting.figures import INK, STYLE, need_matplotlib
 from onesteptrain.storage.atomic import write_text
 
@@ -47,7 +48,7 @@ class ArmResult(NamedTuple):
     protocol: str
     seeds: int
     rows: float
-    """Mean over the seeds, as are the others."""
+    """Mean over the seeds, as are the others; NaN where no record has the number."""
 
     clean_share: float | None
     accuracy: float
@@ -72,32 +73,44 @@ class ArmResult(NamedTuple):
 
 
 def summarize_arms(records: Records) -> list[ArmResult]:
-    """Records put together arm by arm, in the order in which the arms first appear."""
+    """Records put together arm by arm, in the order in which the arms first appear.
+
+    Args:
+        records: One a training, with `method` and `accuracy` in per cent; budget or share, protocol, rows and the other
+            numbers where there are some.
+
+    Raises:
+        ConfigError: a record lacks its method or accuracy.
+    """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for record in records:
-        budget = record.get("budget") or f"{record['share']:.0%}"
-        groups.setdefault((record["protocol"], record["method"], budget), []).append(record)
+    for number, record in enumerate(records):
+        if record.get("method") is None or not _is_number(record.get("accuracy")):
+            raise ConfigError(f"result {number} has no method or no finite accuracy; each needs both")
+        share: Any = record.get("share")
+        budget = record.get("budget") or (f"{100 * share:g}%" if _is_number(share) else share or "")
+        groups.setdefault((record.get("protocol", ""), str(record["method"]), budget), []).append(record)
     return [_summarize(key, members) for key, members in groups.items()]
 
 
-def _summarize(key: tuple[str, str, str], members: Sequence[Mapping[str, Any]]) -> ArmResult:
+def _summarize(key: tuple[str, str, str], members: Records) -> ArmResult:
     protocol, method, budget = key
     accuracies = [float(record["accuracy"]) for record in members]
     low, high = mean_interval(accuracies)
-    clean = [record["clean_share"] for record in members if record.get("clean_share") is not None]
+    names = ("share", "rows", "clean_share", "scoring_seconds", "training_seconds")
+    share, rows, clean, scoring, training = (_mean(members, name) for name in names)
     return ArmResult(
         method=method,
         budget=budget,
-        share=_mean(members, "share"),
+        share=share,
         protocol=protocol,
         seeds=len(members),
-        rows=_mean(members, "rows"),
-        clean_share=statistics.mean(clean) if clean else None,
+        rows=rows,
+        clean_share=None if math.isnan(clean) else clean,
         accuracy=statistics.mean(accuracies),
         low=low,
         high=high,
-        scoring_seconds=_mean(members, "scoring_seconds"),
-        training_seconds=_mean(members, "training_seconds"),
+        scoring_seconds=scoring,
+        training_seconds=training,
     )
 
 
@@ -258,5 +271,11 @@ def _draw(path: Path, arms: Sequence[ArmResult], draw: Any) -> Path:
     return path
 
 
-def _mean(members: Sequence[Mapping[str, Any]], name: str) -> float:
-    return statistics.mean(float(record[name]) for record in members)
+def _mean(members: Records, name: str) -> float:
+    """Mean of the numbers of this name; NaN where there are none."""
+    numbers = [float(record[name]) for record in members if _is_number(record.get(name))]
+    return statistics.mean(numbers) if numbers else math.nan
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

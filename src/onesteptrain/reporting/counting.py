@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,27 +80,6 @@ class Trouble(NamedTuple):
     """The reason of that row."""
 
 
-class Arm(NamedTuple):
-    """One method at one share, over its seeds."""
-
-    method: str
-    share: str
-    """As text; empty where the result names none."""
-
-    rows: float | None
-    """Mean number of rows trained on."""
-
-    seeds: int
-    mean: float
-    """Of the accuracy, in per cent, as are the three below."""
-
-    spread: float | None
-    """Standard deviation over seeds; None for one seed."""
-
-    low: float
-    high: float
-
-
 def summarize(name: str, values: Column) -> Summary | None:
     """Describe a column; None if it holds no value."""
     values = values[np.isfinite(values)]
@@ -170,35 +147,6 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-def summarize_results(results: Sequence[Mapping[str, object]]) -> list[Arm]:
-    """Mean and spread of the accuracy over seeds, for each method and share, the most accurate first.
-
-    Args:
-        results: One mapping a training, with `method` and `accuracy` in per cent, and where it applies `share` (a
-            number from 0 to 1, or text such as "20%"), `rows` and `seed`; other keys are left alone.
-
-    Raises:
-        ConfigError: a result lacks its method or accuracy.
-    """
-    arms: dict[tuple[str, str], list[tuple[float, float | None]]] = {}
-    for number, result in enumerate(results):
-        accuracy, share, rows = (_number(result, number, name) for name in ("accuracy", "share", "rows"))
-        if accuracy is None or result.get("method") is None:
-            raise ConfigError(f"result {number} has no method or no accuracy; each needs both")
-        label = "" if share is None else share if isinstance(share, str) else f"{100 * share:g}%"
-        arms.setdefault((str(result["method"]), label), []).append((accuracy, rows))
-    return sorted((_arm(*key, trainings) for key, trainings in arms.items()), key=lambda arm: -arm.mean)
-
-
-def _arm(method: str, share: str, trainings: Sequence[tuple[float, float | None]]) -> Arm:
-    accuracies = [accuracy for accuracy, _ in trainings]
-    rows = [count for _, count in trainings if count is not None]
-    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
-    mean_rows = statistics.fmean(rows) if rows else None
-    mean = statistics.fmean(accuracies)
-    return Arm(method, share, mean_rows, len(trainings), mean, spread, min(accuracies), max(accuracies))
-
-
 def read_audit(audit: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of an audit; a step size at which nothing could be measured is left out.
 
@@ -215,13 +163,3 @@ def read_audit(audit: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"the audit cannot be read ({error!r}); give what `ost audit` writes") from error
     return {**facts, "sizes": sizes}
-
-
-def _number(result: Mapping[str, object], number: int, name: str) -> Any:
-    """A number of a result, None if it has none; a share may be text."""
-    value = result.get(name)
-    if value is None or (name == "share" and isinstance(value, str)):
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"result {number} has the {name} {value!r}; give a finite number")
-    return float(value)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, PoolError, RunError, ScoreError
 from onesteptrain.reporting import figures
+from onesteptrain.reporting.comparison import summarize_arms
 from onesteptrain.reporting.counting import (
     Column,
     UtilityCurve,
@@ -21,7 +22,6 @@ from onesteptrain.reporting.counting import (
     count_reasons,
     read_audit,
     summarize,
-    summarize_results,
     utility_curve,
 )
 from onesteptrain.reporting.examples import Ends, read_ends
@@ -99,7 +99,7 @@ def write_report(
         "asked": record.asked,
         "options": record.flat(),
         "provenance": Run(run).provenance,
-        "arms": summarize_results(results or ()),
+        "arms": sorted(summarize_arms(results or ()), key=lambda arm: -arm.accuracy),
         "audit": read_audit(audit) if audit is not None else None,
         **_table_facts(table),
         **_ranking_facts(table, options),

@@ -151,9 +151,3 @@ def greedy(sketches: NDArray[np.float64], utility: Values, wanted: Wanted, state
         open_rows &= (missing > 0)[wanted.codes]
     chosen = np.concatenate([state.chosen, units[picks]])
     return np.array(picks, np.int64), State(inverse, total, explained, state.ridge, chosen)
-
-
-def set_utility(sketches: NDArray[np.float64], utility: Values, ridge: float) -> float:
-    """F of a set, from its definition in the space of its rows."""
-    kernel = sketches @ sketches.T + ridge * np.eye(len(sketches))
-    return float(utility @ np.linalg.solve(kernel, np.ones(len(sketches))))
