@@ -21,6 +21,7 @@ from onesteptrain.data.pool import Sample, Unreadable, draw_rows
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
+from onesteptrain.storage.score_table import Record
 
 _RESAMPLES = 2000
 
@@ -109,26 +110,28 @@ def audit(
     if method.estimator == "exact":
         raise ConfigError("estimator exact is what an audit compares with; choose auto, fd or jvp")
     drawn = draw_rows(pool, options.rows, setting.seed)
-    first = [record.score for record in replace(method, step_size=1.0).prepare(setting)(drawn)]
-    usable = [index for index, score in enumerate(first) if score is not None]
+    first = _scores(replace(method, step_size=1.0).prepare(setting)(drawn))
+    usable = np.flatnonzero(np.isfinite(first))
     if len(usable) < _FEWEST_ROWS:
         raise ScoreError(
             f"{len(usable)} of {len(drawn)} drawn rows can be scored; an audit needs at least {_FEWEST_ROWS}"
         )
-    samples = [drawn[index] for index in usable]
-    slope = np.array([first[index] for index in usable], dtype=np.float64)
-    done, steps = itertools.count(1), len(options.step_sizes) * len(samples)
+    done, steps = itertools.count(1), len(options.step_sizes) * len(usable)
     sizes = []
     for size in options.step_sizes:
         exact = replace(method, estimator="exact", step_size=size, store_tokens=False).prepare(setting)
-        truth: list[float] = []
-        for sample in samples:
-            score = exact([sample])[0].score
-            truth.append(math.nan if score is None else score)
+        records: list[Record] = []
+        for place in usable.tolist():
+            records += exact([drawn[place]])
             if progress is not None:
                 progress(next(done), steps)
-        sizes.append(compare(size * slope, np.array(truth), size, options))
-    return Audit(method.estimator, len(samples), len(drawn) - len(samples), sizes)
+        sizes.append(compare(size * first[usable], _scores(records), size, options))
+    return Audit(method.estimator, len(usable), len(drawn) - len(usable), sizes)
+
+
+def _scores(records: Sequence[Record]) -> NDArray[np.float64]:
+    """Scores of some records; NaN where there is none."""
+    return np.array([record.score for record in records], dtype=np.float64)
 
 
 def compare(
@@ -154,7 +157,7 @@ def spearman_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> floa
     ranks = np.stack([rankdata(a), rankdata(b)])
     ranks -= ranks.mean(1, keepdims=True)
     scale = np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))
-    return float(ranks[0] @ ranks[1] / scale) if scale > 0 else float("nan")
+    return float(ranks[0] @ ranks[1] / scale) if scale > 0 else math.nan
 
 
 def top_overlap(a: NDArray[np.float64], b: NDArray[np.float64], share: float) -> float:
