@@ -75,9 +75,9 @@ def main() -> None:
 
 
 def apart(tree: Path, scratch: str) -> dict[str, float]:
-    """Measure in a tree, in a process of its own."""
+    """Measure in a tree by its own copy of this program, in a process of its own: names differ between trees."""
     environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--one", scratch]
+    command = [sys.executable, str(tree / "benchmarks" / Path(__file__).name), "--one", scratch]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

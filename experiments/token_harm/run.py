@@ -18,7 +18,7 @@ from onesteptrain.reporting.diagnosis.causes import CAUSES
 from onesteptrain.reporting.diagnosis.measured import harmful_rows, read_means
 from onesteptrain.reporting.diagnosis.spans import first_span
 from onesteptrain.selection.trust import p_values
-from onesteptrain.synthetic.digits import NOISE_KINDS
+from onesteptrain.synthetic.digits import DigitProblem
 
 RIGHT = {
     "misread": "wrong_step",
@@ -30,6 +30,8 @@ RIGHT = {
     "clean": "unknown",
 }
 """Which cause is right for what was planted. A misread digit is one wrong step: its picture belongs to the answer."""
+
+NOISE_KINDS = DigitProblem.noise_kinds
 
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
