@@ -465,9 +465,9 @@ def test_a_run_of_another_method_is_replayed_too_and_the_command_line_wins(tmp_p
         (lambda text: text.replace("name: one_step", "name: one_stop"), 1, ["no method 'one_stop'"]),
         (lambda text: text.replace("step_size: 0.001", "step_size: tiny"), 2, ["tiny", "float"]),
         (lambda text: text + "  [", 1, ["is no YAML", "line"]),
-        (lambda text: "- score\n", 1, ["holds no sections"]),
-        (lambda text: "score: 3\n", 1, ["holds no sections"]),
-        (lambda text: "", 1, ["holds no sections"]),
+        (lambda text: "- score\n", 1, ["holds no options"]),
+        (lambda text: "score: 3\n", 1, ["section 'score'"]),
+        (lambda text: "", 1, ["holds no options"]),
     ],
 )
 def test_a_config_with_a_mistake_is_refused_in_one_line(tmp_path, change, status, said):
@@ -479,7 +479,7 @@ def test_a_config_with_a_mistake_is_refused_in_one_line(tmp_path, change, status
 
 
 def test_a_config_that_is_not_there_is_refused():
-    assert "--config none.yaml does not exist; give the config.yaml of a run" in refusal(
+    assert "none.yaml does not exist; give the config.yaml of a run" in refusal(
         "score", "--config", "none.yaml"
     )
     assert "--config requires an argument" in refusal("score", "--config", status=2)

@@ -53,10 +53,10 @@ class Output(Printing):
 
 @dataclass(frozen=True)
 class FromFile:
-    """Takes what the command line leaves open from the file that `--config` names."""
+    """Takes what the command line leaves open from the file that `--config` names; `ost run` from its own file."""
 
     command: str
-    """Whose section."""
+    """Whose options."""
 
     partly: bool = False
     """Pass over options that the reader does not ask for."""
@@ -67,13 +67,30 @@ class FromFile:
         Raises:
             ConfigError: the file cannot be read, or has sections that are no command's.
         """
-        named = arguments.get("--config", None)
+        named = arguments.get("--file" if self.command == "run" else "--config", None)
         if named is None or not named.tokens:
             return
         path = Path(named.tokens[0].value)
-        options = dict(_leaves(_sections(path).get(self.command, {})))
+        if self.command == "run":
+            options = _read(path, "give a YAML file with at least pool, proxy, out and anchors")
+            options = options["run"] if set(options) == {"run"} else options  # as the config.yaml of a run has it
+        else:
+            options = dict(_leaves(_sections(path).get(self.command, {})))
         data = {commands[-1]: options} if commands else options
         Dict(data, source=str(path), allow_unknown=self.partly)(app, commands, arguments)
+
+
+def _read(path: Path, needed: str) -> dict[str, Any]:
+    """A YAML file of options by their names."""
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; {needed}")
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML ({' '.join(str(error).split())}); {needed}") from error
+    if not isinstance(options, dict):
+        raise ConfigError(f"{path} holds no options; {needed}")
+    return options
 
 
 def _leaves(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -92,16 +109,9 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
     """The sections of a file; a typo in the name of one must not go unnoticed."""
     from onesteptrain.cli import COMMANDS
 
-    needed = "it needs a section for each command, such as `score:`, with the options indented below; mend the file"
-    if not path.is_file():
-        raise ConfigError(f"--config {path} does not exist; give the config.yaml of a run, or a file of your own")
-    try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is no YAML ({' '.join(str(error).split())}); {needed}") from error
-    if not isinstance(sections, dict) or not all(isinstance(options, dict) for options in sections.values()):
-        raise ConfigError(f"--config {path} holds no sections of options; {needed}")
-    for name in sections:
-        if name not in COMMANDS:
-            raise ConfigError(f"--config {path} has a section {name!r}, but there is no such command; {needed}")
+    needed = "give the config.yaml of a run, or a section for each command, such as `score:`, with its options indented"
+    sections = _read(path, needed)
+    for name, options in sections.items():
+        if name not in COMMANDS or not isinstance(options, dict):
+            raise ConfigError(f"{path} has a section {name!r}, but there is no such command; {needed}")
     return sections
