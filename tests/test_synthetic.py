@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from onesteptrain import synthetic
 from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.synthetic import SyntheticOptions, make_synthetic
+from onesteptrain.synthetic import SyntheticOptions, charts, make_synthetic
 from onesteptrain.synthetic.charts import ChartProblem
 from onesteptrain.synthetic.digits import DigitProblem
+from tests.synthetic_data import ROWS, synthetic
 
 
 class Kind(NamedTuple):
@@ -26,7 +26,6 @@ class Kind(NamedTuple):
 
     name: str
     noise_kinds: tuple[str, ...]
-    rows: int
     two_kinds: tuple[str, str]
 
     def make(self, folder, **options):
@@ -44,8 +43,8 @@ class Made(NamedTuple):
 
 PROBLEMS = {"digits": DigitProblem, "charts": ChartProblem}
 KINDS = {
-    "digits": Kind("digits", PROBLEMS["digits"].noise_kinds, 1200, ("slip", "cut_off")),
-    "charts": Kind("charts", PROBLEMS["charts"].noise_kinds, 1400, ("invented", "looping")),
+    "digits": Kind("digits", PROBLEMS["digits"].noise_kinds, ("slip", "cut_off")),
+    "charts": Kind("charts", PROBLEMS["charts"].noise_kinds, ("invented", "looping")),
 }
 
 
@@ -55,10 +54,8 @@ def kind(request):
 
 
 @pytest.fixture(scope="module")
-def folder(kind, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("synthetic") / "data"
-    kind.make(folder, pool_rows=kind.rows, heldout_rows=120, benchmark_rows=120)
-    return folder
+def folder(kind):
+    return synthetic(kind.name)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +85,7 @@ def test_as_many_rows_are_noisy_as_asked(kind, tmp_path, share):
 def test_all_kinds_of_noise_come_equally_often(kind, made):
     counts = [sum(fact["kind"] == noise for fact in made.truth) for noise in kind.noise_kinds]
     assert max(counts) - min(counts) <= 1
-    assert sum(counts) == kind.rows / 2
+    assert sum(counts) == ROWS[kind.name] / 2
 
 
 def test_only_the_kinds_that_are_asked_for_come(kind, tmp_path):
@@ -122,7 +119,7 @@ def test_neither_ids_nor_order_nor_columns_tell_which_rows_are_noisy(made):
 
 def test_the_truth_names_the_rows_of_the_pool_in_its_order(kind, made):
     assert [fact["uid"] for fact in made.truth] == [row["id"] for row in made.pool]
-    assert [fact["row"] for fact in made.truth] == list(range(kind.rows))
+    assert [fact["row"] for fact in made.truth] == list(range(ROWS[kind.name]))
     assert all(fact["clean"] == (fact["kind"] == "clean") for fact in made.truth)
 
 
@@ -184,5 +181,5 @@ def test_making_data_imports_neither_torch_nor_a_display(kind, tmp_path):
         f"make_synthetic({kind.name!r}, SyntheticOptions(20, 5, 5), Path({str(tmp_path / 'data')!r})); "
         "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     )
-    source = str(Path(synthetic.__file__).parents[2])
+    source = str(Path(charts.__file__).parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})

@@ -18,8 +18,7 @@ from onesteptrain.synthetic import SyntheticData, SyntheticOptions, chart_drawin
 from onesteptrain.synthetic.chart_drawing import Chart, Style, draw_chart, draw_style, owner, paint
 from onesteptrain.synthetic.charts import QUESTIONS, ChartProblem
 from onesteptrain.synthetic.making import problems
-
-OPTIONS = SyntheticOptions(pool_rows=1400, heldout_rows=120, benchmark_rows=120, noise_share=0.5)
+from tests.synthetic_data import synthetic
 
 INKS = {
     "red": (228, 26, 28),
@@ -50,10 +49,8 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("synthetic") / "charts"
-    make_synthetic("charts", OPTIONS, folder)
-    return folder
+def folder():
+    return synthetic("charts")
 
 
 @pytest.fixture(scope="module")

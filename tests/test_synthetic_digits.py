@@ -12,10 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from onesteptrain.errors import MissingExtraError
-from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic.digits import QUESTIONS, DigitProblem, scans
-
-OPTIONS = SyntheticOptions(pool_rows=1200, heldout_rows=120, benchmark_rows=120)
+from tests.synthetic_data import synthetic
 
 
 class Made(NamedTuple):
@@ -29,14 +27,8 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("synthetic") / "digits"
-    make_synthetic("digits", OPTIONS, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(folder):
+def made():
+    folder = synthetic("digits")
     parts = [read_rows(folder / f"{name}.jsonl") for name in ("pool", "heldout", "benchmark")]
     truth = pq.read_table(folder / "truth.parquet").to_pylist()
     rows = [row for part in parts for row in part]

@@ -104,8 +104,14 @@ def warm_up(
     with whole_folder(out, marker=FACTS, overwrite=overwrite) as part:
         encodings, refused = encode_all(proxy.encoder, draw(samples, options.share, seed=options.finetune.seed))
         drawn = len(encodings) + len(refused)
+        if not drawn:
+            raise PoolError(f"a share of {options.share} draws no row from this pool; raise --share")
         if not len(encodings):
-            raise PoolError(_nothing(drawn, refused, options.share))
+            uid, reason = next(iter(refused.items()))
+            raise PoolError(
+                f"none of the {drawn} rows drawn can be used, such as {uid!r}: {reason}; "
+                "mend the pool, or raise --share"
+            )
         keeper = StateKeeper(proxy, part / CHECKPOINTS, options.checkpoints)
         result = finetune(proxy, encodings, options.finetune, progress=progress, callbacks=[keeper])
         proxy.save(part / MODEL)
@@ -180,10 +186,3 @@ def _moment(states: Mapping[Tensor, Mapping[str, Tensor]], parameter: Tensor, na
 
 def _copy(value: Tensor) -> Tensor:
     return value.detach().cpu().clone()
-
-
-def _nothing(drawn: int, refused: dict[str, str], share: float) -> str:
-    if not drawn:
-        return f"a share of {share} draws no row from this pool; raise --share"
-    uid, reason = next(iter(refused.items()))
-    return f"none of the {drawn} rows drawn can be used, such as {uid!r}: {reason}; mend the pool, or raise --share"
