@@ -45,7 +45,7 @@ def test_the_draw_depends_on_seed_and_uids_and_not_on_the_order_of_rows(topics, 
 
 
 def test_every_row_is_drawn_equally_often(topics):
-    seeds, share = 400, 0.2
+    seeds, share = 200, 0.2
     drawn = np.zeros(len(TOPICS))
     for seed in range(seeds):
         drawn[draw_anchors(topics, count=20, seed=seed)] += 1

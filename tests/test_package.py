@@ -28,9 +28,7 @@ MODULES = sorted(found.name for found in pkgutil.walk_packages(onesteptrain.__pa
 LIGHT = [
     "",
     ".errors",
-    ".data.pool",
-    ".data.anchors",
-    ".data.images",
+    ".data",
     ".data.deduplication",
     ".storage.score_table",
     ".storage.run_directory",
