@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onesteptrain.data.formats.json_array import JsonArray
+from onesteptrain.data.formats.json_rows import JsonArray
 from onesteptrain.data.pool import ImageRef, Sample, Turn, Unreadable, open_pool, write_subset
 from onesteptrain.errors import PoolError
 from tests.pool_files import (

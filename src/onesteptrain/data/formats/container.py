@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 RowNumbers = NDArray[np.int64]
 """Positions in the pool, from 0, strictly rising."""
 
-LARGEST_ROW = 128 * 2**20
-"""Characters of one row of JSON; more means that the file is broken, and would fill the memory."""
-
 
 class RawRow(NamedTuple):
     """One row as its container holds it."""

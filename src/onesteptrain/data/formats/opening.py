@@ -6,8 +6,7 @@ from pathlib import Path
 
 from onesteptrain.data.formats.arrow import SPLITS, STATE, open_hf_folder, open_parquet
 from onesteptrain.data.formats.container import Container
-from onesteptrain.data.formats.json_array import JsonArray
-from onesteptrain.data.formats.json_lines import JsonLines
+from onesteptrain.data.formats.json_rows import JsonArray, JsonLines
 from onesteptrain.errors import PoolError
 
 _NEEDED = "a pool is a JSON or JSONL file, a Parquet file, a folder of Parquet files, or a folder made by save_to_disk"

@@ -1,4 +1,8 @@
-"""A JSON array of objects, read in pieces: memory holds one row and one chunk, however long the file is."""
+"""JSON: an array of objects, or one object a line (JSONL).
+
+An array is read in pieces: memory holds one row and one chunk, however long the file is. A broken line of JSONL is a
+row that cannot be read; the lines after it go on.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
-from onesteptrain.data.formats.container import LARGEST_ROW, RawRow, RowNumbers, file_digests
+from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests
 from onesteptrain.errors import PoolError
 
+_LARGEST_ROW = 128 * 2**20
+"""Characters of one row of JSON; more means that the file is broken, and would fill the memory."""
+
+_BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\n\r"
 
 _CUT_TOKEN = 16
@@ -35,7 +43,7 @@ class JsonArray:
     chunk: int = 2**18
     """Characters that are read at a time."""
 
-    largest_row: int = LARGEST_ROW
+    largest_row: int = _LARGEST_ROW
 
     def digests(self) -> Iterator[bytes]:
         """Hash of the file."""
@@ -68,6 +76,54 @@ class JsonArray:
     def _open(path: Path, mode: str = "r") -> IO[str]:
         """Text that gives its bytes back exactly: broken UTF-8 and line ends included."""
         return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """A container: one file with a JSON object a line; blank lines are no rows."""
+
+    path: Path
+    largest_row: int = _LARGEST_ROW
+
+    def digests(self) -> Iterator[bytes]:
+        """Hash of the file."""
+        return file_digests([self.path])
+
+    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
+        """All rows in order."""
+        with self.path.open("rb") as file:
+            for number, line in self._lines(file):
+                yield _parse(f"{self.path.name}:{number}", line)
+
+    def count(self) -> int:
+        """Number of rows; reads the whole file, parses nothing."""
+        with self.path.open("rb") as file:
+            return sum(1 for _ in self._lines(file))
+
+    def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
+        """Write the chosen lines, their line ends included."""
+        copied = 0
+        with self.path.open("rb") as file, out.open("wb") as target:
+            for row, (_, line) in enumerate(self._lines(file)):
+                if copied == len(rows):
+                    break
+                if rows[copied] == row:
+                    target.write(line)
+                    copied += 1
+        return copied
+
+    def _lines(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+        """Line numbers, from 1, and lines with their ends; without blank ones."""
+        number = 0
+        while line := file.readline(self.largest_row + 1):
+            number += 1
+            if len(line) > self.largest_row:
+                raise PoolError(
+                    f"{self.path}:{number}: a line is longer than {self.largest_row:,} bytes; "
+                    "JSONL needs one object a line: mend the file, or keep big images beside it"
+                )
+            if line.removeprefix(_BOM).strip():
+                yield number, line
 
 
 class _Reader:
@@ -152,3 +208,15 @@ class _Reader:
             f"{self._array.path}: line {line}: invalid JSON array ({what}); mend the file there, "
             "or convert it to JSONL, where a broken row does not stop the rows after it"
         )
+
+
+def _parse(where: str, line: bytes) -> RawRow:
+    try:
+        return RawRow(where, json.loads(line.removeprefix(_BOM).decode()))
+    except json.JSONDecodeError as error:
+        what = f"invalid JSON ({error.msg} at column {error.colno})"
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 (byte {error.start + 1} of the line)"
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
+        what = f"JSON that cannot be read ({error})"
+    return RawRow(where, line, f"{what}; mend or delete this line")
