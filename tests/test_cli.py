@@ -479,9 +479,7 @@ def test_a_config_with_a_mistake_is_refused_in_one_line(tmp_path, change, status
 
 
 def test_a_config_that_is_not_there_is_refused():
-    assert "none.yaml does not exist; give the config.yaml of a run" in refusal(
-        "score", "--config", "none.yaml"
-    )
+    assert "none.yaml does not exist; give the config.yaml of a run" in refusal("score", "--config", "none.yaml")
     assert "--config requires an argument" in refusal("score", "--config", status=2)
 
 
