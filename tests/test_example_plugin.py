@@ -50,6 +50,8 @@ def test_another_seed_of_its_own_is_another_run(site, tmp_path, monkeypatch):
     refused = refusal(*given, tmp_path / "first", "--seed", 1)
     assert "holds a run with other score method options seed (0, now 1)" in refused
     assert scores(tmp_path / "first") == first
+    done("score", "--config", tmp_path / "second" / "config.yaml", "--out", tmp_path / "replayed")
+    assert scores(tmp_path / "replayed") == second
 
 
 def test_it_keeps_the_contract(site, monkeypatch):
