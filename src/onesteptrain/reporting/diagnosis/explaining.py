@@ -126,20 +126,15 @@ def explain(
     """
     options = options or ExplainOptions()
     reference = check_tables(table)
-    if anchors is None or quote is None:
-        record = read_score_record(table.path.parent)
-        anchors = record.open_anchors() if anchors is None else anchors
-        remote = record.asked["loading"]["trust_remote_code"]
-        quote = quote or load_quoter(record.asked["proxy"], trust_remote_code=remote)
-    pool = scored_pool(table, pool)
-    usual = read_usual(reference, anchors)
+    usual = read_usual(reference, read_score_record(table.path.parent).open_anchors() if anchors is None else anchors)
     score, means = table.numbers(options.by), read_means(table)
     harmful = harmful_rows(means, usual.means)
     rows = np.flatnonzero(harmful)
     rows = rows[np.argsort(means.utility[rows], kind="stable")]
     tokens, uids = read_tokens(table, rows), table.read(["uid"])["uid"].to_pylist()
     spans = [first_span(bad, usual.scale.row_limit) for bad in badness(tokens, usual.scale)]
-    read = read_pool(pool, uids, dict(zip(rows.tolist(), spans, strict=True)), quote)
+    quote = quote or _recorded_quoter(table)
+    read = read_pool(scored_pool(table, pool), uids, dict(zip(rows.tolist(), spans, strict=True)), quote)
     signs = Signs(tokens, [read.forms[row] or "" for row in rows.tolist()], _kept_loss(means, rows))
     return Explanation(
         uids,
@@ -151,6 +146,12 @@ def explain(
         blind_rows(means, harmful),
         *_bias(score, bias_columns(table, read), options.correct),
     )
+
+
+def _recorded_quoter(table: ScoreTable) -> Quoter:
+    """Through the tokenizer of the proxy that scored a table."""
+    asked = read_score_record(table.path.parent).asked
+    return load_quoter(asked["proxy"], trust_remote_code=asked["loading"]["trust_remote_code"])
 
 
 class Usual(NamedTuple):
