@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-import onesteptrain.methods.one_step.first_order as one_step
+import onesteptrain.methods.one_step.scorers as one_step
 import onesteptrain.utility.exact as exact_module
 import onesteptrain.utility.first_order as first_order_module
 from onesteptrain.proxy import Proxy

@@ -228,3 +228,9 @@ def test_extras_go_past_a_sample_that_cannot_be_read():
 def test_options_that_cannot_be_are_refused(options, text):
     with pytest.raises(ConfigError, match=text):
         OneStep(**options)
+
+
+@pytest.mark.parametrize("estimator", ["cascade", "landmarks"])
+def test_estimators_that_are_gone_say_what_to_use(estimator):
+    with pytest.raises(ConfigError, match=rf"estimator {estimator} is gone; use auto, and `ost audit`"):
+        OneStep(estimator)

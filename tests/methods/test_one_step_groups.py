@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from onesteptrain.methods import Setting
-from onesteptrain.methods.one_step import OneStep
-from onesteptrain.methods.one_step.groups import CROSSOVER
+from onesteptrain.methods.one_step import CROSSOVER, OneStep
 from onesteptrain.proxy import LoadOptions, load_proxy
 from onesteptrain.utility.per_sample import Measured
 from tests.building import checkpoint, sample
@@ -74,9 +73,9 @@ def test_the_route_is_chosen_by_the_number_of_groups():
     few = [one for one in ANCHORS if one.fields["group"] in GROUPS[: CROSSOVER - 1]]
     enough = [one for one in ANCHORS if one.fields["group"] in GROUPS[:CROSSOVER]]
     assert scorer(few).by_gradient is None
-    assert len(scorer(few).yardsticks.groups) == CROSSOVER - 1
+    assert len(scorer(few).directions.groups) == CROSSOVER - 1
     assert scorer(enough).by_gradient.names == list(GROUPS[:CROSSOVER])
-    assert [one.name for one in scorer(enough).yardsticks.groups] == [""]
+    assert [one.name for one in scorer(enough).directions.groups] == [""]
     assert scorer(few, group_route="gradient").by_gradient is not None
     assert scorer(enough, group_route="passes").by_gradient is None
     alone = OneStep("jvp", reference_folds=0, group_route="gradient").prepare(setting(ANCHORS))
@@ -133,9 +132,9 @@ def test_bfloat16_takes_the_gradient_route():
 def test_a_gradient_that_cannot_be_used_is_a_reason_and_the_others_have_their_score(monkeypatch):
     scorer = OneStep("jvp", group_by="group", reference_folds=0).prepare(setting(ANCHORS))
     wanted = scorer(SAMPLES)
-    from onesteptrain.methods.one_step import groups
+    from onesteptrain.methods.one_step import extras
 
-    measure = groups.per_sample
+    measure = extras.per_sample
 
     def spoilt(*arguments, **options):
         found = measure(*arguments, **options)
@@ -143,7 +142,7 @@ def test_a_gradient_that_cannot_be_used_is_a_reason_and_the_others_have_their_sc
         found[2] = Measured(0.0, found[2].numbers, "it does not fit")
         return found
 
-    monkeypatch.setattr(groups, "per_sample", spoilt)
+    monkeypatch.setattr(extras, "per_sample", spoilt)
     records = scorer(SAMPLES)
     assert "gradient is not finite" in records[1].reason
     assert records[2].reason == "it does not fit"

@@ -11,11 +11,8 @@ import torch
 
 from onesteptrain.errors import AnchorError, ConfigError
 from onesteptrain.methods import Scorer, Setting, check_batch_size
-from onesteptrain.methods.one_step.exact import Exact
-from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Representations
-from onesteptrain.methods.one_step.first_order import FirstOrder, Yardsticks
-from onesteptrain.methods.one_step.groups import CROSSOVER, GroupGradients, stacked
-from onesteptrain.methods.one_step.reference import Referenced
+from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, GroupGradients, Representations, stacked
+from onesteptrain.methods.one_step.scorers import Directions, Exact, FirstOrder, Referenced
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.utility import (
     AnchorGroup,
@@ -35,6 +32,12 @@ _PROBES = 16
 
 _FEW_PROBES = 2
 """Anchors that forward mode is put to the test on."""
+
+CROSSOVER = 3
+"""Groups from which on one gradient a sample is cheaper than passes for each: `python benchmarks/groups.py`."""
+
+_GONE = ("cascade", "landmarks")
+"""Estimators that there were once."""
 
 _TOKENS_ONLY = ("store_tokens", "intervals", "ablate", "agreement", "sketch", "representation")
 """Options of the first-order estimators alone."""
@@ -91,6 +94,8 @@ class OneStep:
     """Keep the proxy's last hidden state, for selection by coverage; one more pass."""
 
     def __post_init__(self) -> None:
+        if self.estimator in _GONE:
+            raise ConfigError(f"estimator {self.estimator} is gone; use auto, and `ost audit` to compare it with exact")
         sizes = {"step_size": self.step_size} | ({} if self.fd_epsilon is None else {"fd_epsilon": self.fd_epsilon})
         for name, size in sizes.items():
             if not 0 < size < math.inf:
@@ -122,22 +127,36 @@ class OneStep:
         anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size, keep=again)
         if estimator == "exact":
             return Exact(ExactSteps(proxy, anchors, self.step_size, preconditioner))
-        everyone = [one for members in groups.values() for one in members]
+        everyone = [anchor for members in groups.values() for anchor in members]
         parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         total = together(anchors)
         epsilon = self._epsilon(proxy, everyone, total, estimator)
         if estimator == "jvp":
             check_forward_mode(proxy, everyone[:_FEW_PROBES], total.direction)
         by_gradient = self._by_gradient(proxy, anchors)
-        along = [total] if by_gradient or not any(one.name for one in anchors) else anchors
-        yardsticks = [one for one in along if one.name or not parts]
-        shifts = [self._epsilon(proxy, groups[one.name], one, estimator) if one.name else epsilon for one in yardsticks]
-        used = Yardsticks(parts, yardsticks, [epsilon] * len(parts) + shifts, estimator)
-        extras = self._extras(setting, total)
-        scorer = FirstOrder(proxy, used, self.step_size, self.batch_size, self.store_tokens, extras, by_gradient)
+        each = anchors if self.group_by is not None and by_gradient is None else [total]
+        along = [group for group in each if group.name or not parts]  # parts stand for what has no name
+        shifts = [self._epsilon(proxy, groups[one.name], one, estimator) if one.name else epsilon for one in along]
+        scorer = FirstOrder(
+            proxy=proxy,
+            directions=Directions(parts, along, [epsilon] * len(parts) + shifts, estimator),
+            step_size=self.step_size,
+            batch_size=self.batch_size,
+            store_tokens=self.store_tokens,
+            extras=self._extras(setting, total),
+            by_gradient=by_gradient,
+        )
         if not self.reference_folds or len(setting.anchors) < 2:
             return scorer
-        return Referenced(scorer, total, epsilon, preconditioner, setting.anchors, self.reference_folds, setting.seed)
+        return Referenced(
+            scorer=scorer,
+            total=total,
+            epsilon=epsilon,
+            preconditioner=preconditioner,
+            anchors=setting.anchors,
+            folds=self.reference_folds,
+            seed=setting.seed,
+        )
 
     def _estimator(self, proxy: Proxy) -> Literal["exact", "fd", "jvp"]:
         half = proxy.dtype in (torch.bfloat16, torch.float16)
@@ -152,10 +171,11 @@ class OneStep:
 
     def _by_gradient(self, proxy: Proxy, anchors: Sequence[AnchorGroup]) -> GroupGradients | None:
         """The groups as one backward pass measures them, where that is asked for or cheaper."""
-        named = [one for one in anchors if one.name]
+        named = [group for group in anchors if group.name]
         if len(named) < {"passes": math.inf, "gradient": 1, "auto": CROSSOVER}[self.group_route]:
             return None
-        return GroupGradients(proxy, [one.name for one in named], stacked(named), self.step_size, self.batch_size)
+        names = [group.name for group in named]
+        return GroupGradients(proxy, names, stacked(named), step_size=self.step_size, batch_size=self.batch_size)
 
     def _preconditioner(self, setting: Setting, proxy: Proxy) -> Preconditioner:
         if self.optimizer == "sgd":
@@ -175,7 +195,7 @@ class OneStep:
     def _parts(
         self, proxy: Proxy, anchors: Sequence[Encoded], preconditioner: Preconditioner, seed: int
     ) -> list[AnchorGroup]:
-        """Parts of the anchors, drawn at random, as yardsticks of their own."""
+        """Parts of the anchors, drawn at random, as directions of their own."""
         if not self.intervals:
             return []
         if len(anchors) < self.intervals:
@@ -185,16 +205,20 @@ class OneStep:
         drawn = {str(part): members for part, members in enumerate(in_parts(anchors, self.intervals, seed=seed))}
         return measure_anchors(proxy, drawn, preconditioner=preconditioner, batch_size=self.batch_size)
 
-    def _gradients(self, proxy: Proxy, total: AnchorGroup, seed: int) -> Gradients:
-        reach = self.step_size * gradient_norm(total.direction)
-        return Gradients(proxy, reach, self.sketch, seed, self.batch_size, norms=self.agreement)
-
     def _extras(self, setting: Setting, total: AnchorGroup) -> list[Extra]:
         """What is measured beside the utility, because it was asked for."""
         proxy = setting.need_proxy("one_step")
         extras: list[Extra] = []
         if self.agreement or self.sketch:
-            extras.append(self._gradients(proxy, total, setting.seed))
+            gradients = Gradients(
+                proxy=proxy,
+                reach=self.step_size * gradient_norm(total.direction),
+                dimensions=self.sketch,
+                seed=setting.seed,
+                batch_size=self.batch_size,
+                norms=self.agreement,
+            )
+            extras.append(gradients)
         if self.representation:
             extras.append(Representations(proxy, self.batch_size))
         if self.ablate:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import Tensor
 
+from onesteptrain.methods import finish_record
 from onesteptrain.proxy import Encoded
 from onesteptrain.storage.score_table import Record, Value
 from onesteptrain.utility import AnchorGroup
@@ -91,9 +92,7 @@ def finish(
         return Record(reason=f"its loss is {loss} and its utility {utility}; check the sample, or use float32")
     columns: dict[str, Value] = {"utility": utility, **signals}
     named = [(group.name, float(value)) for group, value in zip(groups, by_group, strict=True) if group.name]
-    columns |= {f"utility.{name}": value for name, value in named}
-    columns |= {"answer_tokens": int(sample.answer.sum()), "tokens": sample.tokens}
-    return Record(utility, columns=columns)
+    return finish_record(sample, utility, columns | {f"utility.{name}": value for name, value in named})
 
 
 def shares_of(groups: Sequence[AnchorGroup]) -> Float64[Tensor, " group"]:
