@@ -23,12 +23,12 @@ import yaml
 from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate
-from onesteptrain.jobs.comparison import Comparison, MethodArm, compare, read_comparison
+from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Comparison, MethodArm, compare, read_comparison
 from onesteptrain.jobs.comparison.trials import Trial
 from onesteptrain.jobs.demo import digits_comparison
-from onesteptrain.jobs.steps import plain
+from onesteptrain.jobs.reading import flat
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.selection import select_rows
+from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.storage.fingerprints import content_id
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
@@ -58,7 +58,7 @@ def request(out: Path, **changes) -> Comparison:
         "anchor_count": 8,
         "warmup_share": 0.2,
         "warmup": FinetuneOptions(batch_size=4, learning_rate=1e-4),
-        "methods": {"ost": MethodArm(), "random": MethodArm(), "loss": MethodArm(keep=(">=-100",))},
+        "methods": {"ost": TOP, "random": RANDOM, "loss": MethodArm("loss", keep=(">=-100",))},
         "shares": ("50%",),
         "protocols": ("A", "B"),
         "train": TUNING,
@@ -69,7 +69,7 @@ def request(out: Path, **changes) -> Comparison:
     return digits_comparison(digits(), out, **settings | changes)
 
 
-def changed(job: Comparison, **changes) -> Comparison:
+def changed(job, **changes):
     return dataclasses.replace(job, **changes)
 
 
@@ -141,7 +141,7 @@ def test_arms_and_seeds_can_be_told_apart_by_what_their_targets_say():
 def test_a_trial_gives_what_training_and_evaluating_the_subset_give(tmp_path, protocol, fixed):
     job, done, _ = compared()
     kept = set(kept_by_ost(done))
-    samples = [row for row in open_pool(job.pool) if row.row in kept]
+    samples = [row for row in open_pool(job.recipe.pool) if row.row in kept]
     options = TrainOptions(dataclasses.replace(TUNING, seed=1, **fixed), load=LoadOptions(device="cpu"))
     result = train(job.target, samples, options, tmp_path / "target")
     expected = evaluate(result.checkpoint, job.benchmark, job.evaluate)
@@ -206,7 +206,7 @@ def test_a_second_run_trains_and_scores_nothing_and_a_larger_one_only_what_is_ne
     again = compare(job, workers=1, tell=told.append)
     assert again.records == done.records
     assert not [line for line in told if "scored" in line]
-    harm = {**job.methods, "harm": MethodArm("one_step", by="harm")}
+    harm = {**job.methods, "harm": MethodArm("one_step", select=SelectOptions(by="harm"))}
     larger = compare(changed(job, methods=harm, protocols=("B",)), workers=1)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert of(larger.records, method="ost") == of(done.records, method="ost", protocol="B")
@@ -214,22 +214,24 @@ def test_a_second_run_trains_and_scores_nothing_and_a_larger_one_only_what_is_ne
     compare(job, workers=1)  # put results.json back as the other tests know it
 
 
-def test_arm_ost_keeps_the_highest_scores_and_arm_ost_set_goes_by_the_default_rule(tmp_path):
+def test_one_preset_keeps_the_highest_scores_and_the_other_goes_by_the_default_rule(tmp_path):
     rows, _ = mixture(0.5)
     table = table_of(tmp_path, rows, signals(ANCHORS, 7))  # the trust gate could be used
 
-    def kept(name: str, seed: int = 0) -> list[int]:
-        return select_rows(table, keep="20%", options=MethodArm("one_step").choosing(name, seed)).rows.tolist()
+    def kept(arm: MethodArm, seed: int = 0) -> list[int]:
+        options = dataclasses.replace(arm.select, draw_seed=seed)
+        return select_rows(table, keep="20%", options=options).rows.tolist()
 
     score = table.numbers("score")
-    assert kept("ost") == sorted(np.argsort(-score, kind="stable")[: len(score) // 5].tolist()) == kept("ost", 1)
-    assert kept("ost-set") == kept("other") == select_rows(table, keep="20%").rows.tolist()
-    assert kept("ost-set", 1) != kept("ost-set")
+    assert kept(TOP) == sorted(np.argsort(-score, kind="stable")[: len(score) // 5].tolist()) == kept(TOP, 1)
+    assert kept(SET) == select_rows(table, keep="20%").rows.tolist()
+    assert kept(SET, 1) != kept(SET)
+    assert (SET.second_pass, TOP.second_pass) == (True, False)
 
 
 def start(job: Comparison, file: Path) -> subprocess.Popen[bytes]:
     """`ost compare` in a process of its own."""
-    file.write_text(yaml.safe_dump(plain(dataclasses.asdict(job))))
+    file.write_text(yaml.safe_dump(flat(job)))
     code = (
         f"import sys; from onesteptrain.cli import main; sys.exit(main(['compare', {str(file)!r}, '--workers', '1']))"
     )
@@ -272,7 +274,7 @@ def test_ctrl_c_between_two_outcomes_ends_the_trainings_too(tmp_path):
 
 def test_a_comparison_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
     job, done, _ = compared()
-    small = changed(job, methods={"random": MethodArm()}, protocols=("B",), out=tmp_path / "out", truth=None)
+    small = changed(job, methods={"random": RANDOM}, protocols=("B",), out=tmp_path / "out", truth=None)
     process = start(small, tmp_path / "job.yaml")
     trials = tmp_path / "out" / "trials"
     while process.poll() is None and not list(trials.glob("*/trial.json")):
@@ -292,7 +294,7 @@ def test_another_pool_in_the_same_directory_is_refused(tmp_path):
     job, _, _ = compared()
     other = write_pool(tmp_path / "other", 4)
     with pytest.raises(RunError, match="holds a run with other"):
-        compare(changed(job, pool=other, truth=None), workers=1)
+        compare(changed(job, recipe=changed(job.recipe, pool=other), truth=None), workers=1)
 
 
 def truth_of(folder: Path, uids: list[str]) -> Path:
@@ -328,19 +330,37 @@ def yaml_of(folder: Path, text: str) -> Path:
 
 
 def test_a_request_reads_from_yaml_with_the_methods_options(tmp_path):
-    text = "methods: {ost: {options: {optimizer: adam, step_size: 1.0e-4}, by: harm}, random: {}}\nshares: [10%, 300]\n"
+    text = """
+methods:
+  mine: {method: one_step, options: {optimizer: adam, step_size: 1.0e-4}, select: {by: harm}}
+  random: {}
+shares: [10%, 300]
+"""
     job = read_comparison(yaml_of(tmp_path, text), seeds=7)
-    assert (job.pool, job.seeds, job.shares, job.train.steps) == (Path("p"), 7, ("10%", "300"), 3)
-    made = job.methods["ost"].make("ost")
+    assert (job.recipe.pool, job.seeds, job.shares, job.train.steps) == (Path("p"), 7, ("10%", "300"), 3)
+    assert job.methods["random"] == RANDOM
+    made = job.methods["mine"].make("mine")
     assert (type(made).__name__, made.optimizer, made.step_size) == ("OneStep", "adam", 1e-4)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("share: [20%]\n", "job.yaml: share: Unexpected keyword argument; its options are pool, target"),
+        ("share: [20%]\n", "job.yaml: share: Unexpected keyword argument; its options are anchor_by, .* target"),
         ("seeds: many\n", "job.yaml: seeds: Input should be a valid integer"),
-        ("methods: {ost: {budget: 20%}}\n", r"job.yaml: methods.ost.budget: Unexpected"),
+        ("methods: {loss: {budget: 20%}}\n", r"job.yaml: methods.loss.budget: Unexpected"),
+        ("methods: {ost-set: {}}\n", r"methods.ost-set names no method; write ost-set: {method: one_step, second_pass"),
+        (
+            "methods: {ost: {keep: [5%]}}\n",
+            r"methods.ost names no method; write ost: {method: one_step, select: {prefer",
+        ),
+        ("methods: {loss: {by: harm}}\n", r"methods.loss: by is now select.by"),
+        ("methods: {loss: {second_look: true}}\n", r"methods.loss: second_look is now second_pass"),
+        ("working: {shard_rows: 3}\n", "job.yaml: working is now scoring"),
+        ("reading: {format: llava}\n", "job.yaml: reading is now pool_reading"),
+        ("checking: {allow_leaks: true}\n", "job.yaml: checking is now anchor_reading"),
+        ("quota: skill\n", "job.yaml: quota is now select.quota"),
+        ("scoring: {shard_row: 3}\n", r"job.yaml: scoring.shard_row: Unexpected"),
         ("evaluate: {max_new_token: 3}\n", r"job.yaml: evaluate.max_new_token: Unexpected"),
         ("evaluate: {max_new_tokens: 0}\n", "max_new_tokens is 0"),
         ("protocols: [C]\n", "job.yaml: protocols.0: Input should be 'A' or 'B'"),
@@ -358,10 +378,10 @@ def test_a_request_that_cannot_work_is_refused_by_name(tmp_path, text, said):
     [
         ({"proxy": None}, "method 'ost' needs a proxy"),
         ({"heldout": None}, "method 'ost' needs anchors"),
-        ({"methods": {"nonsense": MethodArm()}}, "there is no method 'nonsense'"),
-        ({"methods": {"ost": MethodArm(options={"step": 1})}}, r"methods\.ost\.options: step: Unexpected"),
-        ({"methods": {"less": MethodArm()}}, "method 'less' looks back at the warm-up; give warmup_checkpoints"),
-        ({"methods": {"ost": MethodArm(keep=("5000",))}}, "the pool has 48 rows"),
+        ({"methods": {"nonsense": MethodArm("nonsense")}}, "there is no method 'nonsense'"),
+        ({"methods": {"ost": MethodArm("one_step", {"step": 1})}}, r"methods\.ost\.options: step: Unexpected"),
+        ({"methods": {"less": MethodArm("less")}}, "method 'less' looks back at the warm-up; give warmup_checkpoints"),
+        ({"methods": {"ost": MethodArm("one_step", keep=("5000",))}}, "the pool has 48 rows"),
         ({"shares": ("half",)}, "keep is 'half'"),
         ({"shares": ("20%", "20%")}, "shares names 20% twice"),
         ({"protocols": ("B", "B")}, "protocols names B twice"),

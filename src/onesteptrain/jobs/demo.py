@@ -17,7 +17,8 @@ from onesteptrain.data.pool import open_pool
 from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.evaluation import EvaluateOptions
-from onesteptrain.jobs.comparison import Compared, Comparison, MethodArm, compare
+from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Compared, Comparison, compare
+from onesteptrain.jobs.reading import assemble
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into
 from onesteptrain.jobs.steps import Tell
 from onesteptrain.methods.one_step import OneStep
@@ -94,13 +95,13 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
 def digits_comparison(data: SyntheticData, out: Path, **changes: Any) -> Comparison:
     """A comparison on digits with their packaged models: the demo's, and the start of the experiments."""
     models = {"target": str(checkpoint("target")), "proxy": str(checkpoint("proxy"))}
-    return Comparison(**_settings(data, out) | models | {"evaluate": ANSWERS} | changes)
+    return assemble(Comparison, _settings(data, out) | models | {"evaluate": ANSWERS} | changes)
 
 
 def charts_comparison(data: SyntheticData, out: Path, **changes: Any) -> Comparison:
     """A comparison on charts with their packaged models."""
     models = {"target": str(checkpoint("charts_target")), "proxy": str(checkpoint("charts_proxy"))}
-    return Comparison(**_settings(data, out) | models | {"evaluate": CHART_ANSWERS} | changes)
+    return assemble(Comparison, _settings(data, out) | models | {"evaluate": CHART_ANSWERS} | changes)
 
 
 def _settings(data: SyntheticData, out: Path) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _comparison(data: SyntheticData, out: Path, options: DemoOptions) -> Compari
     return digits_comparison(
         data,
         out / "comparison",
-        methods={"ost": MethodArm(), "ost-set": MethodArm(), "random": MethodArm()},
+        methods={"ost": TOP, "ost-set": SET, "random": RANDOM},
         shares=tuple(f"{100 * share:g}%" for share in options.shares),
         train=dataclasses.replace(BRIEF, steps=options.steps),
         seeds=options.seeds,

@@ -203,10 +203,16 @@ class ScoreTable:
 
 
 def read_scores(path: str | Path) -> ScoreTable:
-    """The score table in a run directory, or the file itself.
+    """The scores that decide, of a run directory of `ost score` or `ost run`, or the score table itself.
+
+    Args:
+        path: The directory, or the Parquet file. In that of `ost run`, a second pass decides if there is one.
 
     Raises:
-        ScoreError: there is none.
+        ScoreError: there is none, or the scoring is not finished.
     """
     path = Path(path)
-    return ScoreTable(path / SCORES if path.is_dir() else path)
+    if path.is_file() or (path / SCORES).is_file():
+        return ScoreTable(path if path.is_file() else path / SCORES)
+    second, first = path / "second" / "score", path / "score"
+    return ScoreTable((second if second.parent.is_dir() else first if first.is_dir() else path) / SCORES)
