@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from onesteptrain.jobs.comparison import Comparison, MethodArm, compare
+from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Comparison, MethodArm, compare
 from onesteptrain.jobs.demo import TARGET, digits_comparison
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
+from onesteptrain.selection import SelectOptions
 from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
 
 HERE = Path(__file__).parent
@@ -74,23 +75,23 @@ def rules() -> dict[str, MethodArm]:
     adam, groups = {"optimizer": "adam"}, {"group_by": "skill"}
     return {
         "set": MethodArm("one_step"),
-        "set, second look": MethodArm("one_step", second_look=True),
+        "set, second pass": SET,
         "set, all that passes": MethodArm("one_step", keep=("100%",)),
-        "top by utility": MethodArm("one_step", prefer="top"),
-        "top by harm": MethodArm("one_step", by="harm"),
-        "top by Adam's harm": MethodArm("one_step", adam, by="harm"),
-        "top by relative utility": MethodArm("one_step", by="relative"),
-        "best half by harm, draw": MethodArm("one_step", gate="50%", prefer="draw"),
-        "trust, top by utility": MethodArm("one_step", gate="trust", prefer="top"),
-        "trust, cover": MethodArm("one_step", {"representation": True}, prefer="cover"),
-        "trust, setwise": MethodArm("one_step", {"sketch": 512}, prefer="setwise"),
-        "trust, maxmin over skills": MethodArm("one_step", groups, prefer="maxmin"),
-        "set, quota by skill": MethodArm("one_step", quota="skill"),
+        "top by utility": TOP,
+        "top by harm": MethodArm("one_step", select=SelectOptions(by="harm")),
+        "top by Adam's harm": MethodArm("one_step", adam, SelectOptions(by="harm")),
+        "top by relative utility": MethodArm("one_step", select=SelectOptions(by="relative")),
+        "best half by harm, draw": MethodArm("one_step", select=SelectOptions(gate="50%", prefer="draw")),
+        "trust, top by utility": MethodArm("one_step", select=SelectOptions(gate="trust", prefer="top")),
+        "trust, cover": MethodArm("one_step", {"representation": True}, SelectOptions(prefer="cover")),
+        "trust, setwise": MethodArm("one_step", {"sketch": 512}, SelectOptions(prefer="setwise")),
+        "trust, maxmin over skills": MethodArm("one_step", groups, SelectOptions(prefer="maxmin")),
+        "set, quota by skill": MethodArm("one_step", select=SelectOptions(quota="skill")),
         "set, Adam": MethodArm("one_step", adam),
         "set, cold proxy": MethodArm("one_step", warmup_share=0.0),
         "set, warm-up on 20 %": MethodArm("one_step", warmup_share=0.2),
         "loss": MethodArm("loss"),
-        "random": MethodArm(),
+        "random": RANDOM,
     }
 
 

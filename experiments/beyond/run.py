@@ -19,8 +19,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from onesteptrain.jobs.comparison import Comparison, MethodArm
+from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Comparison, MethodArm
 from onesteptrain.jobs.demo import TARGET, charts_comparison, digits_comparison
+from onesteptrain.selection import SelectOptions
 from onesteptrain.storage.atomic import write_json
 from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
 
@@ -132,16 +133,16 @@ def every_method(bench: Bench, name: str, shares: tuple[str, ...]) -> dict[str, 
     """The default rule and all that it is measured against; nothing is tuned to the world."""
     rejection = REJECTION if shares == MAIN else ()
     arms: dict[str, Callable[[], MethodArm]] = {
-        "ost-set": MethodArm,
+        "ost-set": lambda: SET,
         "ost-first-look": lambda: MethodArm("one_step"),
-        "ost": MethodArm,
-        "ost-harm": lambda: MethodArm("one_step", by="harm"),
+        "ost": lambda: TOP,
+        "ost-harm": lambda: MethodArm("one_step", select=SelectOptions(by="harm")),
         "judge": lambda: bench.judge(name, (*rejection, *shares)),
-        "deita": lambda: MethodArm(options=bench.scorers(), distinct=0.999),
-        "less": lambda: MethodArm(options={"group_by": "skill"}),
-        "ifd": MethodArm,
-        "loss": MethodArm,
-        "random": MethodArm,
+        "deita": lambda: MethodArm("deita", bench.scorers(), SelectOptions(distinct=0.999)),
+        "less": lambda: MethodArm("less", {"group_by": "skill"}),
+        "ifd": lambda: MethodArm("ifd"),
+        "loss": lambda: MethodArm("loss"),
+        "random": lambda: RANDOM,
     }
     return {one: make() for one, make in arms.items() if one in (bench.options.methods or arms)}
 
@@ -162,7 +163,11 @@ def noise_rates(bench: Bench, name: str) -> Iterator[tuple[str, Comparison]]:
         return
     for noise in NOISES:
         part = f"{name}-noise{100 * noise:.0f}"
-        methods = {"ost-set": MethodArm(), "ost-first-look": MethodArm("one_step"), "random": MethodArm(keep=("20%",))}
+        methods = {
+            "ost-set": SET,
+            "ost-first-look": MethodArm("one_step"),
+            "random": MethodArm("random", keep=("20%",)),
+        }
         few = {"shares": ("20%", "100%"), "seeds": bench.options.few_seeds}
         yield part, bench.comparison(part, bench.world(part, noise_share=noise, seed=1), methods, **few)
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from onesteptrain.jobs.comparison import Comparison, MethodArm
+from onesteptrain.jobs.comparison import RANDOM, TOP, Comparison, MethodArm
 from onesteptrain.jobs.demo import TARGET, digits_comparison
+from onesteptrain.selection import SelectOptions
 from onesteptrain.storage.atomic import write_json
 from onesteptrain.synthetic import SyntheticData, SyntheticOptions, checkpoint, make_synthetic
 
@@ -37,8 +38,8 @@ MAIN = ("main", "cost")
 REJECTION = (">=0.5", "81%")
 """What the judge keeps: what it accepts; and as much as the paper's judge keeps, by rejecting less than it would."""
 
-RANKED: dict[str, Any] = {"prefer": "top", "gate": "none"}
-"""The paper's rule, which an arm named `ost` has by itself: keep the highest scores."""
+RANKED = SelectOptions(prefer="top", gate="none")
+"""The paper's rule: keep the highest scores."""
 
 
 class Bench(NamedTuple):
@@ -108,14 +109,14 @@ class Bench(NamedTuple):
 def main_methods(bench: Bench, folder: str) -> dict[str, MethodArm]:
     """Every method of the comparison, with its defaults where they make sense here."""
     return {
-        "ost": MethodArm(),
-        "ost-harm": MethodArm("one_step", by="harm"),
+        "ost": TOP,
+        "ost-harm": MethodArm("one_step", select=SelectOptions(by="harm")),
         "judge": bench.judge(bench.out / folder),
-        "deita": MethodArm(options=bench.scorers(), distinct=bench.options.distinct),
-        "less": MethodArm(options={"group_by": "skill"}),
-        "ifd": MethodArm(),
-        "loss": MethodArm(),
-        "random": MethodArm(),
+        "deita": MethodArm("deita", bench.scorers(), SelectOptions(distinct=bench.options.distinct)),
+        "less": MethodArm("less", {"group_by": "skill"}),
+        "ifd": MethodArm("ifd"),
+        "loss": MethodArm("loss"),
+        "random": RANDOM,
     }
 
 
@@ -143,15 +144,15 @@ def maturity(bench: Bench) -> Iterator[Comparison]:
     """(d) The proxy as it is, and warmed up on 5, 25 and 100 % of the pool, ten passes each."""
     shares = {"0": 0.0, "5": 0.05, "25": 0.25, "100": 1.0}
     methods = {
-        f"ost-warm-{name}": MethodArm("one_step", warmup_share=share, **RANKED) for name, share in shares.items()
+        f"ost-warm-{name}": MethodArm("one_step", warmup_share=share, select=RANKED) for name, share in shares.items()
     }
     yield bench.comparison(bench.main_world(), "compare", methods, truth=None)
 
 
 def architecture(bench: Bench) -> Iterator[Comparison]:
     """(e) A proxy of the target's own architecture against one of another."""
-    same = MethodArm("one_step", proxy=bench.pretrained("proxy_same"), **RANKED)
-    methods = {"ost-other": MethodArm("one_step", **RANKED), "ost-same": same}
+    same = MethodArm("one_step", proxy=bench.pretrained("proxy_same"), select=RANKED)
+    methods = {"ost-other": MethodArm("one_step", select=RANKED), "ost-same": same}
     yield bench.comparison(bench.main_world(), "compare", methods, truth=None)
 
 
