@@ -11,6 +11,9 @@ from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.errors import ConfigError, PoolError, RunError
 from onesteptrain.storage.run_directory import Run
 
+IN_MEMORY = "in memory"
+"""Stands in a record for what has no place on disk."""
+
 
 @dataclass(frozen=True)
 class ScoreRecord:
@@ -48,8 +51,8 @@ class ScoreRecord:
         return self._open("anchors", image_root=self.asked["anchor_reading"].get("anchor_image_root"))
 
     def _open(self, what: str, **reading: Any) -> Pool:
-        path = self.asked.get(what)
-        if path is None:
+        path = self.asked[what]
+        if path == IN_MEMORY:
             raise PoolError(f"the {what} of {self.run} came from memory and are on no disk; give them again")
         if not Path(path).exists():
             raise PoolError(f"the {what} {path} of {self.run} does not exist; put it back")

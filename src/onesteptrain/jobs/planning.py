@@ -12,7 +12,7 @@ from onesteptrain.data.anchors import draw_anchors
 from onesteptrain.data.pool import Pool, Sample, Unreadable
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.evaluation import read_benchmark
-from onesteptrain.evaluation.evaluating import check_columns
+from onesteptrain.evaluation.results import check_columns
 from onesteptrain.jobs.job import Job
 from onesteptrain.jobs.scoring import ScoreRequest, forecast_scoring, locate_proxy
 from onesteptrain.proxy.loading import check_checkpoint

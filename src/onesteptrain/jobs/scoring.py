@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onesteptrain.data.pool import Pool, Sample
-from onesteptrain.data.score_record import refuse_flat
+from onesteptrain.data.score_record import IN_MEMORY, refuse_flat
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
 from onesteptrain.methods import Method, Scorer, Setting, essential_options
@@ -31,9 +31,6 @@ from onesteptrain.storage.fingerprints import fingerprint, names_file
 from onesteptrain.storage.run_directory import Run, begin_run
 from onesteptrain.training import WarmupOptions, warm_up
 from onesteptrain.training.warmup import FACTS
-
-IN_MEMORY = "in memory"
-"""Stands in a record for what has no place on disk."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +90,10 @@ class ScoreRequest:
         """The request as plain values, each option under its owner."""
         proxy = self.proxy.place if isinstance(self.proxy, ProxyOptions) else self.proxy and IN_MEMORY
         loaded = self.proxy if isinstance(self.proxy, ProxyOptions) else ProxyOptions("")
-        anchors = self.anchors
-        if isinstance(anchors, Pool) and anchors.source is None:
-            anchors = anchors.path
         asked = {
-            "pool": None if self.pool.source is not None else self.pool.path,
+            "pool": _on_record(self.pool),
             "pool_reading": {"format": self.pool.format, "image_root": self.pool.image_root},
-            "anchors": anchors if anchors is None or isinstance(anchors, Path) else IN_MEMORY,
+            "anchors": None if self.anchors is None else _on_record(self.anchors),
             "anchor_reading": dataclasses.asdict(self.anchor_reading),
             "proxy": proxy,
             "method": {"name": self.name, "options": dataclasses.asdict(self.method)},  # type: ignore[call-overload]
@@ -128,6 +122,13 @@ class ScoreRequest:
         """Options that no score depends on, as they are named in the record."""
         method = {f"score method options {name}" for name in vars(self.method).keys() - essential_options(self.method)}
         return method | {f"score scoring {name}" for name in ("chunk_rows", "readers", "max_failed_share")}
+
+
+def _on_record(rows: Path | Pool | Sequence[Sample]) -> Path | str:
+    """Where rows are, if they are anywhere."""
+    if isinstance(rows, Pool) and rows.source is None:
+        return rows.path
+    return rows if isinstance(rows, Path) else IN_MEMORY
 
 
 def score_into(
