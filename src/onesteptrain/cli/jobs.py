@@ -6,21 +6,24 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from onesteptrain.cli.options import HOW, OUTPUT, Output, panel
-from onesteptrain.cli.output import say, tell
+from cyclopts import Parameter
+
+from onesteptrain.cli.options import HOW, OUTPUT, Output
+from onesteptrain.cli.output import duration, say, tell
 from onesteptrain.jobs.comparison import compare, read_comparison
 from onesteptrain.jobs.demo import DemoOptions, run_demo
-from onesteptrain.jobs.pipeline import Pipeline, run_pipeline
+from onesteptrain.jobs.job import read_job, run_job
+from onesteptrain.jobs.planning import Plan, plan
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.reporting.figures import need_matplotlib
 
 
 @dataclass(frozen=True)
 class Run:
-    """Do all steps from one YAML file; what is done already is not done again.
+    """Do all steps from one YAML file; what is done already is not done again, and budgets may be added to `keep`.
 
-    The keys of the file are the options below, nested at each point: `--score.step-size` is the key `step_size` under
-    `score`. Those on the command line win over the file. `ost init` writes a file to begin with.
+    Options on the command line win over the file: `--score.step-size 1e-4` is the key `step_size` under `score`.
+    docs/running.md lists the keys; `ost init` writes a file to begin with.
 
     Example: `ost run job.yaml --dry-run`
     """
@@ -28,15 +31,36 @@ class Run:
     file: Path
     """The YAML file, or the config.yaml of an earlier run; paths in it start from the working directory."""
 
+    keys: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = ()
+    """Keys of the file with other values, such as `--keep 20% 50%`."""
+
     _: KW_ONLY
 
-    job: Annotated[Pipeline, panel("Keys of the file", 1)]
+    dry_run: bool = False
+    """Check everything, score 80 rows, and say what each step will take; nothing is written."""
+
     output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Do what is not done yet."""
-        facts = run_pipeline(self.job, overwrite=self.output.overwrite, tell=tell)
-        say(f"done: {self.job.out}", facts, as_json=self.output.json, then=["advise", self.job.out])
+        job = read_job(self.file, self.keys)
+        if self.dry_run:
+            expected = plan(job)
+            steps = [step._asdict() for step in expected.steps]
+            say(describe_plan(expected), {"steps": steps, "seconds": expected.seconds}, as_json=self.output.json)
+            return
+        facts = run_job(job, overwrite=self.output.overwrite, tell=tell)
+        say(f"done: {job.out}", facts, as_json=self.output.json, then=["advise", job.out])
+
+
+def describe_plan(expected: Plan) -> str:
+    """What a job will take, for people."""
+    lines = [
+        f"{step.name:<16} {step.rows:>9} rows  {'?' if step.seconds is None else duration(step.seconds):>8}  {step.how}"
+        for step in expected.steps
+    ]
+    whole = "not known" if expected.seconds is None else f"about {duration(expected.seconds)}"
+    return "\n".join([*lines, f"all of it: {whole} on this machine; all options are checked"])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:  # these load torch, which opening, drawing and selecting do w
     from onesteptrain.reporting.diagnosis import ExplainOptions, Explanation
     from onesteptrain.scoring.audit import Audit, AuditOptions
     from onesteptrain.scoring.score import ScoringOptions
-    from onesteptrain.training import WarmupOptions, WarmupResult
+    from onesteptrain.training import WarmupOptions
+    from onesteptrain.training.warmup import WarmupResult
 
 
 def draw_anchors(
