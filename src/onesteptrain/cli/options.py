@@ -53,10 +53,10 @@ class Output(Printing):
 
 @dataclass(frozen=True)
 class FromFile:
-    """Takes what the command line leaves open from the file that `--config` names; `ost run` from its own file."""
+    """Takes what the command line leaves open from the file that `--config` names."""
 
     command: str
-    """Whose options."""
+    """Whose section."""
 
     partly: bool = False
     """Pass over options that the reader does not ask for."""
@@ -67,15 +67,11 @@ class FromFile:
         Raises:
             ConfigError: the file cannot be read, or has sections that are no command's.
         """
-        named = arguments.get("--file" if self.command == "run" else "--config", None)
+        named = arguments.get("--config", None)
         if named is None or not named.tokens:
             return
         path = Path(named.tokens[0].value)
-        if self.command == "run":
-            options = _read(path, "give a YAML file with at least pool, proxy, out and anchors")
-            options = options["run"] if set(options) == {"run"} else options  # as the config.yaml of a run has it
-        else:
-            options = dict(_leaves(_sections(path).get(self.command, {})))
+        options = dict(_leaves(_sections(path).get(self.command, {})))
         data = {commands[-1]: options} if commands else options
         Dict(data, source=str(path), allow_unknown=self.partly)(app, commands, arguments)
 

@@ -142,7 +142,7 @@ def score_command(method: str) -> type[Score]:
     options = Annotated[cls, panel(f"Options of method {method}", 1)]  # type: ignore[valid-type]
     parts = [
         ("method", str, field(default=method, kw_only=True)),
-        ("options", options, field(default_factory=cls, kw_only=True)),
+        ("options", options, field(default=cls(), kw_only=True)),
     ]
     return dataclasses.make_dataclass("Score", parts, bases=(Score,), frozen=True, namespace={"__doc__": Score.__doc__})
 
