@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import f_oneway, spearmanr
 
-from onesteptrain.data.pool import Sample, Turn, open_pool
+from onesteptrain.data.pool import Sample, Turn, open_pool, text_of
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, score_into
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import load_proxy
@@ -16,7 +16,7 @@ from onesteptrain.reporting.diagnosis.bias import associations, column_keys, cor
 from onesteptrain.reporting.diagnosis.causes import CAUSES, Signs, likely_causes, unusual
 from onesteptrain.reporting.diagnosis.measured import Means, Tokens, blind_rows, harmful_rows, help_limit, read_means
 from onesteptrain.reporting.diagnosis.spans import TokenSpan, badness, first_span, token_scale
-from onesteptrain.reporting.diagnosis.texts import answer_form, answer_text, load_quoter, quoted, token_places
+from onesteptrain.reporting.diagnosis.texts import answer_form, load_quoter, quoted, token_places
 from onesteptrain.storage.score_table import ScoreTable
 from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from onesteptrain.synthetic import checkpoint as packaged
@@ -119,7 +119,7 @@ def test_tokens_and_characters_belong_together_as_in_the_scoring(architecture):
     encoded = load_proxy(checkpoint(architecture)).encoder.encode(one)
     places = load_quoter(checkpoint(architecture))(one)
     assert len(places) == int(encoded.answer.sum())
-    answer = answer_text(turns)
+    answer = text_of(one, "assistant")
     read = "".join(answer[place.start : place.end] for place in places)
     assert "".join(read.split()) == "".join(answer.split())
     ends = {place.start for place in places if place.start == place.end}
@@ -132,11 +132,11 @@ def test_a_quotation_leaves_out_the_space_that_its_first_token_begins_with():
     one = sample(3)
     quote = load_quoter(checkpoint())
     places = quote(one)
-    spaced = next(place for place, at in enumerate(places) if answer_text(one.turns)[at.start] == " ")
+    spaced = next(place for place, at in enumerate(places) if text_of(one, "assistant")[at.start] == " ")
     found = quoted(one, TokenSpan(spaced, spaced + 1), quote)
     assert found.text == found.text.strip() != ""
-    assert answer_text(one.turns)[found.start : found.end] == found.text
-    assert f"{found.before}{found.text}{found.after}" in answer_text(one.turns)
+    assert text_of(one, "assistant")[found.start : found.end] == found.text
+    assert f"{found.before}{found.text}{found.after}" in text_of(one, "assistant")
     assert found.question in one.turns[0].text
 
 
@@ -398,7 +398,7 @@ def test_explain_writes_a_line_for_each_row_whose_quotations_stand_in_the_answer
     rows = pq.read_table(explained() / "explanations.parquet").to_pylist()
     assert [row["row"] for row in rows] == list(range(60))
     assert f"{sum(row['harmful'] for row in rows)} of 60 rows look harmful" in outcome.out
-    texts = {one.uid: answer_text(one.turns) for one in open_pool(explained().parent / "pool.jsonl")}
+    texts = {one.uid: text_of(one, "assistant") for one in open_pool(explained().parent / "pool.jsonl")}
     for row in rows:
         assert (row["cause"] is None) == (row["confidence"] is None) == (not row["harmful"])
         if row["harmful"]:

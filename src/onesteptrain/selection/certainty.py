@@ -58,11 +58,6 @@ def top_frequency(parts: Parts, share: float, *, seed: int = 0) -> NDArray[np.fl
     Resampling K parts with replacement understates the variance of their mean by (K - 1) / K, so deviations are widened
     by the root of K / (K - 1).
 
-    Args:
-        parts: What each part says.
-        share: Of the rows, above 0 and below 1.
-        seed: Of the resampling.
-
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 6 and 10.
     """
     rows, count = parts.shape

@@ -37,10 +37,7 @@ class Gated(NamedTuple):
 def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = None) -> Gated:
     """Drop what a selection is not to keep; rows without a value are dropped by every gate.
 
-    Args:
-        table: The scores.
-        options: Which gate.
-        floor: Lowest value of the ranking column that is kept; None where a budget says how many are.
+    A floor is the lowest value of the ranking column that is kept, where no budget says how many are.
 
     Raises:
         ScoreError: no such column, no row passes, or trust is asked for and the scores do not allow it.

@@ -56,13 +56,6 @@ def preference(options: SelectOptions, gated: Gated) -> Preference:
 def keep_rows(table: ScoreTable, gated: Gated, options: SelectOptions, budget: Budget, groups: Groups | None) -> Kept:
     """Keep rows behind a gate, as they are preferred, until the budget is spent.
 
-    Args:
-        table: The scores.
-        gated: What the gate lets pass.
-        options: What is preferred, and what else a selection must hold to.
-        budget: How much.
-        groups: The groups that have quotas.
-
     Raises:
         ScoreError: a column is missing, or no row fits into the budget.
     """

@@ -41,14 +41,9 @@ class Wanted(NamedTuple):
 
 
 def read_groups(table: ScoreTable, column: str, find_pool: Callable[[], Pool]) -> Groups:
-    """The group of each row: a column of the score table if it has one of this name, else of the pool.
+    """The group of each row: a column of the score table if it has one of this name, else of the pool, opened for it.
 
     A row that has no value, or cannot be read, is in the group "".
-
-    Args:
-        table: The scores.
-        column: Name of the column.
-        find_pool: Opens the pool, where that is needed.
 
     Raises:
         ScoreError: no row has such a column.

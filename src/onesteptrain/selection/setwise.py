@@ -115,12 +115,6 @@ def fresh_state(dimensions: int, ridge: float) -> State:
 def greedy(sketches: NDArray[np.float64], utility: Values, wanted: Wanted, state: State) -> tuple[Positions, State]:
     """Choose rows one by one, each time the one that adds most, while it adds anything.
 
-    Args:
-        sketches: Gradients of the rows, "row dim".
-        utility: Utilities of the rows.
-        wanted: Most rows to choose, of each group.
-        state: What is chosen already.
-
     Returns:
         Positions in the order of choice, and the state afterwards.
     """

@@ -4,19 +4,7 @@ Works from the score table of a run with `--store-tokens` (and `--ablate`), with
 quoting needs the tokenizer.
 """
 
-from onesteptrain.reporting.diagnosis.bias import Association, associations, corrected
-from onesteptrain.reporting.diagnosis.causes import CAUSES, Cause
 from onesteptrain.reporting.diagnosis.explaining import ExplainOptions, Explanation, explain
 from onesteptrain.reporting.diagnosis.measured import RULE
 
-__all__ = [
-    "CAUSES",
-    "RULE",
-    "Association",
-    "Cause",
-    "ExplainOptions",
-    "Explanation",
-    "associations",
-    "corrected",
-    "explain",
-]
+__all__ = ["RULE", "ExplainOptions", "Explanation", "explain"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onesteptrain.data.pool import Sample, Turn, Unreadable
+from onesteptrain.data.pool import Sample, Turn, Unreadable, text_of
 from onesteptrain.errors import ModelError, PoolError, SampleError
 from onesteptrain.evaluation.answers import extract_answer
 from onesteptrain.reporting.diagnosis.bias import Column
@@ -87,34 +87,25 @@ def read_pool(
     for row, sample in enumerate(rows):
         if row >= len(uids) or sample.uid != uids[row]:
             raise PoolError(f"row {row} of the pool is not the one that was scored; put that pool back, or score again")
-        forms.append(None if isinstance(sample, Unreadable) else answer_form(answer_text(sample.turns)))
+        forms.append(None if isinstance(sample, Unreadable) else answer_form(text_of(sample, "assistant")))
         for name, value in () if isinstance(sample, Unreadable) else sample.fields.items():
             if isinstance(value, (str, int, float)):
                 fields.setdefault(name, {})[row] = value
         if row in spans and isinstance(sample, Sample):
             quotes[row] = quoted(sample, spans[row], quote)
-    if len(forms) != len(uids):
-        raise PoolError(
-            f"the pool has {len(forms)} rows and {len(uids)} were scored; put that pool back, or score again"
-        )
     return Read(forms, {name: _column(values, len(uids)) for name, values in fields.items()}, quotes)
-
-
-def answer_text(turns: Sequence[Turn]) -> str:
-    """The answer: what the assistant says, its turns joined by line breaks."""
-    return "\n".join(turn.text for turn in turns if turn.role == "assistant")
 
 
 def quoted(sample: Sample, span: TokenSpan, quote: Quoter) -> Quote:
     """The text of some answer tokens of a sample."""
-    question = "\n".join(turn.text.strip() for turn in sample.turns if turn.role == "user")[:_QUESTION]
+    question = text_of(sample, "user").strip()[:_QUESTION]
     try:
         places = quote(sample)
     except SampleError:
         return Quote(question=question)
     if span.end > len(places):
         return Quote(question=question)
-    answer = answer_text(sample.turns)
+    answer = text_of(sample, "assistant")
     start, end = places[span.start].start, places[span.end - 1].end
     text = answer[start:end]
     start += len(text) - len(text.lstrip()) if text.strip() else 0  # many tokens begin with a space
@@ -126,7 +117,7 @@ def anchor_forms(reference: ScoreTable, anchors: Iterable[Sample | Unreadable]) 
     """The forms of the anchors' answers, of those that can be read."""
     known = set(reference.read(["uid"])["uid"].to_pylist())
     scored = (anchor for anchor in anchors if isinstance(anchor, Sample) and anchor.uid in known)
-    return [answer_form(answer_text(anchor.turns)) for anchor in scored]
+    return [answer_form(text_of(anchor, "assistant")) for anchor in scored]
 
 
 def answer_form(text: str) -> str:
