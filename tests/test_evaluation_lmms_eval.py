@@ -122,7 +122,7 @@ def test_a_missing_program_and_a_python_without_lmms_eval_are_refused_in_one_lin
     assert "has no task mathvision_test: " in line
     assert "No module named lmms_eval" in line
     line = refusal(*start, "--out", tmp_path / "c", "--suite-path", tmp_path)
-    assert "leave out --suite-path" in line
+    assert "drop --suite-path" in line
 
 
 def test_a_program_is_looked_for_on_the_path(tmp_path):

@@ -29,6 +29,12 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ONE_AT_A_TIME = {"internvl_hf"}
 """Models of lmms-eval that refuse a larger batch."""
 
+_FIELDS = {
+    *("ID", "key", "knowledge concept"),
+    *("question_type", "answer_type", "category", "context", "grade", "language", "skills", "source", "task"),
+}
+"""Columns of the benchmarks that are kept with the results."""
+
 _MODELS = {
     "internvl": "internvl_hf",
     "llava": "llava_hf",
@@ -55,14 +61,18 @@ def _scored(row: Mapping[str, Any]) -> bool:
     return float(row["acc_score"]) == 1.0
 
 
+def _standard(row: Mapping[str, Any]) -> bool:
+    return bool(row["mathvision_standard_eval"]["scores"][0])
+
+
+def _judged(row: Mapping[str, Any]) -> bool:
+    return bool(row["llm_as_judge_eval"]["true_false"])
+
+
 TASKS: dict[tuple[SuiteName, str], Task] = {
-    ("mathvision", "test"): Task("mathvision_test", lambda row: bool(row["mathvision_standard_eval"]["scores"][0])),
-    ("mathvision", "testmini"): Task(
-        "mathvision_testmini", lambda row: bool(row["mathvision_standard_eval"]["scores"][0])
-    ),
-    ("mathvista", "testmini"): Task(
-        "mathvista_testmini_solution", lambda row: bool(row["llm_as_judge_eval"]["true_false"]), "llm_as_judge_eval"
-    ),
+    ("mathvision", "test"): Task("mathvision_test", _standard),
+    ("mathvision", "testmini"): Task("mathvision_testmini", _standard),
+    ("mathvista", "testmini"): Task("mathvista_testmini_solution", _judged, "llm_as_judge_eval"),
     ("wemath", "testmini"): Task("wemath_testmini_reasoning", _scored, "wemath_strict"),
     ("logicvista", "test"): Task("logicvista_reasoning", _scored),
 }
@@ -189,12 +199,6 @@ def _graded(row: Mapping[str, Any], task: Task, max_new_tokens: int) -> Graded:
         reason=None,
         fields={name: value for name, value in facts.items() if name in _FIELDS},
     )
-
-
-_FIELDS = {
-    *("ID", "key", "knowledge concept"),
-    *("question_type", "answer_type", "category", "context", "grade", "language", "skills", "source", "task"),
-}
 
 
 def _program(program: Program) -> list[str]:

@@ -53,11 +53,7 @@ _LETTER = re.compile(r"(?:option|choice)?\s*\(?([A-Za-z])\)?[.):]?(?:\s+\S.*)?",
 
 
 def mathvision_question(row: Row) -> Question:
-    """One row as a question.
-
-    Raises:
-        PoolError: the row is not in the benchmark's schema.
-    """
+    """One row of MathVision as a question."""
     options, answer = texts_of(row, "options"), text_of(row, "answer")
     value = option_at(row, options, answer) if options else answer
     ending = f"{REASON} the letter of the right option." if options else f"{REASON} the value alone."
@@ -78,11 +74,7 @@ def _is_option(answer: str, value: str, stated: str) -> bool:
 
 
 def mathvista_question(row: Row) -> Question:
-    """One row as a question.
-
-    Raises:
-        PoolError: the row is not in the benchmark's schema.
-    """
+    """One row of MathVista as a question."""
     kind, choices, answer = text_of(row, "answer_type"), texts_of(row, "choices"), text_of(row, "answer")
     if kind not in _ENDINGS or (choices and answer not in choices):
         raise PoolError(

@@ -33,11 +33,7 @@ _LABEL = re.compile(r"\(?([A-Za-z0-9])\)?")
 
 
 def wemath_question(row: Row) -> Question:
-    """One row as a question; all of one problem share their `ID`.
-
-    Raises:
-        PoolError: the row is not in the benchmark's schema.
-    """
+    """One row as a question; all of one problem share their `ID`."""
     text = f"{text_of(row, 'question')}\n{text_of(row, 'option')}"
     ending = f"{REASON} the letter of the right option."
     return Question(
@@ -49,11 +45,7 @@ def wemath_question(row: Row) -> Question:
 
 
 def logicvista_question(row: Row) -> Question | None:
-    """One row as a question; nothing for a row with neither question nor answer.
-
-    Raises:
-        PoolError: the row is not in the benchmark's schema.
-    """
+    """One row as a question; nothing for a row with neither question nor answer."""
     if not row.columns.get("question") and not row.columns.get("answer"):
         return None
     answer = text_of(row, "answer")

@@ -1,6 +1,6 @@
 """The rows of a public benchmark: where they are read from, and how their columns become a question.
 
-What is not as the benchmark's card says is refused in one line.
+What is not as the benchmark's card says raises a PoolError of one line, which names the row.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Suite:
     """Splits with right answers; the first is the default."""
 
     question: Callable[[Row], Question | None]
-    """Reads a row; nothing for a row that the benchmark itself left blank."""
+    """Reads a row; nothing for a row that the benchmark itself left blank, a PoolError for one in another schema."""
 
     metrics: Metrics | None = None
     """Its own measures beside the accuracy."""
@@ -72,11 +72,7 @@ def read_rows(hub: str, split: str, path: Path | None = None) -> Iterator[Mappin
 
 
 def text_of(row: Row, name: str) -> str:
-    """A column that must hold a text or a number.
-
-    Raises:
-        PoolError: it is missing or empty.
-    """
+    """A column that must hold a text or a number."""
     value = row.columns.get(name)
     if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
         return str(value).strip()
@@ -84,11 +80,7 @@ def text_of(row: Row, name: str) -> str:
 
 
 def texts_of(row: Row, name: str) -> list[str]:
-    """A column that holds a list of texts, or nothing.
-
-    Raises:
-        PoolError: it holds something else, such as a list that was written as one text.
-    """
+    """A column that holds a list of texts, or nothing."""
     value = row.columns.get(name)
     if value is None:
         return []
@@ -106,11 +98,7 @@ def fields_of(row: Row, *names: str) -> dict[str, object]:
 
 
 def image_of(row: Row, *names: str) -> ImageRef:
-    """The image in the first of these columns that is filled.
-
-    Raises:
-        PoolError: none is, or it is no image.
-    """
+    """The image in the first of these columns that is filled."""
     value = next((row.columns[name] for name in names if row.columns.get(name)), None)
     if value is None:
         raise PoolError(f"{row.where}: there is no image in {' or '.join(names)}; every question needs one")
@@ -127,11 +115,7 @@ def asked(image: ImageRef, question: str, options: list[str], ending: str) -> tu
 
 
 def option_at(row: Row, options: list[str], letter: str) -> str:
-    """The text of the option with a letter.
-
-    Raises:
-        PoolError: there is no such option.
-    """
+    """The text of the option with a letter."""
     place = string.ascii_uppercase.find(letter) if len(letter) == 1 else -1
     if not 0 <= place < len(options):
         raise PoolError(f"{row.where}: the answer {letter!r} is no letter of its {len(options)} options; mend the row")
