@@ -174,16 +174,16 @@ class Encoder:
         tokenizer = self.processor.tokenizer
         answers = [turn for turn in turns if turn.role == "assistant"]
         for mask, turn in zip(masks, answers, strict=True):
-            found = _squeezed(tokenizer.decode(ids[mask], skip_special_tokens=True))
-            if found and found == _squeezed(turn.text):
+            marked = _squeezed(tokenizer.decode(ids[mask], skip_special_tokens=True))
+            if marked and marked == _squeezed(turn.text):
                 continue
             # a tokenizer may rewrite words, such as to small letters: then both ways must read alike
             plain = tokenizer(turn.text, add_special_tokens=False)["input_ids"]
             wanted = _squeezed(tokenizer.decode(plain, skip_special_tokens=True))
-            if found != wanted or not wanted:
+            if marked != wanted or not wanted:
                 raise SampleError(
                     "the chat template does not keep the answer as it is "
-                    f"(answer starts {turn.text[:40]!r}, template gives {found[:40]!r}); "
+                    f"(answer starts {turn.text[:40]!r}, template gives {marked[:40]!r}); "
                     "use a template that leaves assistant turns unchanged"
                 )
 
@@ -286,9 +286,9 @@ def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     return [{"role": turn.role, "content": [content(part) for part in turn.parts]} for turn in turns]
 
 
-def _replacements(found: Any) -> Sequence[Mapping[str, Any]]:
+def _replacements(record: Any) -> Sequence[Mapping[str, Any]]:
     """How each image mark of the one text was expanded; some processors turn an empty record into a tensor."""
-    return found[0] if found is not None and len(found) and not isinstance(found, Tensor) else []
+    return record[0] if record is not None and len(record) and not isinstance(record, Tensor) else []
 
 
 def _expanded(span: tuple[int, int], replaced: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

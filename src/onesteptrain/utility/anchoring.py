@@ -22,7 +22,7 @@ Preconditioner = Mapping[str, Tensor]
 
 
 class AnchorGroup(NamedTuple):
-    """Anchors whose mean loss is one yardstick."""
+    """Anchors whose mean loss samples are measured by."""
 
     name: str
     share: float
@@ -120,7 +120,7 @@ def _loss_and_gradient(
 
 
 def together(groups: Sequence[AnchorGroup]) -> AnchorGroup:
-    """All anchors as one nameless yardstick: the mean of the groups, weighted by their shares."""
+    """All anchors as one nameless group: the mean of the groups, weighted by their shares."""
     if len(groups) == 1:
         return groups[0]._replace(name="")
     direction = {

@@ -24,9 +24,9 @@ def records_with(
 ) -> list[Record]:
     """The same, where the samples themselves are measured too: both are given, in the same order."""
     encoded = [encode(encoder, sample) for sample in samples]
-    usable = [(one, sample) for one, sample in zip(encoded, samples, strict=True) if isinstance(one, Encoded)]
-    measured = iter(measure([one for one, _ in usable], [sample for _, sample in usable]))
-    return [next(measured) if isinstance(one, Encoded) else Record(reason=one) for one in encoded]
+    usable = [(each, sample) for each, sample in zip(encoded, samples, strict=True) if isinstance(each, Encoded)]
+    measured = iter(measure([each for each, _ in usable], [sample for _, sample in usable]))
+    return [next(measured) if isinstance(each, Encoded) else Record(reason=each) for each in encoded]
 
 
 def encode(encoder: Encoder, sample: Sample) -> Encoded | str:

@@ -142,10 +142,10 @@ def check_forward_mode(proxy: Proxy, probes: Sequence[Encoded], direction: Direc
         records = token_derivatives(proxy, probes, directions, estimator="jvp", epsilons=none, batch_size=1)
     except NotImplementedError as error:
         raise _blind(str(error).strip().split("\n")[0]) from error
-    if any(one.problem is not None for one in records):
+    if any(record.problem is not None for record in records):
         return  # there is no memory for them, as rows of their size will say
-    found = torch.stack([one.derivative.mean(1) for one in records]).mean(0).tolist()
-    for along, value in zip(directions, found, strict=True):
+    measured = torch.stack([record.derivative.mean(1) for record in records]).mean(0).tolist()
+    for along, value in zip(directions, measured, strict=True):
         here = {name: gradient[name].float() for name in along if name in gradient}
         wanted = sum(float((slope * along[name].float()).sum()) for name, slope in here.items())
         if not abs(value - wanted) <= _FORWARD_ERROR[proxy.dtype] * gradient_norm(here) * gradient_norm(along):
@@ -156,10 +156,10 @@ def _blocks(direction: Direction) -> list[Direction]:
     """Parts of a direction that move one block of the model each; a few that lie apart."""
     blocks: dict[str, dict[str, Tensor]] = {}
     for name, value in direction.items():
-        if found := re.match(r".*?\.\d+(?=\.)", name):
-            blocks.setdefault(found[0], {})[name] = value
+        if block := re.match(r".*?\.\d+(?=\.)", name):
+            blocks.setdefault(block[0], {})[name] = value
     step = max(1, math.ceil(len(blocks) / _FEW_BLOCKS))
-    return [one for one in list(blocks.values())[::step] if gradient_norm(one)]
+    return [part for part in list(blocks.values())[::step] if gradient_norm(part)]
 
 
 def _blind(reason: str) -> ConfigError:
@@ -202,7 +202,7 @@ def _downhill(height: Callable[[int], float], count: int) -> int:
     """A place as low as its neighbours, found from the middle; the lowest of all where there is no slope to follow."""
     place, before = count // 2, -1
     while place != before:
-        near = [one for one in (place, place - 1, place + 1) if 0 <= one < count]
+        near = [neighbour for neighbour in (place, place - 1, place + 1) if 0 <= neighbour < count]
         place, before = min(near, key=height), place
     return place if math.isfinite(height(place)) else min(range(count), key=height)
 
@@ -243,7 +243,7 @@ def _forward_mode(proxy: Proxy, batches: Sequence[Batch], direction: Direction) 
     if proxy.dtype == torch.float16:  # so narrow that a direction must be of the size of what it moves
         size = _length(direction.values()) / _length(proxy.parameters[name].detach() for name in direction)
         passes = _along(proxy, batches, {name: step / size for name, step in direction.items()})
-        return [_Pass(one.loss, one.derivative * size) for one in passes]
+        return [_Pass(along.loss, along.derivative * size) for along in passes]
     return _along(proxy, batches, direction)
 
 
@@ -261,7 +261,7 @@ def _along(proxy: Proxy, batches: Sequence[Batch], direction: Direction) -> list
 
 def _length(tensors: Iterable[Tensor]) -> Float[Tensor, ""]:
     """Of all together, where they are: the host does not wait for it."""
-    length: Tensor = torch.stack([torch.linalg.vector_norm(one, dtype=torch.float32) for one in tensors]).norm()
+    length: Tensor = torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]).norm()
     return length
 
 

@@ -90,43 +90,43 @@ def attention(  # noqa: PLR0913  the arguments of PyTorch's own
     if enable_gqa and k.shape[-3] != v.shape[-3]:
         raise NotImplementedError(f"attention to {k.shape[-3]} heads of keys and {v.shape[-3]} of values")
     groups = q.shape[-3] // k.shape[-3] if enable_gqa else 1
-    q, dq, k, dk, v, dv = (_single(one) for one in (q, dq, k, dk, v, dv))
+    q, dq, k, dk, v, dv = (_single(part) for part in (q, dq, k, dk, v, dv))
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     q, dq = _scaled(q, factor, groups), None if dq is None else _scaled(dq, factor, groups)
     k, v = k.contiguous(), v.contiguous()  # else each product below copies them anew
     score = q @ k.mT
-    chances = _masked(_heads_parted(score, groups), attn_mask, is_causal).softmax(-1).view(score.shape)
-    out = chances @ v
-    change = None if dv is None else chances @ dv
+    weights = _masked(_heads_parted(score, groups), attn_mask, is_causal).softmax(-1).view(score.shape)
+    out = weights @ v
+    change = None if dv is None else weights @ dv
     score = None if dq is None else dq @ k.mT
     if dk is not None:
         score = _plus_product(score, q, dk.mT)
     if score is not None:
-        score.mul_(chances)
-        score.addcmul_(chances, score.sum(-1, keepdim=True), value=-1)
+        score.mul_(weights)
+        score.addcmul_(weights, score.sum(-1, keepdim=True), value=-1)
         change = _plus_product(change, score, v)
     out = _heads_parted(out, groups).to(narrow)
     return _dual(out, None if change is None else _heads_parted(change, groups).to(narrow))
 
 
-def multiply(one: Any, other: Any) -> Any:
+def multiply(first: Any, other: Any) -> Any:
     """A b; its derivative is da b + a db."""
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
-        return torch.mul(one, other)
-    (a, da), (b, db) = _parts(one), _parts(other)
+    if not (isinstance(first, Tensor) and isinstance(other, Tensor)):
+        return torch.mul(first, other)
+    (a, da), (b, db) = _parts(first), _parts(other)
     if a.dtype != b.dtype:
-        return torch.mul(one, other)
+        return torch.mul(first, other)
     change = None if da is None else da * b
     if db is not None:
         change = a * db if change is None else change.addcmul_(a, db)
     return _dual(a * b, change)
 
 
-def add(one: Any, other: Any, *, alpha: Any = 1) -> Any:
+def add(first: Any, other: Any, *, alpha: Any = 1) -> Any:
     """A tensor and a number, which changes no derivative; all else is left to PyTorch."""
-    if not isinstance(one, Tensor) or isinstance(other, Tensor):
-        return torch.add(one, other, alpha=alpha)
-    x, dx = _parts(one)
+    if not isinstance(first, Tensor) or isinstance(other, Tensor):
+        return torch.add(first, other, alpha=alpha)
+    x, dx = _parts(first)
     return _dual(torch.add(x, other, alpha=alpha), None if dx is None else dx.clone())
 
 
@@ -138,13 +138,13 @@ def power(x: Tensor, exponent: Any) -> Tensor:
     return _dual(x.square(), None if dx is None else torch.addcmul(x.new_zeros(()), x, dx, value=2))
 
 
-def _plus_product(into: Tensor | None, one: Tensor, other: Tensor) -> Tensor:
+def _plus_product(into: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     """A B, added to what is there, without a tensor in between."""
     if into is None:
-        return one @ other
-    if not one.shape[:-2] == other.shape[:-2] == into.shape[:-2]:
-        return into.add_(one @ other)
-    into.flatten(0, -3).baddbmm_(one.flatten(0, -3), other.flatten(0, -3))
+        return left @ right
+    if not left.shape[:-2] == right.shape[:-2] == into.shape[:-2]:
+        return into.add_(left @ right)
+    into.flatten(0, -3).baddbmm_(left.flatten(0, -3), right.flatten(0, -3))
     return into
 
 

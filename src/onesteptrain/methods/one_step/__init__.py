@@ -136,7 +136,9 @@ class OneStep:
         by_gradient = self._by_gradient(proxy, anchors)
         each = anchors if self.group_by is not None and by_gradient is None else [total]
         along = [group for group in each if group.name or not parts]  # parts stand for what has no name
-        shifts = [self._epsilon(proxy, groups[one.name], one, estimator) if one.name else epsilon for one in along]
+        shifts = [
+            self._epsilon(proxy, groups[group.name], group, estimator) if group.name else epsilon for group in along
+        ]
         scorer = FirstOrder(
             proxy=proxy,
             directions=Directions(parts, along, [epsilon] * len(parts) + shifts, estimator),

@@ -49,7 +49,9 @@ def _learn(proxy: Proxy, probes: ModelProbes, samples: Sequence[Encoded], kind: 
     """Find out what is not known yet of samples of a kind, each time on the shortest that can tell."""
 
     def learn(probe: ModelProbe[Any], find: Callable[..., Any], tells: Callable[[Encoded], bool]) -> None:
-        telling = [] if kind in probe.known else [one for one in samples if kind_of([one]) == kind and tells(one)]
+        telling = (
+            [] if kind in probe.known else [sample for sample in samples if kind_of([sample]) == kind and tells(sample)]
+        )
         if telling:
             shortest = min(telling, key=lambda sample: sample.tokens)
             probe.learn(kind, shortest.tokens, lambda: find(proxy, probes, shortest, kind))

@@ -150,7 +150,7 @@ def of_whole(of: Callable[[Piece], Tensor], proxy: Proxy) -> Callable[[Piece], T
             return of(piece)
         shape = proxy.parameters[piece.name].shape
         alone = (piece._replace(values=values[None]) for values in piece.values)
-        return torch.cat([of(Piece(piece.name, dense(one, shape))) for one in alone])
+        return torch.cat([of(Piece(piece.name, dense(gradient, shape))) for gradient in alone])
 
     return each
 
@@ -161,9 +161,9 @@ def _starts(proxy: Proxy) -> dict[str, int]:
     return dict(zip(proxy.parameters, itertools.accumulate(sizes, initial=0), strict=False))
 
 
-def both(one: Measure, other: Measure) -> Measure:
+def both(first: Measure, second: Measure) -> Measure:
     """The numbers of two measures, one after the other; each is a sum over parameters."""
-    return Measure(one.width + other.width, lambda piece: torch.cat([one.of(piece), other.of(piece)], 1))
+    return Measure(first.width + second.width, lambda piece: torch.cat([first.of(piece), second.of(piece)], 1))
 
 
 def _squared_length(values: Float[Tensor, "sample ..."]) -> Float[Tensor, " sample"]:

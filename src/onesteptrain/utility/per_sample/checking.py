@@ -63,9 +63,9 @@ def disagreeing(proxy: Proxy, samples: Sequence[Encoded], plan: Plan) -> set[str
     def compare(members: Sequence[int], piece: Piece) -> None:
         for place in places:
             if place in members:
-                found = dense(piece, proxy.parameters[piece.name].shape)[members.index(place)]
+                gradient = dense(piece, proxy.parameters[piece.name].shape)[members.index(place)]
                 wanted = alone[place].get(piece.name)
-                if wanted is None or not _agree(found, wanted, lengths[place]):
+                if wanted is None or not _agree(gradient, wanted, lengths[place]):
                     wrong.add(piece.name)
                 left.discard((place, piece.name))
 
@@ -108,10 +108,10 @@ def _own(proxy: Proxy, owner: str) -> list[str]:
     return [prefix + name for name in names]
 
 
-def _agree(found: Tensor, wanted: Tensor, length: float) -> bool:
-    rounding = _ROUNDINGS * torch.finfo(found.dtype).eps
+def _agree(gradient: Tensor, wanted: Tensor, length: float) -> bool:
+    rounding = _ROUNDINGS * torch.finfo(gradient.dtype).eps
     allowed = max(_OF_ONE, rounding) * gradient_norm({"": wanted}) + max(_OF_ALL, rounding) * length
-    return found.shape == wanted.shape and gradient_norm({"": found - wanted}) <= allowed
+    return gradient.shape == wanted.shape and gradient_norm({"": gradient - wanted}) <= allowed
 
 
 def _kind(samples: Sequence[Encoded]) -> tuple[Any, ...]:

@@ -61,8 +61,8 @@ def embedding_gradient(
     places = (
         torch.searchsorted(rows, tokens.contiguous()) + len(rows) * torch.arange(samples, device=tokens.device)[:, None]
     )
-    found = slope.new_zeros(samples * len(rows), dim)
-    return found.index_add_(0, places.flatten(), slope.reshape(-1, dim)).view(samples, len(rows), dim)
+    entries = slope.new_zeros(samples * len(rows), dim)
+    return entries.index_add_(0, places.flatten(), slope.reshape(-1, dim)).view(samples, len(rows), dim)
 
 
 def _linear(module: nn.Linear, parameter: str, given: Tensor, slope: Tensor) -> Tensor:

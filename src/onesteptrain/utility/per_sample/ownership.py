@@ -69,7 +69,7 @@ class Shares(NamedTuple):
 
 def shares_of(samples: Sequence[Encoded]) -> Shares:
     """What each sample brings to a batch."""
-    return Shares([_image_rows(one) for one in samples], [int(one.answer[1:].sum()) for one in samples])
+    return Shares([_image_rows(sample) for sample in samples], [int(sample.answer[1:].sum()) for sample in samples])
 
 
 def find_rows(proxy: Proxy, sample: Encoded) -> dict[Place, Rows]:
@@ -89,17 +89,17 @@ def find_rows(proxy: Proxy, sample: Encoded) -> dict[Place, Rows]:
         for call, ((before, dimensions), (after, _)) in enumerate(zip(calls, more[name], strict=True))
     }
     added = int(text.answer[1:].sum())
-    found = {}
+    rows = {}
     for place, (before, after, dimensions) in grown.items():
         if (before, after) == (answers, 2 * answers + added):
-            found[place] = Rows("answers", Fraction(1), dimensions)
+            rows[place] = Rows("answers", Fraction(1), dimensions)
         elif after == 3 * before:
-            found[place] = Rows("samples", Fraction(before), dimensions)
+            rows[place] = Rows("samples", Fraction(before), dimensions)
         elif after == 2 * before and images:
-            found[place] = Rows("images", Fraction(before, images), dimensions)
+            rows[place] = Rows("images", Fraction(before, images), dimensions)
         elif after == before == 1:
-            found[place] = Rows("shared", Fraction(1), dimensions)
-    return found
+            rows[place] = Rows("shared", Fraction(1), dimensions)
+    return rows
 
 
 def shared_by(rows: Mapping[Place, Rows], name: str) -> Rows:
@@ -124,12 +124,12 @@ def first_tensor(values: Any) -> Tensor | None:
 def _leading(proxy: Proxy, samples: Sequence[Encoded]) -> dict[str, list[tuple[int, int]]]:
     """Rows and dimensions of the output of each call, by module."""
     batch = prepare(proxy, samples)
-    found: dict[str, list[tuple[int, int]]] = {}
+    leading: dict[str, list[tuple[int, int]]] = {}
     names = {module: name for name, module in proxy.model.named_modules()}
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         leaf = first_tensor(output)
-        found.setdefault(names[module], []).append((0, 0) if leaf is None else (leaf.shape[0], leaf.ndim))
+        leading.setdefault(names[module], []).append((0, 0) if leaf is None else (leaf.shape[0], leaf.ndim))
 
     hooks = [module.register_forward_hook(note) for module in names]
     try:
@@ -138,7 +138,7 @@ def _leading(proxy: Proxy, samples: Sequence[Encoded]) -> dict[str, list[tuple[i
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return leading
 
 
 def _text(sample: Encoded, *, answers: int) -> Encoded:

@@ -75,7 +75,7 @@ class _Use(NamedTuple):
 
     def ranges(self, start: int, stop: int) -> list[slice]:
         """Rows of the samples from start to stop."""
-        return [slice(self.bounds[one], self.bounds[one + 1]) for one in range(start, stop)]
+        return [slice(self.bounds[place], self.bounds[place + 1]) for place in range(start, stop)]
 
 
 def take_apart(proxy: Proxy, samples: Sequence[Encoded], plan: Plan, take: Take) -> Float[Tensor, " sample"]:
@@ -114,9 +114,11 @@ def _hand_over(parameter: Piece, uses: Sequence[_Use], slopes: Sequence[Tensor],
         stop = min(count, start + step)
         parts = [_by_sample(use, slopes[use.slope], start, stop, parameter) for use in uses]
         values = sum(parts[1:], parts[0])
-        entering = [one for one in range(start, stop) if any(use.bounds[one] < use.bounds[one + 1] for use in uses)]
+        entering = [
+            place for place in range(start, stop) if any(use.bounds[place] < use.bounds[place + 1] for use in uses)
+        ]
         if len(entering) < stop - start:
-            values = values[[one - start for one in entering]]
+            values = values[[place - start for place in entering]]
         if entering:
             take(entering, parameter._replace(values=values))
 
