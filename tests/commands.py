@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onesteptrain.cli import main
+from onesteptrain.cli.options import RARE
 from tests.building import checkpoint, write_pool
 
 ROWS = 18
@@ -61,8 +62,10 @@ class World(NamedTuple):
         """Arguments of `ost score`; a change of None leaves the option out."""
         options = {"anchors": self.anchors, "proxy": self.proxy, "out": out} | changes
         pool = options.pop("pool", self.pool)
-        given = [(f"--{name.replace('_', '-')}", value) for name, value in options.items() if value is not None]
-        return ["score", pool, *(part for pair in given for part in pair)]
+        asked = {name: value for name, value in options.items() if value is not None}
+        rare = [f"{name}={asked.pop(name)}" for name in RARE if name in asked]
+        given = [(f"--{name.replace('_', '-')}", value) for name, value in asked.items()]
+        return ["score", pool, *(part for pair in given for part in pair), *(["--set", *rare] if rare else [])]
 
 
 @functools.cache

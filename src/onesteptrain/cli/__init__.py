@@ -17,7 +17,7 @@ from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, Parameter, UnknownOptionError
 
-from onesteptrain.cli.options import MAIN, FromFile
+from onesteptrain.cli.options import COMMON, MAIN, RARE, FromFile, with_rare
 from onesteptrain.errors import ConfigError, OneStepError
 
 COMMANDS = {
@@ -98,10 +98,10 @@ def build_app(tokens: Sequence[str]) -> App:
         name="ost",
         help="Find the part of a vision-language training pool that harms, and the best share to train on.",
         version=version("onesteptrain"),
-        result_action=["call_if_callable", "return_value"],
+        result_action=[with_rare, "call_if_callable", "return_value"],
         group_parameters=MAIN,
         group_arguments=MAIN,
-        default_parameter=Parameter(consume_multiple=True, negative=""),  # --by skill level
+        default_parameter=Parameter(consume_multiple=True, negative="", parse=None if command == "run" else COMMON)
         config=FromFile(command),
         suppress_keyboard_interrupt=False,  # `main` says that the work continues
         exit_on_error=False,
@@ -155,5 +155,7 @@ def _in_one_line(error: CycloptsError) -> str:
         return text
     said = token.keyword if isinstance(error, UnknownOptionError) else token.value
     words = re.sub(r"[\W_]+", "_", said or token.value).strip("_")
+    if words in RARE:
+        return f"{said} is a rare option now; give --set {words}=VALUE"
     gone = [remedy for name, remedy in _GONE.items() if words.startswith(name)]
     return f"{text.split('. Did you mean')[0]}: {gone[0]}" if gone else text

@@ -6,13 +6,16 @@ Fields that are options classes of the library are spread out, each class in a p
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from cyclopts import App, ArgumentCollection, Group, Parameter
+from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 from cyclopts.config import Dict
 
 from onesteptrain.errors import ConfigError
@@ -27,8 +30,19 @@ MAIN = Group("Everyday options", sort_key=0)
 HOW = panel("How it is done", 1)
 FILES = panel("How files are read", 2)
 MODEL = panel("How the model is loaded", 3)
-WORK = panel("How the work is done", 4)
-OUTPUT = panel("Output", 5)
+WORK = panel("How the work is done", 3)
+OUTPUT = panel("Output", 4)
+RARELY = panel("Rare options", 5)
+
+
+RARE = (
+    *("last_layers", "lora_rank", "attention", "compile", "batch_tokens"),
+    *("fd_epsilon", "group_route", "reference_folds", "agreement", "sketch"),
+    *("shard_rows", "chunk_rows", "readers", "max_failed_share"),
+)
+"""Options that few people need: one option takes them all, so that the help of the others can be read."""
+
+COMMON = re.compile(f"^(?!({'|'.join(RARE)})$)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,47 @@ class Output(Printing):
 
 
 @dataclass(frozen=True)
+class Rare:
+    """The option for rare options."""
+
+    set: tuple[str, ...] = ()
+    """Rare options as NAME=VALUE: last_layers of scope last, lora_rank of scope lora, attention, compile, batch_tokens;
+    fd_epsilon, group_route, reference_folds, agreement, sketch; shard_rows, chunk_rows, readers, max_failed_share.
+    `ost run --help` and the docs say what each does."""
+
+
+def with_rare(command: Any) -> Any:
+    """A command whose options classes hold what `--set` gives.
+
+    Raises:
+        ConfigError: one of them is none of this command, or has a value of another kind.
+    """
+    if not isinstance(rare := getattr(command, "rare", None), Rare):
+        return command
+    from onesteptrain.jobs.reading import from_plain
+
+    given = dict(_pair(text) for text in rare.set)
+    for field in dataclasses.fields(command):
+        options = getattr(command, field.name)
+        names = vars(options).keys() & given.keys() if dataclasses.is_dataclass(options) else ()
+        if names:
+            values = dataclasses.asdict(options) | {name: given.pop(name) for name in names}
+            made = from_plain(type(options), values, where="--set")
+            command = dataclasses.replace(command, **{field.name: made})
+    if given:
+        raise ConfigError(f"--set {next(iter(given))}: no option of this command; there are {', '.join(RARE)}")
+    return command
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), value
+
+
+@dataclass(frozen=True)
 class FromFile:
     """Takes what the command line leaves open from the file that `--config` names."""
 
@@ -72,8 +127,20 @@ class FromFile:
             return
         path = Path(named.tokens[0].value)
         options = dict(_leaves(_sections(path).get(self.command, {})))
+        self._set_rare(options, arguments, str(path))
         data = {commands[-1]: options} if commands else options
         Dict(data, source=str(path), allow_unknown=self.partly)(app, commands, arguments)
+
+    def _set_rare(self, options: dict[str, Any], arguments: ArgumentCollection, source: str) -> None:
+        """Hand rare options over to `--set`, unless it has them from the command line."""
+        rare = arguments.get("--set", None)
+        if rare is None:
+            return
+        given = {_pair(token.value)[0] for token in rare.tokens}
+        values = {name: options.pop(name) for name in RARE if name in options}
+        for name in values.keys() - given:
+            text = f"{name}={json.dumps(values[name])}"
+            rare.append(Token("--set", text, source, index=len(rare.tokens)))
 
 
 def _read(path: Path, needed: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, WORK, Output, panel
+from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, RARELY, WORK, Output, Rare, panel
 from onesteptrain.cli.output import duration, say
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into, forecast_scoring, score_into
@@ -52,6 +52,7 @@ class Warmup:
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
+    rare: Annotated[Rare, RARELY] = Rare()
     output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
@@ -108,6 +109,7 @@ class Score:
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
     scoring: Annotated[ScoringOptions, WORK] = ScoringOptions()
+    rare: Annotated[Rare, RARELY] = Rare()
     output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
@@ -177,6 +179,7 @@ class Audit:
     anchor_reading: Annotated[AnchorOptions, FILES] = AnchorOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
+    rare: Annotated[Rare, RARELY] = Rare()
     output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, Output, panel
+from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, RARELY, Output, Rare, panel
 from onesteptrain.cli.output import say
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import Accuracy, EvaluateOptions, Evaluation, Graded, Question, read_benchmark
@@ -45,6 +45,7 @@ class Train:
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
+    rare: Annotated[Rare, RARELY] = Rare()
     output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
@@ -120,6 +121,7 @@ class Evaluate:
     options: Annotated[EvaluateOptions, HOW] = EvaluateOptions()
     asking: Annotated[EvaluatorOptions, HOW] = EvaluatorOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
+    rare: Annotated[Rare, RARELY] = Rare()
     output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
