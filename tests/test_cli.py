@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import struct
@@ -233,7 +234,7 @@ def test_a_refused_request_can_be_mended_in_the_same_directory(tmp_path):
         ({"batch_size": "0"}, ["batch_size is 0", "at least 1"]),
         ({"shard_rows": "0"}, ["must be at least 1"]),
         ({"max_failed_share": "2"}, ["max_failed_share is 2.0", "between 0 and 1"]),
-        ({"scope": "last", "last_layers": "9"}, ["has 3 layers, 9 were asked for", "lower --last-layers"]),
+        ({"scope": "last", "last_layers": "9"}, ["has 3 layers, 9 were asked for", "lower last_layers"]),
         ({"lora_rank": "0"}, ["lora_rank 0", "at least 1"]),
         ({"max_tokens": "0"}, ["max_tokens is 0", "at least 1"]),
         ({"image_root": "/none"}, ["image root /none: no such folder", "give the folder"]),
@@ -312,6 +313,68 @@ def test_every_command_has_help_with_its_purpose(name):
     listed = " ".join(done("--help").out.replace("│", " ").split())
     assert f"{name} {COMMANDS[name]}" in listed
     assert done(name, "--help").out.startswith(f"Usage: ost {name}")
+
+
+def panels(command: str) -> list[list[str]]:
+    """The options of a command's help, panel by panel."""
+    found: list[list[str]] = []
+    for line in done(command, "--help").out.splitlines():
+        if line.startswith("╭"):
+            found.append([])
+        elif named := re.match(r"│ [* ]? *(?:[A-Z-]+ )?(--[a-z-]+)", line):
+            found[-1].append(named[1])
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_first_panel_of_every_command_holds_at_most_ten_options_and_its_help_an_example(name):
+    first, *others = panels(name)
+    assert len(first) <= 10
+    assert sum(map(len, [first, *others])) <= {"score": 30, "run": 100}.get(name, 32)  # those of run are its keys
+    assert f"Example: ost {name}" in done(name, "--help").out
+
+
+def test_rare_options_are_set_by_name_and_come_back_from_the_config(tmp_path):
+    done(*world().scoring(tmp_path / "run", scope="last", last_layers=1, shard_rows=7))
+    config = tmp_path / "run" / "config.yaml"
+    asked = yaml.safe_load(config.read_text())["score"]
+    assert (asked["scope"]["last_layers"], asked["scoring"]["shard_rows"]) == (1, 7)
+    done("score", "--config", config, "--out", tmp_path / "again", "--set", "chunk_rows=64")
+    again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())["score"]
+    assert again == asked | {"scoring": asked["scoring"] | {"chunk_rows": 64}}
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("shard_rows=many", "--set: shard_rows: Input should be a valid integer"),
+        ("speed=9", "--set speed: no option of this command; there are last_layers"),
+    ],
+)
+def test_a_rare_option_that_means_nothing_is_refused(tmp_path, option, said):
+    assert said in refusal(*world().scoring(tmp_path / "run"), "--set", option)
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "said"),
+    [
+        (["--candidates", "4"], 2, "exact steps are taken one after the other"),
+        (["--cascade-share", "0.2"], 2, "the cascade is gone; use --estimator auto"),
+        (["--landmark-budget", "0.2"], 2, "landmarks are gone; use --estimator auto"),
+        (["--glimpse-layers", "1"], 2, "landmarks are gone; use --estimator auto"),
+        (["--estimator", "cascade"], 2, "the cascade is gone; use --estimator auto"),
+        (["--method", "second_look"], 1, "the second look is the second pass of `ost run` now"),
+        (["--shard-rows", "5"], 2, "--shard-rows is a rare option now; give --set shard_rows=VALUE"),
+    ],
+)
+def test_an_option_that_is_gone_names_what_there_is_now(tmp_path, option, status, said):
+    assert said in refusal(*world().scoring(tmp_path / "run"), *option, status=status)
+
+
+def test_people_are_told_what_comes_next_and_machines_are_not(tmp_path):
+    outcome = done(*world().scoring(tmp_path / "run", method="random", anchors=None, proxy=None))
+    assert outcome.err.splitlines()[-1] == f"next: ost select {tmp_path / 'run'} --keep 20% --out subset.jsonl"
+    assert "next:" not in done("advise", scored(), "--json").err
 
 
 # Output that is taken
@@ -632,8 +695,8 @@ def test_an_audit_is_valid_json_and_finds_that_tiny_steps_agree(tmp_path):
         "float64",
         "--scope",
         "last",
-        "--last-layers",
-        "1",
+        "--set",
+        "last_layers=1",
     ]
     arguments = ["audit", world().pool, "--anchors", world().anchors, "--proxy", world().proxy, "--out", out, *options]
     said = done(*arguments).out
@@ -652,7 +715,7 @@ def test_an_audit_is_valid_json_and_finds_that_tiny_steps_agree(tmp_path):
 
 def test_an_audit_of_steps_that_cannot_be_measured_gives_null_and_no_advice_to_trust_them(tmp_path):
     out = tmp_path / "audit.json"
-    options = ["--rows", "8", "--step-sizes", "1e-30", "1e30", "--scope", "last", "--last-layers", "1"]
+    options = ["--rows", "8", "--step-sizes", "1e-30", "1e30", "--scope", "last", "--set", "last_layers=1"]
     said = done(
         "audit", world().pool, "--anchors", world().anchors, "--proxy", world().proxy, "--out", out, *options
     ).out

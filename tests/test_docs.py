@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from onesteptrain.cli import COMMANDS
+from onesteptrain.cli.options import RARE
 from onesteptrain.methods import installed, method_class
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,8 @@ OURS = [name for name, entry in installed().items() if entry.value.startswith("o
 def test_every_method_has_a_page_that_names_every_option(name):
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
     for option in dataclasses.fields(method_class(name)):
-        assert f"--{option.name.replace('_', '-')}" in page
+        flag = f"--set {option.name}" if option.name in RARE else f"--{option.name.replace('_', '-')}"
+        assert flag in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

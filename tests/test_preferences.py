@@ -172,7 +172,7 @@ def test_coverage_draws_anew_with_another_seed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prefer", "text"), [("setwise", "--sketch 512"), ("maxmin", "--group-by"), ("cover", "representation")]
+    ("prefer", "text"), [("setwise", "--set sketch=512"), ("maxmin", "--group-by"), ("cover", "representation")]
 )
 def test_a_preference_says_what_it_misses(tmp_path, prefer, text):
     with pytest.raises(ScoreError, match=text):

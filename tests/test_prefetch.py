@@ -111,5 +111,5 @@ def test_readers_by_default_stand_beside_a_gpu_only():
 
 def test_a_processor_that_cannot_be_handed_over_is_refused(encoder):
     stuck = dataclasses.replace(encoder, processor=lambda: None)
-    with pytest.raises(ConfigError, match="give --readers 0"), prefetching(stuck, 1):
+    with pytest.raises(ConfigError, match="give --set readers=0"), prefetching(stuck, 1):
         pass

@@ -225,7 +225,7 @@ def test_fresh_adapters_change_no_loss_and_a_saved_folder_of_them_reads_back(tmp
 
 
 def test_more_layers_than_there_are_is_refused():
-    with pytest.raises(ModelError, match="has 3 layers, 4 were asked for; lower --last-layers"):
+    with pytest.raises(ModelError, match="has 3 layers, 4 were asked for; lower last_layers"):
         load_proxy(checkpoint("qwen3_vl"), ScopeOptions("last", last_layers=4))
 
 

@@ -101,7 +101,7 @@ def build_app(tokens: Sequence[str]) -> App:
         result_action=[with_rare, "call_if_callable", "return_value"],
         group_parameters=MAIN,
         group_arguments=MAIN,
-        default_parameter=Parameter(consume_multiple=True, negative="", parse=None if command == "run" else COMMON)
+        default_parameter=Parameter(consume_multiple=True, negative="", parse=None if command == "run" else COMMON),
         config=FromFile(command),
         suppress_keyboard_interrupt=False,  # `main` says that the work continues
         exit_on_error=False,

@@ -140,7 +140,7 @@ class FromFile:
         values = {name: options.pop(name) for name in RARE if name in options}
         for name in values.keys() - given:
             text = f"{name}={json.dumps(values[name])}"
-            rare.append(Token("--set", text, source, index=len(rare.tokens)))
+            rare.append(Token(keyword="--set", value=text, source=source, index=len(rare.tokens)))
 
 
 def _read(path: Path, needed: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class El2n:
     """Which end is best: high keeps what is hard, as the original; low what is easy."""
 
     batch_size: int | None = None
-    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as batch_tokens allows."""
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)

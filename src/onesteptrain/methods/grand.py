@@ -22,7 +22,7 @@ class Grand:
     """Which end is best: high keeps what moves the proxy most, as the original; low what moves it least."""
 
     batch_size: int | None = None
-    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as batch_tokens allows."""
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)

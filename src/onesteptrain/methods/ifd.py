@@ -28,7 +28,7 @@ class Ifd:
     """Largest ratio of an ordinary sample; the originals drop what is above, here it ranks last. inf for no limit."""
 
     batch_size: int | None = None
-    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as batch_tokens allows."""
 
     def __post_init__(self) -> None:
         if not self.max_ifd > 0:

@@ -36,7 +36,7 @@ class Less:
     """Dimensions that gradients are projected to at random; 0 compares them as they are."""
 
     batch_size: int | None = None
-    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as batch_tokens allows."""
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)

@@ -24,7 +24,7 @@ class Loss:
     """Which end is best: low keeps what the proxy finds likely, high what it finds hard."""
 
     batch_size: int | None = None
-    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as batch_tokens allows."""
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)

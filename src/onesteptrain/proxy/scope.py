@@ -71,7 +71,7 @@ def _wanted(model: Any, options: ScopeOptions) -> set[int]:
     layers: Any = decoder.layers
     if options.last_layers > len(layers):
         raise ModelError(
-            f"the language model has {len(layers)} layers, {options.last_layers} were asked for; lower --last-layers"
+            f"the language model has {len(layers)} layers, {options.last_layers} were asked for; lower last_layers"
         )
     return {id(parameter) for layer in layers[-options.last_layers :] for parameter in layer.parameters()}
 

@@ -207,7 +207,7 @@ class _Shards:
             _, reasons = _failures(path for path in self.paths if path.exists())
             raise ScoreError(
                 f"{self._failed} of {self._seen} rows cannot be scored, such as: {reasons[0][0]}; "
-                "mend the pool or raise --max-failed-share, and add --overwrite"
+                "mend the pool or raise max_failed_share, and add --overwrite"
             )
 
     def _path(self, first_row: int) -> Path:

@@ -26,7 +26,7 @@ SKETCH = "sketch"
 _USES: Mapping[str, str] = {
     REPRESENTATION: "which --distinct and --prefer cover compare; score with a method that keeps one, such as deita, "
     "or one_step with --representation",
-    SKETCH: "which --prefer setwise compares; score with --sketch 512",
+    SKETCH: "which --prefer setwise compares; score with --set sketch=512",
 }
 
 _READ_ROWS = 4096

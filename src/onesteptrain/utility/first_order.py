@@ -165,7 +165,7 @@ def _blocks(direction: Direction) -> list[Direction]:
 def _blind(reason: str) -> ConfigError:
     return ConfigError(
         f"estimator jvp does not see through this model: {reason}; use --dtype float32 with --estimator fd, or another "
-        "--attention"
+        "kernel (--set attention=eager)"
     )
 
 

@@ -68,7 +68,7 @@ class OneStep:
     """Shift of the central difference along the anchor gradient; by default chosen on the anchors."""
 
     batch_size: int | None = None
-    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as --batch-tokens allows."""
+    """Samples in one pass; by default 16 on a CPU, and elsewhere as many as batch_tokens allows."""
 
     store_tokens: bool = False
     """Keep utility and loss of every answer token, in the columns token_utility and token_loss."""

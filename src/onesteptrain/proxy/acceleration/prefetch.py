@@ -46,7 +46,9 @@ def prefetching(encoder: Encoder, workers: int) -> Iterator[Expect]:
     try:
         packed = pickle.dumps(encoder)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(f"the processor cannot be handed to other processes ({error}); give --readers 0") from error
+        raise ConfigError(
+            f"the processor cannot be handed to other processes ({error}); give --set readers=0"
+        ) from error
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(packed,)) as pool:
 
@@ -87,7 +89,7 @@ def _telling_of_death() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise RunError(
-            "a process that reads images and texts died, perhaps for want of memory; give fewer --readers: what is "
+            "a process that reads images and texts died, perhaps for want of memory; give fewer readers: what is "
             "scored is kept"
         ) from error
 
