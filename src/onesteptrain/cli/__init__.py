@@ -55,9 +55,6 @@ _GONE = {
     "landmark": "landmarks are gone; use --estimator auto",
     "glimpse": "landmarks are gone; use --estimator auto",
     "second_look": "the second look is the second pass of `ost run` now, with the key second_pass",
-    "working": "the key is scoring now",
-    "checking": "the key is anchor_reading now",
-    "reading": "the key is pool_reading now",
 }
 """What to use in place of options, keys and values that there were."""
 
@@ -101,7 +98,7 @@ def build_app(tokens: Sequence[str]) -> App:
         result_action=[with_rare, "call_if_callable", "return_value"],
         group_parameters=MAIN,
         group_arguments=MAIN,
-        default_parameter=Parameter(consume_multiple=True, negative="", parse=None if command == "run" else COMMON),
+        default_parameter=Parameter(consume_multiple=True, negative="", parse=COMMON),
         config=FromFile(command),
         suppress_keyboard_interrupt=False,  # `main` says that the work continues
         exit_on_error=False,
