@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from onesteptrain.cli.options import HOW, OUTPUT, Output
 from onesteptrain.cli.output import say
-from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation, explain
+from onesteptrain.storage.atomic import refuse_existing
 from onesteptrain.storage.score_table import ScoreTable, read_scores, write_table
 
 _SPAN = 120
@@ -56,10 +56,7 @@ class Explain:
     def _checked_out(self) -> Path:
         if self.out is None:
             return self.run / "explanations.parquet"
-        if self.out.is_dir() or not self.out.absolute().parent.is_dir():
-            raise ConfigError(f"output {self.out} cannot be a file there; give a file name such as explain.parquet")
-        if self.out.exists() and not self.output.overwrite:
-            raise RunError(f"output {self.out} exists; give another path, or add --overwrite")
+        refuse_existing(self.out, "explain.parquet", overwrite=self.output.overwrite)
         return self.out
 
 

@@ -21,7 +21,6 @@ from onesteptrain.data.deduplication import (
     GuardOptions,
     NearLeak,
     Place,
-    refuse_existing,
     write_findings,
 )
 from onesteptrain.data.deduplication import guard as search
@@ -29,6 +28,7 @@ from onesteptrain.data.pool import Pool, Sample, Turn, Unreadable, open_pool
 from onesteptrain.errors import ScoreError
 from onesteptrain.jobs.progress import Progress, progress_bar
 from onesteptrain.jobs.steps import AnchorDraw, PoolOptions, draw_anchor_file
+from onesteptrain.storage.atomic import refuse_existing
 from onesteptrain.storage.score_table import ScoreTable
 
 
@@ -149,7 +149,7 @@ class Guard:
         if self.out is None:
             return None
         table = self.out if self.out.suffix == ".parquet" and not self.out.is_dir() else self.out / "guard.parquet"
-        refuse_existing(table, overwrite=self.output.overwrite)
+        refuse_existing(table, "guard.parquet", overwrite=self.output.overwrite)
         return table
 
     def _against(self) -> dict[str, Iterable[Sample | Unreadable]]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.data.score_record import IN_MEMORY, refuse_flat
-from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.errors import ConfigError
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
 from onesteptrain.methods import Method, Scorer, Setting, essential_options
 from onesteptrain.methods.one_step import OneStep
@@ -26,7 +26,7 @@ from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, pre
 from onesteptrain.scoring.audit import Audit, AuditOptions, audit
 from onesteptrain.scoring.forecast import Forecast, forecast
 from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, no_prefetch, score_pool
-from onesteptrain.storage.atomic import write_json
+from onesteptrain.storage.atomic import refuse_existing, write_json
 from onesteptrain.storage.fingerprints import fingerprint, names_file
 from onesteptrain.storage.run_directory import Run, begin_run
 from onesteptrain.training import WarmupOptions, warm_up
@@ -233,17 +233,13 @@ def audit_into(
     """Audit the estimator of a request of method one_step on its pool, and keep the result as JSON.
 
     Raises:
-        ConfigError: the output is a folder, or the method another one.
+        ConfigError: the method is another one.
         RunError: the output exists.
     """
     if not isinstance(request.method, OneStep):
         raise ConfigError(f"an audit compares estimators of method one_step, not {request.name}")
-    if out.is_dir():
-        raise ConfigError(f"output {out} is a folder; give a file name such as audit.json")
-    if out.exists() and not overwrite:
-        raise RunError(f"output {out} exists; give another path, or add --overwrite")
+    refuse_existing(out, "audit.json", overwrite=overwrite)
     result = audit(request.pool, request.method, request.setting(request.read_anchors()), options, progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, audit_facts(result, request.method, options))
     return result
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from onesteptrain.data.score_record import read_score_record
-from onesteptrain.errors import ConfigError, PoolError, RunError, ScoreError
+from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.reporting import figures
 from onesteptrain.reporting.comparison import summarize_arms
 from onesteptrain.reporting.counting import (
@@ -28,7 +28,7 @@ from onesteptrain.reporting.examples import Ends, read_ends
 from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
 from onesteptrain.selection import default_rule, scored_pool
 from onesteptrain.selection.advice import SHARES
-from onesteptrain.storage.atomic import write_text
+from onesteptrain.storage.atomic import refuse_existing, write_text
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -104,7 +104,6 @@ def write_report(
         **_table_facts(table),
         **_ranking_facts(table, options),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, _render(facts))
     return out
 
@@ -112,10 +111,7 @@ def write_report(
 def _refuse_target(out: Path, *, overwrite: bool) -> None:
     if out.suffix.lower() not in (".html", ".htm"):  # so that --overwrite never hits a pool or a table
         raise ConfigError(f"output {out} is no name for a page; give one that ends in .html")
-    if out.is_dir():
-        raise RunError(f"output {out} is a folder; give a file name such as report.html")
-    if out.exists() and not overwrite:
-        raise RunError(f"output {out} exists; choose another --out, or add --overwrite")
+    refuse_existing(out, "report.html", overwrite=overwrite)
 
 
 def _table_facts(table: ScoreTable) -> dict[str, Any]:

@@ -72,6 +72,18 @@ def _refuse_taken(out: Path, marker: str, overwrite: bool) -> None:
         raise RunError(f"output {out} exists; choose another --out, or add --overwrite")
 
 
+def refuse_existing(out: Path, example: str, *, overwrite: bool) -> None:
+    """Never replace a file unasked, and never a folder with a file, for which `example` is a name.
+
+    Raises:
+        RunError: the place is taken.
+    """
+    if out.is_dir():
+        raise RunError(f"output {out} is a folder; give a file name such as {example}")
+    if out.exists() and not overwrite:
+        raise RunError(f"output {out} exists; give another path, or add --overwrite")
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder; nothing need be there."""
     if path.is_dir():

@@ -4,7 +4,7 @@ from onesteptrain.data.deduplication.findings import Clusters, Duplicate, Findin
 from onesteptrain.data.deduplication.index import Place, Unused
 from onesteptrain.data.deduplication.pairs import GuardOptions
 from onesteptrain.data.deduplication.relations import FinalAnswers
-from onesteptrain.data.deduplication.table import read_duplicates, read_leaks, refuse_existing, write_findings
+from onesteptrain.data.deduplication.table import read_duplicates, read_leaks, write_findings
 
 __all__ = [
     "Clusters",
@@ -18,6 +18,5 @@ __all__ = [
     "guard",
     "read_duplicates",
     "read_leaks",
-    "refuse_existing",
     "write_findings",
 ]

@@ -16,8 +16,8 @@ from onesteptrain.data.deduplication.findings import Duplicate, Findings, NearLe
 from onesteptrain.data.deduplication.index import POOL
 from onesteptrain.data.deduplication.pairs import GuardOptions
 from onesteptrain.data.pool import Pool
-from onesteptrain.errors import PoolError, RunError
-from onesteptrain.storage.atomic import whole
+from onesteptrain.errors import PoolError
+from onesteptrain.storage.atomic import refuse_existing, whole
 
 KEPT = "kept"
 """Kind of the row to keep of each cluster."""
@@ -47,22 +47,12 @@ def write_findings(
     Raises:
         RunError: the file exists.
     """
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, "guard.parquet", overwrite=overwrite)
     facts = {"onesteptrain.guard": "1", "pool": pool.fingerprint}
     facts |= {name: str(value) for name, value in dataclasses.asdict(options).items()}
     table = pa.Table.from_pylist(_records(findings), _SCHEMA.with_metadata(facts))
     with whole(out) as part:
         pq.write_table(table, part, compression="zstd")
-
-
-def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Never replace a table unasked, and never a folder.
-
-    Raises:
-        RunError: the place is taken.
-    """
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise RunError(f"output {out} exists; give another path, or add --overwrite")
 
 
 def read_duplicates(path: Path, pool: Pool | None = None) -> NDArray[np.int64]:
