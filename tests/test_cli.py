@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 from onesteptrain.cli import COMMANDS
+from onesteptrain.jobs.job import read_job
 from onesteptrain.storage.score_table import ScoreTable
 from tests.building import checkpoint, png, write_pool
 from tests.commands import ROWS, done, ost, refusal, scored, world
@@ -375,6 +376,24 @@ def test_people_are_told_what_comes_next_and_machines_are_not(tmp_path):
     outcome = done(*world().scoring(tmp_path / "run", method="random", anchors=None, proxy=None))
     assert outcome.err.splitlines()[-1] == f"next: ost select {tmp_path / 'run'} --keep 20% --out subset.jsonl"
     assert "next:" not in done("advise", scored(), "--json").err
+
+
+def test_init_writes_a_file_that_run_accepts_and_in_which_every_default_may_be_put_in_force(tmp_path):
+    rows = [qa(f"question {n}", "It is 7.", topic="ab"[n % 2], code=f"c{n}") for n in range(30)]
+    held, job = write_jsonl(tmp_path / "heldout.jsonl", rows), tmp_path / "job.yaml"
+    arguments = ["init", world().pool, "--heldout", held, "--proxy", world().proxy, "--run", tmp_path / "run"]
+    assert done(*arguments, "--out", job).err.splitlines()[-1] == f"next: ost run {job} --dry-run"
+    assert "exists" in refusal(*arguments, "--out", job)
+    text = job.read_text()
+    assert f"{ROWS} rows of format messages" in text
+    assert {"anchor_by: [topic]", "anchor_count: 30"} <= set(text.splitlines())
+    assert "all of it: about" in done("run", job, "--dry-run").out
+    assert not (tmp_path / "run").exists()
+    every = tmp_path / "every.yaml"
+    every.write_text(re.sub(r"^# ?(?!#)", "", text, flags=re.MULTILINE))
+    assert read_job(every) == read_job(job)
+    assert yaml.safe_load(every.read_text())["score"]["estimator"] == "auto"
+    assert "give either --heldout" in refusal("init", world().pool, "--out", tmp_path / "other.yaml")
 
 
 # Output that is taken

@@ -21,6 +21,7 @@ from onesteptrain.cli.options import COMMON, MAIN, RARE, FromFile, with_rare
 from onesteptrain.errors import ConfigError, OneStepError
 
 COMMANDS = {
+    "init": "Write a commented YAML file to run on your own files.",
     "run": "Do all steps from one YAML file.",
     "anchors": "Draw anchors from held-out data; refuse those that stand in the pool.",
     "guard": "Find near-duplicates, contradictions and leaks in a pool.",
@@ -39,7 +40,7 @@ COMMANDS = {
 }
 
 _MODULES = {
-    "starting": ("methods",),
+    "starting": ("init", "methods"),
     "pools": ("anchors", "guard"),
     "scoring": ("warmup", "score", "audit"),
     "choosing": ("advise", "select", "report"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from onesteptrain.jobs.comparison import compare, read_comparison
 from onesteptrain.jobs.demo import DemoOptions, run_demo
 from onesteptrain.jobs.job import read_job, run_job
 from onesteptrain.jobs.planning import Plan, plan
+from onesteptrain.jobs.template import job_keys
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.reporting.figures import need_matplotlib
 
@@ -23,7 +25,7 @@ class Run:
     """Do all steps from one YAML file; what is done already is not done again, and budgets may be added to `keep`.
 
     Options on the command line win over the file: `--score.step-size 1e-4` is the key `step_size` under `score`.
-    docs/running.md lists the keys; `ost init` writes a file to begin with.
+    The keys are listed below, and with their own options in docs/running.md and in the file that `ost init` writes.
 
     Example: `ost run job.yaml --dry-run`
     """
@@ -51,6 +53,9 @@ class Run:
             return
         facts = run_job(job, overwrite=self.output.overwrite, tell=tell)
         say(f"done: {job.out}", facts, as_json=self.output.json, then=["advise", job.out])
+
+
+Run.__doc__ = "\n".join([inspect.cleandoc(Run.__doc__ or ""), "", *(f"- {key}: {text}" for key, text, _ in job_keys())])
 
 
 def describe_plan(expected: Plan) -> str:

@@ -72,7 +72,7 @@ class Rare:
     set: tuple[str, ...] = ()
     """Rare options as NAME=VALUE: last_layers of scope last, lora_rank of scope lora, attention, compile, batch_tokens;
     fd_epsilon, group_route, reference_folds, agreement, sketch; shard_rows, chunk_rows, readers, max_failed_share.
-    `ost run --help` and the docs say what each does."""
+    The file that `ost init` writes says what each does."""
 
 
 def with_rare(command: Any) -> Any:
