@@ -28,7 +28,7 @@ def test_compiled_blocks_give_the_same_scores(monkeypatch, caplog):
     ran = []
     for block in compiled.model.model.language_model.layers:
         monkeypatch.setattr(block, "_compiled_call_impl", noting(block._compiled_call_impl, ran))
-    for estimator, tolerance in (("fd", 2e-2), ("jvp", 1e-4), ("exact", 2e-2)):  # float32; fd and exact are differences
+    for estimator, tolerance in (("fd", 2e-2), ("jvp", 1e-4)):  # float32; fd is a difference
         scores = [
             [one.score for one in OneStep(estimator, reference_folds=0).prepare(Setting(proxy, ANCHORS))(SAMPLES)]
             for proxy in (plain, compiled)

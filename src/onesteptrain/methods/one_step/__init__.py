@@ -128,26 +128,31 @@ class OneStep:
         if estimator == "exact":
             return Exact(ExactSteps(proxy, anchors, self.step_size, preconditioner))
         everyone = [anchor for members in groups.values() for anchor in members]
-        parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         total = together(anchors)
         epsilon = self._epsilon(proxy, everyone, total, estimator)
         if estimator == "jvp":
             check_forward_mode(proxy, everyone[:_FEW_PROBES], total.direction)
         by_gradient = self._by_gradient(proxy, anchors)
+        parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         each = anchors if self.group_by is not None and by_gradient is None else [total]
         along = [group for group in each if group.name or not parts]  # parts stand for what has no name
-        shifts = [
-            self._epsilon(proxy, groups[group.name], group, estimator) if group.name else epsilon for group in along
-        ]
+        own = {group.name: self._epsilon(proxy, groups[group.name], group, estimator) for group in along if group.name}
+        epsilons = [epsilon] * len(parts) + [own.get(group.name, epsilon) for group in along]
         scorer = FirstOrder(
             proxy=proxy,
-            directions=Directions(parts, along, [epsilon] * len(parts) + shifts, estimator),
+            directions=Directions(parts, along, epsilons, estimator),
             step_size=self.step_size,
             batch_size=self.batch_size,
             store_tokens=self.store_tokens,
             extras=self._extras(setting, total),
             by_gradient=by_gradient,
         )
+        return self._with_reference(scorer, setting, total, epsilon, preconditioner)
+
+    def _with_reference(
+        self, scorer: FirstOrder, setting: Setting, total: AnchorGroup, epsilon: float, preconditioner: Preconditioner
+    ) -> Scorer:
+        """The scorer, with what clean rows look like to it where that is asked for and can be said."""
         if not self.reference_folds or len(setting.anchors) < 2:
             return scorer
         return Referenced(
