@@ -15,6 +15,7 @@ from onesteptrain.jobs.job import Job, read_job
 from onesteptrain.jobs.planning import plan
 from onesteptrain.jobs.recipe import Recipe
 from onesteptrain.storage.score_table import read_scores
+from tests import running_page
 from tests.building import checkpoint, write_pool
 
 
@@ -194,6 +195,12 @@ def test_a_plan_says_what_each_step_will_take_and_makes_nothing(job):
     told = {step.name: step.how for step in expected.steps}
     assert told["score"] == "measured on 12 rows"
     assert all("guess" in how for name, how in told.items() if name != "score")
+
+
+def test_the_page_lists_every_key_as_it_is():
+    assert running_page.PAGE.read_text(encoding="utf-8").endswith(running_page.tables())
+    lines = [*running_page.rows(Job), *running_page.rows(Recipe)]
+    assert not [row for row in lines if row.endswith("|  |")]  # each says what it is
 
 
 def test_the_scores_of_a_run_are_those_of_its_second_pass_if_it_took_one(tmp_path):
