@@ -198,7 +198,8 @@ def test_a_plan_says_what_each_step_will_take_and_makes_nothing(job):
 
 
 def test_the_page_lists_every_key_as_it_is():
-    assert running_page.PAGE.read_text(encoding="utf-8").endswith(running_page.tables())
+    page = running_page.PAGE.read_text(encoding="utf-8")
+    assert page.endswith(running_page.tables()), "python -m tests.running_page writes it anew"
     lines = [*running_page.rows(Job), *running_page.rows(Recipe)]
     assert not [row for row in lines if row.endswith("|  |")]  # each says what it is
 
