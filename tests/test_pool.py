@@ -173,7 +173,7 @@ def test_memory_does_not_grow_with_the_pool(container, tmp_path):
         tracemalloc.start()
         assert sum(1 for _ in pool) == count
         write_subset(pool, range(0, count, 2), tmp_path / "out", overwrite=True)
-        peaks.append(tracemalloc.get_traced_memory()[1] - 110 * count)  # uids
+        peaks.append(tracemalloc.get_traced_memory()[1] - 24 * count)  # uids
         tracemalloc.stop()
         assert pa.total_allocated_bytes() - arrow_before < 2**20
     # ten times the rows, which as Python objects take more than 5 MB
