@@ -665,7 +665,9 @@ def test_a_selection_is_refused_where_pool_scores_or_place_do_not_fit(tmp_path):
     assert "does not exist; put it back" in refusal("select", run, "--keep", "2", "--out", tmp_path / "new.jsonl")
     (run / "scores.parquet").unlink()
     assert "let the scoring finish" in refusal("select", run, "--keep", "2", "--out", tmp_path / "new.jsonl")
-    assert "is no run directory" in refusal("select", tmp_path / "none", "--keep", "2", "--out", tmp_path / "new.jsonl")
+    assert "score the pool first" in refusal(
+        "select", tmp_path / "none", "--keep", "2", "--out", tmp_path / "new.jsonl"
+    )
 
 
 def heldout(folder: Path) -> Path:

@@ -6,12 +6,13 @@ import dataclasses
 import importlib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from onesteptrain.cli import COMMANDS
+from onesteptrain.cli import COMMANDS, build_app
 from onesteptrain.cli.options import RARE
 from onesteptrain.methods import installed, method_class
 
@@ -40,6 +41,18 @@ def test_local_links_lead_somewhere(page):
 def test_every_ost_command_that_a_page_shows_exists(page):
     shown = re.findall(r"^(?:\$ )?ost ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert [name for name in shown if name not in COMMANDS] == []
+
+
+def test_the_page_of_commands_has_a_section_with_an_example_for_each_that_can_be_parsed():
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)$(.*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL))
+    assert list(sections) == list(COMMANDS)
+    for name, text in sections.items():
+        examples = re.findall(r"^ost (.+)$", text, flags=re.MULTILINE)
+        assert examples
+        for tokens in map(shlex.split, examples):
+            command, bound, _ = build_app(tokens).parse_args(tokens)
+            assert command(*bound.args, **bound.kwargs).__class__.__name__ == name.capitalize()
 
 
 def test_the_readme_names_make_targets_that_exist():

@@ -66,10 +66,10 @@ class Select:
 
     def __call__(self) -> None:
         """Choose, write and say what was kept."""
-        record = read_score_record(self.run)
-        selection = select_rows(read_scores(self.run), keep=self.keep, options=self.options)
+        scores = read_scores(self.run)
+        selection = select_rows(scores, keep=self.keep, options=self.options)
         selection.write(self.out, overwrite=self.output.overwrite)
-        root = record.open_pool().image_root
+        root = read_score_record(scores.path.parent).open_pool().image_root
         text = describe_selection(selection, self.out) + moved_images(root, self.out)
         facts = {**selection.summary(), "out": str(self.out), "image_root": str(root)}
         then = ["train", self.out, "--target", "MODEL", "--steps", "1000", "--out", "tuned"]

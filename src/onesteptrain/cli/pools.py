@@ -29,7 +29,7 @@ from onesteptrain.errors import ScoreError
 from onesteptrain.jobs.progress import Progress, progress_bar
 from onesteptrain.jobs.steps import AnchorDraw, PoolOptions, draw_anchor_file
 from onesteptrain.storage.atomic import refuse_existing
-from onesteptrain.storage.score_table import ScoreTable
+from onesteptrain.storage.score_table import read_scores
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _tell(advance: Progress, total: int, done: int) -> None:
 
 def _scores(run: Path, by: str, pool: Pool) -> NDArray[np.float64]:
     """The column by row of the pool."""
-    table = ScoreTable(run / "scores.parquet")
+    table = read_scores(run)
     if table.metadata.get("pool") != pool.fingerprint:
         raise ScoreError(f"{run} has scored another pool than {pool.path}, or that has changed; score it again")
     values = np.full(table.rows, np.nan)
