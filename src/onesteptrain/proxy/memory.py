@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -40,11 +40,14 @@ class MemoryBudget:
     most_rows: int = BATCH_TOKENS
     """Samples of one pass, unless a batch size is given; tokens may allow fewer."""
 
+    tokens: int = field(init=False)
+    """Tokens that one pass may hold; fewer once a pass has failed."""
+
+    together: int | None = field(default=None, init=False)
+    """Batches that may be held at once; None as long as nothing has failed."""
+
     def __post_init__(self) -> None:
         self.tokens = self.most_tokens
-        """Tokens that one pass may hold; fewer once a pass has failed."""
-        self.together: int | None = None
-        """Batches that may be held at once; None as long as nothing has failed."""
 
     def smaller(self, group: Batches, samples: Sequence[Encoded]) -> list[Batches]:
         """In place of batches that did not fit: fewer, then halves of the only one; nothing for one sample."""
