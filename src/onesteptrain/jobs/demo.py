@@ -47,6 +47,9 @@ class DemoOptions:
     pool_rows: int = 1600
     """Rows of the pool, half of them bad."""
 
+    benchmark_rows: int = 400
+    """Questions that each target is measured on."""
+
     seeds: int = 3
     """Trained targets of each arm."""
 
@@ -81,7 +84,8 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
     """
     started = time.monotonic()
     _make_room(out, overwrite=overwrite)
-    data = make_synthetic("digits", SyntheticOptions(pool_rows=options.pool_rows), out / "data")
+    size = SyntheticOptions(pool_rows=options.pool_rows, benchmark_rows=options.benchmark_rows)
+    data = make_synthetic("digits", size, out / "data")
     tell(f"pool: {options.pool_rows} rows, half of them bad in one of six ways: {data.pool}")
     done = compare(_comparison(data, out, options), workers=options.workers, tell=tell)
     write_json(out / "results.json", done.records)
