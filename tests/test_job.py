@@ -42,7 +42,7 @@ def job(tmp_path):
         "target": str(checkpoint("internvl")),
         "train": {"steps": 2, "batch_size": 2},
         "benchmark": str(benchmark),
-        "evaluate": {"max_new_tokens": 4},
+        "evaluate": {"max_new_tokens": 2},
     }
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(request))

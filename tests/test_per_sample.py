@@ -232,7 +232,7 @@ def test_large_parameters_are_measured_a_few_samples_at_a_time(monkeypatch):
         assert torch.equal(one.numbers, torch.cat([value.flatten() for value in gradient.values()]))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["internvl", "qwen3_vl", "llava"])
 def test_half_precision_gives_the_gradient_of_the_sample_alone(architecture):
     proxy = fresh(architecture, dtype="bfloat16")
     rows = encoded(proxy)

@@ -281,7 +281,7 @@ def test_answer_evolution_ends_above_the_worlds_own_answer_and_knows_nothing_of_
 def test_scorers_are_trained_saved_and_measured_the_same_way_twice(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     told: list[str] = []
-    made = [make.make_scorers(folder, seed=3, sets=10, epochs=1, tell=told.append) for folder in folders]
+    made = [make.make_scorers(folder, seed=3, sets=4, epochs=1, tell=told.append) for folder in folders]
     for first, second in zip(*made, strict=True):
         assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
         assert (first / "tokenizer.json").read_bytes() == (second / "tokenizer.json").read_bytes()

@@ -35,12 +35,12 @@ from tests.methods.setup_judge import FAKE, OBEYED, RESISTED, lessons, setup
 from tests.serving import free_port, gate, server
 
 DIGITS = str(packaged("target_large"))
-ROWS = 60
+ROWS = 48
 
 
 @cache
 def world():
-    """A folder of the digits world with a pool of 60 rows, half of them bad."""
+    """A folder of the digits world with a pool of 48 rows, half of them bad."""
     return make_world_folder(ROWS)
 
 
@@ -111,18 +111,19 @@ def test_a_judge_that_babbles_gives_reasons(tmp_path):
         assert record.columns["prompt_tokens"] > 100  # the rules alone are longer
 
 
-def test_agreement_is_what_the_same_model_answers_without_a_server(tmp_path):
+def test_agreement_is_what_the_same_model_answers_without_a_server():
     """Another route to the same number: greedy generation in this process, checked by the same checker."""
-    records = scored(agreeing(server().url, tmp_path / "r.sqlite"), digits())
+    rows = digits()[:12]
+    records = scored(agreeing(server().url, judged()), rows)
     replies = iter(
         generate(
             load_proxy(DIGITS),
-            [one.turns[:-1] for one in digits() if own_answer(one) is not None],
+            [one.turns[:-1] for one in rows if own_answer(one) is not None],
             max_new_tokens=64,
             batch_size=1,
         )
     )
-    for one, record in zip(digits(), records, strict=True):
+    for one, record in zip(rows, records, strict=True):
         answer = own_answer(one)
         if answer is None:
             assert (record.score, record.columns["outcome"], record.columns["requests"]) == (0, "no answer", 0)
@@ -131,7 +132,7 @@ def test_agreement_is_what_the_same_model_answers_without_a_server(tmp_path):
             assert record.score == is_correct(reply.text, answer, finished=reply.finished)
 
 
-def test_agreement_accepts_most_clean_rows_and_few_with_a_wrong_answer(tmp_path):
+def test_agreement_accepts_most_clean_rows_and_few_with_a_wrong_answer():
     records = dict(zip((one.uid for one in digits()), scored(agreeing(server().url, judged()), digits()), strict=True))
     truth = pq.read_table(world() / "truth.parquet").to_pylist()
     kinds = {"clean": [], "bad": []}
@@ -367,10 +368,11 @@ def small_pool():
 
 def test_a_run_that_is_killed_half_way_loses_no_reply_and_the_next_one_is_free(tmp_path):
     command = [sys.executable, "-m", "tests.methods.run_ost"]
+    pool = make_world_folder(16) / "pool.jsonl"
     with gate() as between:
-        arguments = scoring(tmp_path / "run", between.url, tmp_path / "r.sqlite")
+        arguments = scoring(tmp_path / "run", between.url, tmp_path / "r.sqlite", pool, max_new_tokens=16)
         process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
-        while between.delivered < 12 and process.poll() is None:
+        while between.delivered < 5 and process.poll() is None:
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -383,7 +385,7 @@ def test_a_run_that_is_killed_half_way_loses_no_reply_and_the_next_one_is_free(t
         needed = len(stored_texts(tmp_path / "r.sqlite"))
         assert asked <= needed + 1  # a single request was under way at the kill; all others were answered once
 
-        done(*scoring(tmp_path / "again", between.url, tmp_path / "r.sqlite"))
+        done(*scoring(tmp_path / "again", between.url, tmp_path / "r.sqlite", pool, max_new_tokens=16))
         assert len(between.requests) == asked
     tables = [(tmp_path / name / "scores.parquet").read_bytes() for name in ("run", "again")]
     assert tables[0] == tables[1]
