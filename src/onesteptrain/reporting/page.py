@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from onesteptrain.data.score_record import read_score_record
+from onesteptrain.data.score_record import IN_MEMORY, read_score_record
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.reporting import figures
 from onesteptrain.reporting.comparison import summarize_arms
@@ -95,7 +95,7 @@ def write_report(
     run = table.path.parent
     record = read_score_record(run)
     facts = {
-        "title": Path(record.asked.get("pool", "a pool in memory")).name,
+        "title": "a pool in memory" if record.asked["pool"] == IN_MEMORY else Path(record.asked["pool"]).name,
         "asked": record.asked,
         "options": record.flat(),
         "provenance": Run(run).provenance,
