@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from onesteptrain.errors import ConfigError
 
@@ -62,11 +62,6 @@ class SelectOptions:
             raise ConfigError(f"distinct is {self.distinct}; it is a cosine similarity between 0 and 1, such as 0.9")
         if self.gate not in ("auto", "trust", "none"):
             gate_share(self.gate)
-
-    def rule(self, **changes: Any) -> SelectOptions:
-        """These options alone, of a request that holds more; with changes."""
-        given = {field.name: getattr(self, field.name) for field in fields(SelectOptions)}
-        return SelectOptions(**given | changes)
 
     @property
     def trusting(self) -> bool:
