@@ -36,11 +36,11 @@ FINITE = st.floats(-1e6, 1e6, width=32)
 @given(st.lists(st.tuples(FINITE, st.integers(-2, 2).map(float)), min_size=2, max_size=30))
 def test_rank_correlation_is_that_of_scipy_ties_included(pairs):
     a, b = np.array(pairs).T
-    found = spearman_correlation(a, b)
+    correlation = spearman_correlation(a, b)
     if len(set(a)) < 2 or len(set(b)) < 2:
-        assert math.isnan(found)
+        assert math.isnan(correlation)
     else:
-        assert found == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)  # round-off of two sums
+        assert correlation == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)  # round-off of two sums
 
 
 def test_overlap_of_the_top_rows_in_hand_cases():

@@ -43,15 +43,17 @@ def test_another_seed_of_its_own_is_another_run(site, tmp_path, monkeypatch):
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
     monkeypatch.syspath_prepend(site)  # what a process of its own can do, this one can do too, and faster
     assert "answer_length: Number of words" in done("methods").out
-    done(*given, tmp_path / "second", "--seed", 1)
+    done(*given, tmp_path / "second", "--method-seed", 1)
     first, second = scores(tmp_path / "first"), scores(tmp_path / "second")
     assert [int(score) for score in first] == [int(score) for score in second]  # the words
     assert first != second
-    refused = refusal(*given, tmp_path / "first", "--seed", 1)
+    refused = refusal(*given, tmp_path / "first", "--method-seed", 1)
     assert "holds a run with other score method options seed (0, now 1)" in refused
     assert scores(tmp_path / "first") == first
     done("score", "--config", tmp_path / "second" / "config.yaml", "--out", tmp_path / "replayed")
     assert scores(tmp_path / "replayed") == second
+    refused = refusal(*given, tmp_path / "first", "--seed", 1)
+    assert "holds a run with other score seed (0, now 1)" in refused  # the run's own, which is another option
 
 
 def test_it_keeps_the_contract(site, monkeypatch):

@@ -68,7 +68,9 @@ def test_disk_is_about_what_scoring_then_takes(tmp_path, monkeypatch):
     pool = whole_pool(tmp_path, 400)
 
     def scorer(samples):
-        return [Record(float(one.row), columns={"vector": [one.row / (k + 1) for k in range(200)]}) for one in samples]
+        return [
+            Record(float(drawn.row), columns={"vector": [drawn.row / (k + 1) for k in range(200)]}) for drawn in samples
+        ]
 
     expected = forecast(pool, lambda: scorer, rows=100)
     table = score_pool(pool, lambda: scorer, run_in(tmp_path / "run"), SMALL).table

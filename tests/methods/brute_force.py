@@ -70,9 +70,9 @@ class Oracle(BruteForce):
         model = model or self.model
         model.zero_grad()
         self.loss(one, model).backward()
-        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
-        return found
+        return gradients
 
     def _places(self, messages, turns, ids: list[int]) -> list[int]:
         images = [_open(part) for turn in turns for part in turn.parts if isinstance(part, ImageRef)]

@@ -33,7 +33,7 @@ def test_a_method_is_a_frozen_dataclass_with_defaults(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_score_does_not_depend_on_its_neighbours(name):
     together = scores(name, SAMPLES)
-    alone = [scores(name, [one])[0] for one in SAMPLES]
+    alone = [scores(name, [single])[0] for single in SAMPLES]
     # float32 central differences keep 3 to 4 digits, and padding changes the order of sums
     np.testing.assert_allclose(together, alone, rtol=2e-2)
 

@@ -16,12 +16,12 @@ from tests.methods.brute_force import BROKEN, SAMPLES, oracle, wide_proxy
 def test_grand_is_the_length_of_the_gradient_over_the_parameters_in_scope(scope):
     proxy = wide_proxy(scope)
     records = Grand().prepare(Setting(proxy))(SAMPLES)
-    for one, record in zip(SAMPLES, records, strict=True):
-        gradient = oracle().gradient(one)
+    for row, record in zip(SAMPLES, records, strict=True):
+        gradient = oracle().gradient(row)
         squares = [float(value.square().sum()) for name, value in gradient.items() if name in proxy.parameters]
         # the same float64 passes but for the norms of the model in float32
         assert record.columns["grand"] == pytest.approx(sum(squares) ** 0.5, rel=1e-6)
-        assert record.columns["loss"] == pytest.approx(oracle().loss(one).item(), rel=1e-6)
+        assert record.columns["loss"] == pytest.approx(oracle().loss(row).item(), rel=1e-6)
         assert record.score == record.columns["grand"]
 
 

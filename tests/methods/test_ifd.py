@@ -15,17 +15,17 @@ from tests.building import checkpoint
 from tests.methods.brute_force import BROKEN, SAMPLES, oracle, wide_proxy
 
 
-def losses_of(one) -> tuple[float, float]:
+def losses_of(row) -> tuple[float, float]:
     """The answer's loss with its question, and after empty user turns."""
-    turns = tuple(Turn("user", ("",)) if turn.role == "user" else turn for turn in one.turns if turn.role != "system")
-    return oracle().loss(one).item(), oracle().loss(dataclasses.replace(one, turns=turns)).item()
+    turns = tuple(Turn("user", ("",)) if turn.role == "user" else turn for turn in row.turns if turn.role != "system")
+    return oracle().loss(row).item(), oracle().loss(dataclasses.replace(row, turns=turns)).item()
 
 
 @pytest.mark.parametrize("ratio", ["loss", "perplexity"])
 def test_ifd_is_the_ratio_of_the_answer_with_and_without_its_question(ratio):
     records = Ifd(ratio=ratio, batch_size=3, max_ifd=math.inf).prepare(Setting(wide_proxy()))(SAMPLES)
-    for one, record in zip(SAMPLES, records, strict=True):
-        asked, alone = losses_of(one)
+    for row, record in zip(SAMPLES, records, strict=True):
+        asked, alone = losses_of(row)
         wanted = asked / alone if ratio == "loss" else math.exp(asked) / math.exp(alone)
         # float64 but for the norms of the model, which compute in float32: their rounding differs with padding
         assert record.columns["ifd"] == pytest.approx(wanted, rel=1e-6)
@@ -45,14 +45,14 @@ def test_rows_above_the_limit_rank_below_all_others_the_furthest_last():
 
 
 def test_the_answer_alone_has_the_same_tokens_and_neither_question_nor_image_nor_system_turn():
-    for one in SAMPLES:
-        alone = without_questions(one)
+    for row in SAMPLES:
+        alone = without_questions(row)
         assert not alone.images
         assert {turn.text for turn in alone.turns if turn.role == "user"} == {""}
         assert {turn.role for turn in alone.turns} == {"user", "assistant"}
         encoder = wide_proxy().encoder
-        both = [encoder.encode(sample) for sample in (one, alone)]
-        answers = [one.inputs["input_ids"][0][one.answer] for one in both]
+        both = [encoder.encode(sample) for sample in (row, alone)]
+        answers = [row.inputs["input_ids"][0][row.answer] for row in both]
         assert torch.equal(*answers)
 
 

@@ -16,19 +16,19 @@ from tests.methods.brute_force import BROKEN, SAMPLES, oracle, wide_proxy
 
 def test_the_loss_is_the_mean_over_the_answer_tokens_of_all_turns():
     records = Loss(batch_size=3).prepare(Setting(wide_proxy()))(SAMPLES)
-    for one, record in zip(SAMPLES, records, strict=True):
+    for row, record in zip(SAMPLES, records, strict=True):
         # float64 but for the norms of the model, which compute in float32: their rounding differs with padding
-        assert record.columns["loss"] == pytest.approx(oracle().loss(one).item(), rel=1e-6)
-        assert record.columns["answer_tokens"] == len(oracle().answer_logits(one)[1])
+        assert record.columns["loss"] == pytest.approx(oracle().loss(row).item(), rel=1e-6)
+        assert record.columns["answer_tokens"] == len(oracle().answer_logits(row)[1])
 
 
 def test_the_perplexity_is_that_of_the_loss_and_the_score_follows_the_preferred_end():
     low = Loss().prepare(Setting(wide_proxy()))(SAMPLES)
     high = Loss(prefer="high").prepare(Setting(wide_proxy()))(SAMPLES)
-    for one, other in zip(low, high, strict=True):
-        assert one.score == -one.columns["loss"]
+    for row, other in zip(low, high, strict=True):
+        assert row.score == -row.columns["loss"]
         assert other.score == other.columns["loss"]
-        assert one.columns["perplexity"] == math.exp(one.columns["loss"])
+        assert row.columns["perplexity"] == math.exp(row.columns["loss"])
 
 
 def test_a_sample_that_cannot_be_encoded_has_its_reason_and_leaves_the_others_alone():

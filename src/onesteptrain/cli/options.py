@@ -157,11 +157,15 @@ def _read(path: Path, needed: str) -> dict[str, Any]:
 
 
 def _leaves(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Options nested by owner, as a run records them, one by one; `method: {name, options}` is the method's name."""
+    """Options nested by owner, as a run records them, one by one; `method: {name, options}` is the method's name.
+
+    An option of the method that the command has too is `method_NAME`.
+    """
     for key, value in options.items():
         if key == "method" and isinstance(value, Mapping):
             yield "method", value.get("name")
-            yield from _leaves(value.get("options") or {})
+            for name, leaf in _leaves(value.get("options") or {}):
+                yield f"method_{name}" if name in options else name, leaf
         elif isinstance(value, Mapping):
             yield from _leaves(value)
         else:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
+
+from cyclopts import Parameter
 
 from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, RARELY, WORK, Output, Rare, panel
 from onesteptrain.cli.output import duration, say
@@ -140,13 +142,31 @@ def score_command(method: str) -> type[Score]:
     Raises:
         ConfigError: no installed method has this name.
     """
-    cls = method_class(method)
+    cls = _apart(method_class(method))
     options = Annotated[cls, panel(f"Options of method {method}", 1)]  # type: ignore[valid-type]
     parts = [
         ("method", str, field(default=method, kw_only=True)),
         ("options", options, field(default=cls(), kw_only=True)),
     ]
     return dataclasses.make_dataclass("Score", parts, bases=(Score,), frozen=True, namespace={"__doc__": Score.__doc__})
+
+
+def _apart(method: type[Any]) -> type[Any]:
+    """A method whose options of the command's own names, such as a seed, are spelled --method-NAME."""
+    own, types = {option.name for option in dataclasses.fields(Score)}, get_type_hints(method, include_extras=True)
+    parts = [
+        (
+            option.name,
+            Annotated[types[option.name], Parameter(name=f"--method-{option.name}".replace("_", "-"))],
+            option,
+        )
+        for option in dataclasses.fields(method)
+        if option.name in own
+    ]
+    if not parts:
+        return method
+    facts = {"__doc__": method.__doc__, "__module__": method.__module__}
+    return dataclasses.make_dataclass(method.__name__, parts, bases=(method,), frozen=True, namespace=facts)
 
 
 @dataclass(frozen=True)
