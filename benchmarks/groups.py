@@ -1,7 +1,7 @@
 """Many anchor groups: two passes a group against one gradient a row, and the number of groups where the two cross.
 
 groups.py [--hidden 256] [--layers 8] [--rows 64] builds models with random weights (speed does not depend on them) and
-takes rows of the digits world. Everything is encoded before. `passes` goes over the rows for each group, by `fd` or by
+takes rows of the digits data. Everything is encoded before. `passes` goes over the rows for each group, by `fd` or by
 `jvp`; `gradient` does so once, for the signals along all anchors together, and then takes one forward and one backward
 pass for all groups, as `one_step` does. Each figure is the median over the turns of the ratio within a turn. The last
 figures are gradients alone, batched and one by one.

@@ -1,7 +1,7 @@
 """How near the estimators are to the limit: what they cost in plain loss passes over the same rows.
 
 limit.py [--hidden 256] [--layers 8] [--rows 192] [--only scopes tokens reading compiling padding] builds a model of the
-InternVL architecture with random weights (speed does not depend on them) and takes rows of the digits world. A plain
+InternVL architecture with random weights (speed does not depend on them) and takes rows of the digits data. A plain
 pass is one batched forward pass that gives the mean answer loss of every row. Everything is encoded before; batch sizes
 and scope are the same; each figure is the median over the turns of the ratio within a turn.
 """
@@ -148,7 +148,7 @@ def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:
         for indices in in_batches(part, BATCH, proxy.memory.tokens):
             tokens = [part[index].tokens for index in indices]
             real, padded = real + sum(tokens), padded + len(tokens) * max(tokens)
-    record("limit", f"padding of scoring batches, {name} world", value=round(100 * (padded / real - 1), 2), unit="%")
+    record("limit", f"padding of scoring batches, {name} data", value=round(100 * (padded / real - 1), 2), unit="%")
 
 
 @torch.no_grad()

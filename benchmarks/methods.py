@@ -1,6 +1,6 @@
 """Rows a second of each method that needs a proxy, anchors or a warm-up, on the same rows, in one run.
 
-methods.py [--rows 512]; in the digits world, with the packaged proxy, 100 anchors and a warm-up with 4 checkpoints.
+methods.py [--rows 512]; on the digits data, with the packaged proxy, 100 anchors and a warm-up with 4 checkpoints.
 Each method scores the rows in chunks of 64, as `ost score` does, several times over; the median counts. The unit is a
 plain pass: encode every row and measure its mean answer loss, in batches. The ratio to it is what carries over to other
 machines. What a method prepares before the first row, such as the anchors' gradients, is given in rows of a plain pass.

@@ -1,7 +1,7 @@
 """What the work on speed has brought: this tree against an earlier commit by turns, and where the time goes in both.
 
 progress.py --before COMMIT [--repeats 5] checks the commit out beside this tree and runs the same cases in both, each
-turn in processes of its own: InternVL architecture, width 128, 8 layers, rows and 100 anchors of the digits world,
+turn in processes of its own: InternVL architecture, width 128, 8 layers, rows and 100 anchors of the digits data,
 reading included. Counted is processor time, since the machine may be shared. Needs git.
 """
 

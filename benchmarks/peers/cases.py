@@ -45,7 +45,7 @@ class TextCase:
 
 @dataclass(frozen=True)
 class VlmCase:
-    """A vision-language model with random weights on rows of the digits world."""
+    """A vision-language model with random weights on rows of the digits data."""
 
     architecture: Architecture
     vision: bool

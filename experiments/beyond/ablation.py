@@ -1,6 +1,6 @@
 """Signal, rule, warm-up, anchors and optimizer, one changed at a time: ablation.py [--out runs/ablation] [--seeds 3].
 
-The digits world of seed 21 with 60 % noise, which no other table uses. Targets are measured on clean held-out rows that
+The digits data of seed 21 with 60 % noise, which no other table uses. Targets are measured on clean held-out rows that
 are no anchors, never on the benchmark: this is where the default rule was chosen.
 """
 

@@ -1,6 +1,6 @@
 """Do the intervals of the utility hold? Refit with fresh anchors, many times: intervals.py [--rows 300] [--refits 500].
 
-The digits world (seed 5, half of it bad) gives rows, and 3,000 clean held-out samples to draw anchors from. To first
+The digits data (seed 5, half of it bad) gives rows, and 3,000 clean held-out samples to draw anchors from. To first
 order the utility of a row by some anchors is the mean of its inner products with their gradients, so all pairs are
 measured once and any number of anchor sets can be drawn. The truth is the utility by all 3,000.
 """

@@ -134,7 +134,7 @@ def every_method(bench: Bench, name: str, shares: tuple[str, ...]) -> dict[str, 
     rejection = REJECTION if shares == MAIN else ()
     arms: dict[str, Callable[[], MethodArm]] = {
         "ost-set": lambda: SET,
-        "ost-first-look": lambda: MethodArm("one_step"),
+        "ost-first-pass": lambda: MethodArm("one_step"),
         "ost": lambda: TOP,
         "ost-harm": lambda: MethodArm("one_step", select=SelectOptions(by="harm")),
         "judge": lambda: bench.judge(name, (*rejection, *shares)),
@@ -165,7 +165,7 @@ def noise_rates(bench: Bench, name: str) -> Iterator[tuple[str, Comparison]]:
         part = f"{name}-noise{100 * noise:.0f}"
         methods = {
             "ost-set": SET,
-            "ost-first-look": MethodArm("one_step"),
+            "ost-first-pass": MethodArm("one_step"),
             "random": MethodArm("random", keep=("20%",)),
         }
         few = {"shares": ("20%", "100%"), "seeds": bench.options.few_seeds}

@@ -45,7 +45,7 @@ class Scored(NamedTuple):
 
 
 def tables(out: Path, name: str) -> list[Scored]:
-    """What the first look and the second one have written."""
+    """What the first pass and the second one have written."""
     places = {"first": f"{name}/scores/one_step-*/scores.parquet", "second": f"{name}/looks/*/score/scores.parquet"}
     (world,) = out.glob(f"worlds/{name}-[0-9]*")
     kinds = np.array(pq.read_table(world / "truth.parquet").sort_by("row")["kind"].to_pylist())

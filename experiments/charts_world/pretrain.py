@@ -1,4 +1,4 @@
-"""Pretrain a model of the charts world on clean rows.
+"""Pretrain a model of the charts data on clean rows.
 
 pretrain.py NAME [--out FOLDER]; NAME is charts_proxy (InternVL architecture) or charts_target (Qwen3-VL architecture),
 which the package ships, or charts_judge (Qwen3-VL architecture), which the experiments make for themselves.

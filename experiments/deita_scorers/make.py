@@ -1,4 +1,4 @@
-"""Make DEITA's two scorers in miniature for the digits world.
+"""Make DEITA's two scorers in miniature for the digits data.
 
 make.py --out FOLDER [--seed N] writes FOLDER/complexity, FOLDER/quality and FOLDER/report.json.
 
@@ -130,7 +130,7 @@ def evolve_answer(problem: DigitProblem, generator: np.random.Generator) -> list
         f"{read(digits)} The answer is {result}.",
         # more detail: every step, as the world's answers have it
         problem.answer,
-        # more detail still: a second look
+        # more detail still: a second look at the picture
         problem.answer + (f" Checked: {working}", f" I read {read(digits)[4:-1]} twice.")[int(generator.integers(2))],
     ]
     return [

@@ -1,6 +1,6 @@
-"""What DEITA's miniature scorers find in the digits world, and what its filter passes over at several thresholds.
+"""What DEITA's miniature scorers find on the digits data, and what its filter passes over at several thresholds.
 
-measure.py --scorers FOLDER [--rows 4000] makes a digits world, scores its pool with the scorers that make.py has left
+measure.py --scorers FOLDER [--rows 4000] makes digits data, scores its pool with the scorers that make.py has left
 in FOLDER, and writes measured.md. The planted labels only judge what no method was told.
 """
 

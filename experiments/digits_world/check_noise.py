@@ -1,4 +1,4 @@
-"""Is the digits world useful? Fine-tune the target on clean rows, on the full noisy pool and on half of it.
+"""Is the digits data useful? Fine-tune the target on clean rows, on the full noisy pool and on half of it.
 
 check_noise.py [--rates 3e-4 1e-3] [--steps 120] [--seeds 2] prints accuracy on the held-out part, which the learning
 rate of the demo is chosen on; the benchmark is not touched. It reads the planted labels: the clean arm is the ceiling.

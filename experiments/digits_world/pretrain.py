@@ -1,4 +1,4 @@
-"""Pretrain a model of the digits world on clean rows.
+"""Pretrain a model of the digits data on clean rows.
 
 pretrain.py NAME [--out FOLDER]; NAME is proxy (InternVL architecture), target or target_large (Qwen3-VL architecture),
 which the package ships, or judge or proxy_same (Qwen3-VL architecture), which the experiments make for themselves.

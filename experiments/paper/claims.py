@@ -1,4 +1,4 @@
-"""The paper's claims beside what came out in the digits world: claims.py writes tables/claims.md from the records."""
+"""The paper's claims beside what came out on the digits data: claims.py writes tables/claims.md from the records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's tables in the digits world: all methods, both protocols, two target sizes, several proxies and noises.
+"""The paper's tables on the digits data: all methods, both protocols, two target sizes, several proxies and noises.
 
 run.py [--out runs/paper] [--only main cost ...] [--seeds 5] [--pool-rows 8000] makes the models, the worlds and the
 scores, trains and measures every arm, and writes the records and tables beside this file, or into --publish. What is in
@@ -76,7 +76,7 @@ class Bench(NamedTuple):
         return MethodArm("judge", asked, keep=(*REJECTION, "20%", "50%"))
 
     def world(self, name: str, **changes: Any) -> SyntheticData:
-        """A digits world, the same for the same name."""
+        """Digits data, the same for the same name."""
         folder = self.out / "worlds" / f"{name}-{self.options.pool_rows}-{self.options.benchmark_rows}"
         if folder.exists():
             return SyntheticData.at(folder)

@@ -1,4 +1,4 @@
-"""Digits worlds with planted errors, scored with tokens and other pictures; kept in a folder, made once."""
+"""Digits data with planted errors, scored with tokens and other pictures; kept in a folder, made once."""
 
 from __future__ import annotations
 
