@@ -132,10 +132,10 @@ def compiled(model: Path, rows: list[Sample], anchors: list[Sample], repeats: in
         scorers[name] = OneStep(estimator="fd", reference_folds=0).prepare(Setting(proxy, anchors))
         scorers[name](rows)
         begun[name] = time.perf_counter() - started
-    record("limit", "--compile: what the first batches wait", value=round(begun["compiled"] - begun["eager"]), unit="s")
+    record("limit", "compile: what the first batches wait", value=round(begun["compiled"] - begun["eager"]), unit="s")
     seconds = by_turns({name: lambda one=one: one(rows) for name, one in scorers.items()}, repeats)
     figure = round(ratio(seconds, "compiled", "eager"), 2)
-    record("limit", "fd with --compile over fd without, scope all", ratio=figure, unit="x")
+    record("limit", "fd compiled over fd as it is, scope all", ratio=figure, unit="x")
 
 
 def padding(name: str, proxy: Proxy, rows: list[Sample]) -> None:

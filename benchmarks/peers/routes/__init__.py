@@ -22,7 +22,7 @@ class Route:
     """The fastest kernel that it runs with."""
 
     compiled: bool = False
-    """Whether the blocks of the model are compiled, as by `--compile`."""
+    """Whether the blocks of the model are compiled, as by `--set compile=true`."""
 
 
 ROUTES: Mapping[str, Route] = {
