@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -153,10 +153,16 @@ def find_near_leaks(relations: Relations) -> list[NearLeak]:
 
     This goes beyond `onesteptrain.data.anchors.find_leaks`, which knows the same question about the same pixels.
     """
-    places = relations.index.places
+    places, by_unit = relations.index.places, relations.index.entries_of_units()
+    inside = _pool_entries(relations)
+    same = ((unit, unit) for unit in by_unit)
+    near = (ends for first, second in relations.pairs for ends in ((first, second), (second, first)))
     leaks = [
-        NearLeak(places[inside], places[outside], relations.between(inside, outside))
-        for inside, outside in _inside_and_outside(relations)
+        NearLeak(places[entry], places[leaked], relations.between(entry, leaked))
+        for inner, outer in (*same, *near)
+        for entry in inside.get(inner, ())
+        for leaked in by_unit[outer]
+        if places[leaked].source != POOL
     ]
     return sorted(leaks, key=lambda leak: (leak.leak_of.source, leak.place.row, leak.leak_of.row))
 
@@ -223,13 +229,3 @@ def _look_alikes(relations: Relations, entries: Mapping[int, list[int]], cluster
                 if duplicate.relation.kind == LOOK_ALIKE:
                     alike[entry] = duplicate
     return [alike[entry] for entry in sorted(alike)]
-
-
-def _inside_and_outside(relations: Relations) -> Iterator[tuple[int, int]]:
-    places, by_unit = relations.index.places, relations.index.entries_of_units()
-    for first, second in [*((unit, unit) for unit in by_unit), *relations.pairs]:
-        ends = [(first, second)] if first == second else [(first, second), (second, first)]
-        for inner, outer in ends:
-            inside = [entry for entry in by_unit[inner] if places[entry].source == POOL]
-            outside = [entry for entry in by_unit[outer] if places[entry].source != POOL]
-            yield from ((entry, leaked) for entry in inside for leaked in outside)

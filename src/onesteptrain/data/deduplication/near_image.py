@@ -61,7 +61,7 @@ def hash_image(ref: ImageRef) -> ImageHash:
         SampleError: the image cannot be loaded.
         MissingExtraError: imagehash is not installed.
     """
-    return _hash_file(ref.source, ref.name) if isinstance(ref.source, Path) else _hash(ref)
+    return _hash_file(ref) if isinstance(ref.source, Path) else _hash(ref)
 
 
 def chunk_keys(bits: Hashes, distance: int) -> Hashes:
@@ -100,12 +100,6 @@ def same_picture(first: Image.Image, second: Image.Image) -> bool:
     return bool(deviation[0].max() <= _MOST_LUMA and deviation[1:].max() <= _MOST_CHROMA)
 
 
-@functools.lru_cache(maxsize=4096)
-def _hash_file(path: Path, name: str) -> ImageHash:
-    """Several rows ask about one image, often one after the other."""
-    return _hash(ImageRef(path, name))
-
-
 def _hash(ref: ImageRef) -> ImageHash:
     try:
         from imagehash import dhash
@@ -115,6 +109,10 @@ def _hash(ref: ImageRef) -> ImageHash:
     pixels = f"{image.width}x{image.height}".encode() + image.tobytes()
     bits = np.packbits(dhash(image, _SIDE).hash.ravel()).view(np.uint64)
     return ImageHash(hashlib.blake2b(pixels, digest_size=16).digest(), bits)
+
+
+_hash_file = functools.lru_cache(maxsize=4096)(_hash)
+"""Several rows ask about one image, often one after the other."""
 
 
 def _spots(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:

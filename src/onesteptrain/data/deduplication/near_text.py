@@ -10,7 +10,6 @@ import functools
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +28,6 @@ _MISSED_SHARE = 1e-3
 _BATCH = 4096
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-
-
-class Bands(NamedTuple):
-    """How a signature of minima is cut up: texts that agree in one band are compared."""
-
-    bands: int
-    width: int
 
 
 def numbers(text: str) -> tuple[str, ...]:
@@ -64,14 +56,14 @@ def near_texts(first: str, second: str, threshold: float) -> bool:
     return first == second or (numbers(first) == numbers(second) and similarity(first, second) >= threshold)
 
 
-def choose_bands(threshold: float) -> Bands:
-    """The widest bands that miss at most one in a thousand of the pairs at the threshold.
+def choose_bands(threshold: float) -> tuple[int, int]:
+    """Number and width of the bands that a signature of minima is cut into; texts that agree in one are compared.
 
-    Two texts of similarity s agree in one minimum with probability s, and in none of b bands of w minima with
-    probability (1 - s^w)^b.
+    They are the widest that miss at most one in a thousand of the pairs at the threshold. Two texts of similarity s
+    agree in one minimum with probability s, and in none of b bands of w minima with probability (1 - s^w)^b.
     """
-    shapes = [Bands(_PERMUTATIONS // width, width) for width in range(1, 17)]
-    return next(shape for shape in reversed(shapes) if (1 - threshold**shape.width) ** shape.bands <= _MISSED_SHARE)
+    shapes = ((_PERMUTATIONS // width, width) for width in range(16, 0, -1))
+    return next((bands, width) for bands, width in shapes if (1 - threshold**width) ** bands <= _MISSED_SHARE)
 
 
 def band_keys(texts: Sequence[str], threshold: float) -> Hashes:
@@ -80,13 +72,13 @@ def band_keys(texts: Sequence[str], threshold: float) -> Hashes:
     Raises:
         MissingExtraError: rensa is not installed.
     """
-    shape = choose_bands(threshold)
-    keys = np.zeros((len(texts), shape.bands), np.uint64)
+    bands, width = choose_bands(threshold)
+    keys = np.zeros((len(texts), bands), np.uint64)
     for start in range(0, len(texts), _BATCH):
         part = texts[start : start + _BATCH]
         agreed = hash_tuples([numbers(text) for text in part])
-        minima = _minima([shingles(text) for text in part])[:, : shape.bands * shape.width]
-        keys[start : start + _BATCH] = mix(minima.reshape(len(part), *shape).astype(np.uint64), agreed[:, None])
+        minima = _minima([shingles(text) for text in part])[:, : bands * width]
+        keys[start : start + _BATCH] = mix(minima.reshape(len(part), bands, width).astype(np.uint64), agreed[:, None])
     return keys
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from onesteptrain.data.deduplication.findings import Duplicate, Findings, NearLeak
-from onesteptrain.data.deduplication.index import POOL
+from onesteptrain.data.deduplication.findings import Findings
+from onesteptrain.data.deduplication.index import POOL, Place
 from onesteptrain.data.deduplication.pairs import GuardOptions
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import PoolError
@@ -99,25 +98,17 @@ def _records(findings: Findings) -> list[dict[str, Any]]:
     """One record a row, in pool order; a row that leaks several times names the first."""
     rows: dict[int, dict[str, Any]] = {}
 
-    def add(row: int, uid: str, facts: Mapping[str, Any]) -> None:
-        rows.setdefault(row, {"row": row, "uid": uid}).update(facts)
+    def add(place: Place, **facts: Any) -> None:
+        rows.setdefault(place.row, {"row": place.row, "uid": place.uid}).update(facts)
 
     for cluster, place in enumerate(findings.clusters.kept):
-        add(place.row, place.uid, {"cluster": cluster, "kind": KEPT})
+        add(place, cluster=cluster, kind=KEPT)
     for duplicate in (*findings.clusters.duplicates, *findings.clusters.look_alikes):
-        add(duplicate.place.row, duplicate.place.uid, _duplicate(duplicate))
+        of = duplicate.duplicate_of.uid
+        add(duplicate.place, cluster=duplicate.cluster, duplicate_of=of, **duplicate.relation._asdict())
     for leak in reversed(findings.leaks):
-        add(leak.place.row, leak.place.uid, _leak(leak))
+        add(leak.place, leak_of=f"{leak.leak_of.source}: {leak.leak_of.uid}", leak_kind=leak.relation.kind)
     for unused in findings.unused:
         if unused.place.source == POOL:
-            add(unused.place.row, unused.place.uid, {"reason": unused.reason})
+            add(unused.place, reason=unused.reason)
     return [rows[row] for row in sorted(rows)]
-
-
-def _duplicate(duplicate: Duplicate) -> dict[str, Any]:
-    facts = duplicate.relation._asdict()
-    return {**facts, "cluster": duplicate.cluster, "duplicate_of": duplicate.duplicate_of.uid}
-
-
-def _leak(leak: NearLeak) -> dict[str, Any]:
-    return {"leak_of": f"{leak.leak_of.source}: {leak.leak_of.uid}", "leak_kind": leak.relation.kind}

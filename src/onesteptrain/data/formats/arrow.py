@@ -7,6 +7,7 @@ back, and the rows would no longer be the pool's.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -138,16 +139,9 @@ def dataset_rows(path: Path, dataset: Any, ids_until: int) -> Iterator[RawRow]:
 
 def _shard_rows(shard: _ParquetShard | _StreamShard | _DatasetShard, ids_until: int) -> Iterator[RawRow]:
     name = _complete_id_column(shard) if ids_until > 0 else None
-    row = 0
-    if name is not None:
-        for value in _values(shard.batches([name])):
-            if row == ids_until:
-                break
-            yield RawRow(f"{shard.path.name} row {row}", value)
-            row += 1
-    for value in _values(shard.batches(), skip=row):
-        yield RawRow(f"{shard.path.name} row {row}", value)
-        row += 1
+    ids = () if name is None else itertools.islice(_values(shard.batches([name])), ids_until)
+    values = itertools.chain(ids, _values(shard.batches(), skip=0 if name is None else ids_until))
+    return (RawRow(f"{shard.path.name} row {row}", value) for row, value in enumerate(values))
 
 
 @dataclass(frozen=True)

@@ -194,14 +194,6 @@ def _json_lines(chosen: MemoryRows) -> Iterator[str]:
     return (json.dumps(value, ensure_ascii=False, default=str) for value in values)
 
 
-def _write_parquet(chosen: MemoryRows, out: Path) -> None:
-    pq.write_table(_as_dataset(chosen).with_format("arrow")[:], out)
-
-
-def _write_folder(chosen: MemoryRows, out: Path) -> None:
-    _as_dataset(chosen).save_to_disk(str(out))
-
-
 def _as_dataset(chosen: MemoryRows) -> Any:
     return chosen.source if chosen.kind == "dataset" else to_dataset([row.value for row in chosen.raw_rows()])
 
@@ -209,6 +201,6 @@ def _as_dataset(chosen: MemoryRows) -> Any:
 _WRITERS: Mapping[str, Callable[[MemoryRows, Path], None]] = {
     ".json": _write_json,
     ".jsonl": _write_lines,
-    ".parquet": _write_parquet,
-    "": _write_folder,
+    ".parquet": lambda chosen, out: pq.write_table(_as_dataset(chosen).with_format("arrow")[:], out),
+    "": lambda chosen, out: _as_dataset(chosen).save_to_disk(str(out)),
 }

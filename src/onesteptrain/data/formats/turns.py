@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -112,7 +112,7 @@ def put_in_place(drafts: Sequence[Draft], images: Sequence[ImageRef]) -> list[Dr
     Raises:
         SampleError: there are more or fewer places than images.
     """
-    places = sum(part is None for part in _all_parts(drafts))
+    places = sum(part is None for _, parts in drafts for part in parts)
     if not places and images:
         return _before_first_question(drafts, images)
     if places != len(images):
@@ -147,10 +147,6 @@ def _before_first_question(drafts: Sequence[Draft], images: Sequence[ImageRef]) 
     if first is None:
         raise SampleError(f"{_counted(len(images), 'image')} but no user turn to put them in; add the question")
     return [(role, [*images, *parts] if number == first else parts) for number, (role, parts) in enumerate(drafts)]
-
-
-def _all_parts(drafts: Iterable[Draft]) -> Iterable[Part]:
-    return (part for _, parts in drafts for part in parts)
 
 
 def _counted(number: int, what: str) -> str:
