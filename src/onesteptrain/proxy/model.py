@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onesteptrain.errors import ModelError, ScoreError
-from onesteptrain.proxy.acceleration.compiling import without_compiled
 from onesteptrain.proxy.acceleration.plan import PassPlan
 from onesteptrain.proxy.acceleration.probes import ModelProbes
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, sent
@@ -59,11 +58,6 @@ class AnswerLogits(NamedTuple):
     """Answer tokens of each sample."""
 
 
-def run_in_full(_: Mapping[str, Tensor]) -> PassPlan:
-    """The plan of a batch that takes nothing for granted."""
-    return PassPlan()
-
-
 @dataclass(frozen=True)
 class Proxy:
     """A model, its encoder and the parameters that take the step."""
@@ -96,17 +90,18 @@ class Proxy:
         return next(iter(self.parameters.values())).dtype
 
     def batch(
-        self, samples: Sequence[Encoded], plan: Callable[[Mapping[str, Tensor]], PassPlan] = run_in_full
+        self, samples: Sequence[Encoded], plan: Callable[[Mapping[str, Tensor]], PassPlan] | None = None
     ) -> Batch:
         """Pad samples to one batch on the model's device; `prepare` makes one whose passes are cheaper.
 
         Args:
             samples: The samples.
-            plan: Says how passes over the batch run, from its inputs before they go to the device.
+            plan: Says how passes over the batch run, from its inputs before they go to the device; by default in full.
         """
         batch = collate(samples, pad_token_id=self.encoder.processor.tokenizer.pad_token_id)
         pixel_type = next(iter(self.model.parameters())).dtype
-        return batch._replace(plan=plan(batch.inputs)).to(self.device, pixel_type)
+        planned = batch if plan is None else batch._replace(plan=plan(batch.inputs))
+        return planned.to(self.device, pixel_type)
 
     def arguments(self, batch: Batch) -> dict[str, Any]:
         """What the model is called with for a batch."""
@@ -114,7 +109,7 @@ class Proxy:
 
     def eagerly(self) -> AbstractContextManager[Any]:
         """Run the model without what is compiled, where its modules are looked into."""
-        return without_compiled(self.compiled)
+        return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
     def token_losses(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> TokenLosses:
         """Loss of each answer token; arguments and errors are those of `answer_logits`."""

@@ -138,31 +138,35 @@ def comparison_table(records: Records, differences: Iterable[Mapping[str, Any]] 
     arms = summarize_arms(records)
     tables = []
     for protocol in dict.fromkeys(arm.protocol for arm in arms):
-        mine = [arm for arm in arms if arm.protocol == protocol]
-        lines = [_heading(against, bool(shown)), "| --- " * (9 if shown else 8) + "|"]
-        lines += [_line(arm, shown.get((protocol, arm.method, arm.budget)), bool(shown)) for arm in mine]
+        rows = []
+        for arm in (arm for arm in arms if arm.protocol == protocol):
+            difference = shown.get((protocol, arm.method, arm.budget))
+            rows.append(_cells(arm, {f"against {against}, paired": _signed(difference)} if shown else {}))
+        table = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+        lines = [f"| {' | '.join(cells)} |" for cells in table]
         what = {"A": "epochs fixed", "B": "steps fixed"}[protocol]
         tables.append(f"Protocol {protocol} ({what}), accuracy in per cent\n\n" + "\n".join(lines))
     return "\n\n".join(tables)
 
 
-def _heading(against: str, differences: bool) -> str:
-    names = ["arm", "rows", "clean rows", "accuracy", "95 % interval over seeds"]
-    names += [f"against {against}, paired"] if differences else []
-    return "| " + " | ".join([*names, "scoring, s", "training, s", "total, s"]) + " |"
+def _cells(arm: ArmResult, paired: Mapping[str, str]) -> dict[str, str]:
+    """One line of the table by the names of its columns."""
+    return {
+        "arm": arm.name,
+        "rows": f"{arm.rows:.0f}",
+        "clean rows": "" if arm.clean_share is None else f"{arm.clean_share:.0%}",
+        "accuracy": f"{arm.accuracy:.1f}",
+        "95 % interval over seeds": "" if math.isnan(arm.low) else f"{arm.low:.1f} to {arm.high:.1f}",
+        **paired,
+        "scoring, s": f"{arm.scoring_seconds:.1f}",
+        "training, s": f"{arm.training_seconds:.1f}",
+        "total, s": f"{arm.total_seconds:.1f}",
+    }
 
 
-def _line(arm: ArmResult, difference: Mapping[str, Any] | None, differences: bool) -> str:
-    clean = "" if arm.clean_share is None else f"{arm.clean_share:.0%}"
-    interval = "" if math.isnan(arm.low) else f"{arm.low:.1f} to {arm.high:.1f}"
-    cells = [arm.name, f"{arm.rows:.0f}", clean, f"{arm.accuracy:.1f}", interval]
-    if differences:
-        cells.append("" if difference is None else _signed(difference))
-    cells += [f"{seconds:.1f}" for seconds in (arm.scoring_seconds, arm.training_seconds, arm.total_seconds)]
-    return "| " + " | ".join(cells) + " |"
-
-
-def _signed(difference: Mapping[str, Any]) -> str:
+def _signed(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return ""
     return f"{difference['value']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})"
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any
 
-import torch
 from torch import nn
 
 _MOST_FORMS = 64
@@ -25,11 +21,6 @@ def compile_blocks(model: nn.Module) -> None:
     dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_FORMS)
     for block in _blocks(model):
         block.compile(dynamic=True)
-
-
-def without_compiled(compiled: bool) -> AbstractContextManager[Any]:
-    """Run a model without what is compiled, where its modules are looked into."""
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
