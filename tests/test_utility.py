@@ -12,8 +12,8 @@ import torch
 from scipy.stats import spearmanr
 
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.utility import choose_epsilon, exact_utility, measure_anchors, token_derivatives
-from onesteptrain.utility.first_order import RELATIVE_SHIFTS, _downhill
+from onesteptrain.utility import choose_shift, exact_utility, measure_anchors, token_derivatives
+from onesteptrain.utility.shift import RELATIVE_SHIFTS, lowest
 from tests.building import ARCHITECTURES, checkpoint, sample
 from tests.oracles import BruteForce
 
@@ -59,7 +59,7 @@ def first_order(proxy, estimator: str, epsilon: float | None = None, batch_size:
     (group,) = anchor_groups(proxy)
     encoded = [proxy.encoder.encode(one) for one in SAMPLES]
     if epsilon is None:
-        epsilon = choose_epsilon(proxy, encoded[:2], group.direction, batch_size=2)
+        epsilon = choose_shift(proxy, encoded[:2], group.direction, batch_size=2)
     records = token_derivatives(
         proxy, encoded, [group.direction], estimator=estimator, epsilons=[epsilon], batch_size=batch_size
     )
@@ -114,7 +114,7 @@ def test_token_derivatives_are_the_derivatives_of_the_brute_force_token_losses(e
     proxy = proxy_of(architecture)
     (group,) = anchor_groups(proxy)
     encoded = [proxy.encoder.encode(one) for one in SAMPLES]
-    epsilon = choose_epsilon(proxy, encoded, group.direction, batch_size=2)
+    epsilon = choose_shift(proxy, encoded, group.direction, batch_size=2)
     records = token_derivatives(
         proxy, encoded, [group.direction], estimator=estimator, epsilons=[epsilon], batch_size=3
     )
@@ -233,12 +233,12 @@ def test_the_chosen_shift_is_the_one_that_looking_at_all_would_choose(architectu
         for shift in shifts
     ]
     changes = [float((one - other).norm()) for one, other in itertools.pairwise(measured)]
-    chosen = choose_epsilon(proxy, probes, group.direction, batch_size=2)
+    chosen = choose_shift(proxy, probes, group.direction, batch_size=2)
     assert chosen == pytest.approx(shifts[1 + int(np.argmin(changes))], rel=1e-6)  # norms in float32
 
 
 @pytest.mark.parametrize(
-    ("heights", "lowest"),
+    ("heights", "place"),
     [
         ([1, 2, 3, 4, 5], 0),
         ([5, 4, 3, 2, 1], 4),
@@ -248,5 +248,5 @@ def test_the_chosen_shift_is_the_one_that_looking_at_all_would_choose(architectu
         ([math.inf, math.inf, math.inf, math.inf, 2], 4),
     ],
 )
-def test_the_way_downhill_ends_at_the_lowest(heights, lowest):
-    assert _downhill(heights.__getitem__, len(heights)) == lowest
+def test_the_way_downhill_ends_at_the_lowest(heights, place):
+    assert lowest(heights.__getitem__, len(heights), start=len(heights) // 2) == place

@@ -7,7 +7,7 @@ from cases import Loaded
 from clock import Clock
 from torch import Tensor
 
-from onesteptrain.utility import choose_epsilon, measure_anchors, token_derivatives
+from onesteptrain.utility import choose_shift, measure_anchors, token_derivatives
 from onesteptrain.utility.first_order import FirstOrder
 from onesteptrain.utility.per_sample import inner_products, per_sample
 
@@ -40,7 +40,7 @@ def _score(case: Loaded, clock: Clock, estimator: FirstOrder) -> Tensor:
     members = {f"{number:03}": group for number, group in enumerate(case.grouped)}
     groups = measure_anchors(case.proxy, members, preconditioner={}, batch_size=case.batch_size)
     epsilons = [
-        choose_epsilon(case.proxy, members[group.name][:_PROBES], group.direction, batch_size=case.batch_size)
+        choose_shift(case.proxy, members[group.name][:_PROBES], group.direction, batch_size=case.batch_size)
         if estimator == "fd"
         else 0.0
         for group in groups

@@ -15,7 +15,8 @@ first line; TracIn (arXiv:2002.08484) for the second.
 
 from onesteptrain.utility.anchoring import AnchorGroup, Preconditioner, measure_anchors, read_preconditioner
 from onesteptrain.utility.exact import ExactSteps, ExactUtility, exact_utility
-from onesteptrain.utility.first_order import check_direction, check_forward_mode, choose_epsilon, token_derivatives
+from onesteptrain.utility.first_order import check_forward_mode, token_derivatives
+from onesteptrain.utility.shift import check_direction, choose_shift, shift_is_sound
 
 __all__ = [
     "AnchorGroup",
@@ -24,9 +25,10 @@ __all__ = [
     "Preconditioner",
     "check_direction",
     "check_forward_mode",
-    "choose_epsilon",
+    "choose_shift",
     "exact_utility",
     "measure_anchors",
     "read_preconditioner",
+    "shift_is_sound",
     "token_derivatives",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from onesteptrain.errors import ConfigError, ScoreError
+from onesteptrain.errors import ConfigError
 from onesteptrain.proxy import Batch, Encoded, Proxy, prepare
 from onesteptrain.proxy.memory import BATCH_TOKENS, in_memory, too_large
 from onesteptrain.proxy.model import Direction
@@ -21,9 +20,6 @@ from onesteptrain.utility.forward_mode import FewerPasses, one_by_one
 from onesteptrain.utility.gradients import gradient_norm
 
 FirstOrder = Literal["fd", "jvp"]
-
-RELATIVE_SHIFTS = tuple(10.0**exponent for exponent in (-2, -2.5, -3, -3.5, -4, -4.5, -5, -5.5, -6))
-"""Candidate sizes of the central difference's shift, as a share of the norm of the weights it moves."""
 
 _FORWARD_ERROR = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Of the lengths of gradient and direction: what forward mode may be off by. A derivative that was dropped is missing
@@ -113,18 +109,6 @@ def _lost(sample: Encoded, directions: int) -> TokenDerivatives:
     return TokenDerivatives(nothing.new_full(nothing.shape[1:], float("nan")), nothing, too_large(sample))
 
 
-def check_direction(direction: Direction) -> float:
-    """Length of a direction to measure along.
-
-    Raises:
-        ConfigError: it is zero or not finite, so that there is nothing to measure along.
-    """
-    length = _norm(direction.values())
-    if not 0 < length < math.inf:
-        raise ConfigError(f"the anchor gradient has length {length}; check the anchors and the scope")
-    return length
-
-
 def check_forward_mode(proxy: Proxy, probes: Sequence[Encoded], direction: Direction) -> None:
     """Refuse a model that forward mode does not see through: a kernel without a rule may drop derivatives unnoticed.
 
@@ -167,44 +151,6 @@ def _blind(reason: str) -> ConfigError:
         f"estimator jvp does not see through this model: {reason}; use --dtype float32 with --estimator fd, or another "
         "kernel (--set attention=eager)"
     )
-
-
-def choose_epsilon(proxy: Proxy, probes: Sequence[Encoded], direction: Direction, *, batch_size: int | None) -> float:
-    """Find the shift at which a central difference along a direction is most trustworthy.
-
-    Too large a shift leaves third-order terms, too small a one leaves round-off; both make neighbouring shifts
-    disagree. On a ladder of shifts one goes from the middle to where the token derivatives that two neighbours give on
-    the probes differ least, and takes the smaller of the two.
-
-    Raises:
-        ConfigError: the direction is zero or not finite, so that there is nothing to measure along.
-        ScoreError: a weight is not finite.
-    """
-    length = check_direction(direction)
-    unit = _norm(proxy.parameters[name].detach() for name in direction) / length
-    if not math.isfinite(unit):
-        raise ScoreError("a weight of the proxy is not finite; check the checkpoint, or load it in float32")
-
-    @functools.cache
-    def measured(place: int) -> Tensor:
-        shift = RELATIVE_SHIFTS[place] * unit
-        records = token_derivatives(proxy, probes, [direction], estimator="fd", epsilons=[shift], batch_size=batch_size)
-        return torch.cat([record.derivative[0] for record in records])
-
-    @functools.cache
-    def change(pair: int) -> float:
-        return float((measured(pair + 1) - measured(pair)).norm().nan_to_num(float("inf")))
-
-    return RELATIVE_SHIFTS[1 + _downhill(change, len(RELATIVE_SHIFTS) - 1)] * unit
-
-
-def _downhill(height: Callable[[int], float], count: int) -> int:
-    """A place as low as its neighbours, found from the middle; the lowest of all where there is no slope to follow."""
-    place, before = count // 2, -1
-    while place != before:
-        near = [neighbour for neighbour in (place, place - 1, place + 1) if 0 <= neighbour < count]
-        place, before = min(near, key=height), place
-    return place if math.isfinite(height(place)) else min(range(count), key=height)
 
 
 class _Pass(NamedTuple):
@@ -263,8 +209,3 @@ def _length(tensors: Iterable[Tensor]) -> Float[Tensor, ""]:
     """Of all together, where they are: the host does not wait for it."""
     length: Tensor = torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]).norm()
     return length
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    norms = [torch.linalg.vector_norm(tensor).cpu().double() for tensor in tensors]
-    return float(torch.stack(norms).norm())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,15 +14,17 @@ from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, GroupGradients, Representations, stacked
 from onesteptrain.methods.one_step.scorers import Directions, Exact, FirstOrder, Referenced
 from onesteptrain.proxy import Encoded, Proxy
+from onesteptrain.proxy.model import Direction
 from onesteptrain.utility import (
     AnchorGroup,
     ExactSteps,
     Preconditioner,
     check_direction,
     check_forward_mode,
-    choose_epsilon,
+    choose_shift,
     measure_anchors,
     read_preconditioner,
+    shift_is_sound,
 )
 from onesteptrain.utility.anchoring import in_parts, together
 from onesteptrain.utility.encoded import anchor_groups
@@ -32,6 +34,13 @@ _PROBES = 16
 
 _FEW_PROBES = 2
 """Anchors that forward mode is put to the test on."""
+
+_FAR = "at this shift the anchors' loss, or its slope, is not that of the proxy; leave it out, so that one is chosen"
+
+_NO_SHIFT = (
+    "estimator fd finds no shift of the weights that leaves the anchors' loss and its slope as they are; use --dtype "
+    "float64, or --estimator jvp"
+)
 
 CROSSOVER = 3
 """Groups from which on one gradient a sample is cheaper than passes for each: `python benchmarks/groups.py`."""
@@ -49,7 +58,7 @@ class OneStep:
 
     estimator: Literal["auto", "exact", "fd", "jvp"] = "auto"
     """exact takes the step and measures the anchors; fd and jvp are first-order and need forward passes only:
-    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision."""
+    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision and where no shift suits fd."""
 
     step_size: float = 1e-3
     """Learning rate of the simulated step."""
@@ -115,8 +124,8 @@ class OneStep:
 
         Raises:
             AnchorError: an anchor cannot be encoded, or has no such group, or there are too few for the intervals.
-            ConfigError: the estimator cannot work with the proxy's type of weights, forward mode does not see through
-                the model, or there is no direction to measure along.
+            ConfigError: the estimator cannot work with the proxy's type of weights or with the model, or there is no
+                direction to measure along.
             ScoreError: the anchor loss is not finite.
         """
         proxy = setting.need_proxy("one_step")
@@ -129,15 +138,14 @@ class OneStep:
             return Exact(ExactSteps(proxy, anchors, self.step_size, preconditioner))
         everyone = [anchor for members in groups.values() for anchor in members]
         total = together(anchors)
-        epsilon = self._epsilon(proxy, everyone, total, estimator)
-        if estimator == "jvp":
-            check_forward_mode(proxy, everyone[:_FEW_PROBES], total.direction)
         by_gradient = self._by_gradient(proxy, anchors)
         parts = self._parts(proxy, everyone, preconditioner, setting.seed)
         each = anchors if self.group_by is not None and by_gradient is None else [total]
         along = [group for group in each if group.name or not parts]  # parts stand for what has no name
-        own = {group.name: self._epsilon(proxy, groups[group.name], group, estimator) for group in along if group.name}
-        epsilons = [epsilon] * len(parts) + [own.get(group.name, epsilon) for group in along]
+        named = {group.name: (groups[group.name], group.direction) for group in along if group.name}
+        estimator, shifts = self._shifts(proxy, {"": (everyone, total.direction)} | named, estimator)
+        epsilon = shifts[""]
+        epsilons = [epsilon] * len(parts) + [shifts[group.name] for group in along]
         scorer = FirstOrder(
             proxy=proxy,
             directions=Directions(parts, along, epsilons, estimator),
@@ -193,11 +201,32 @@ class OneStep:
             )
         return read_preconditioner(setting.second_moments, proxy)
 
-    def _epsilon(self, proxy: Proxy, members: Sequence[Encoded], group: AnchorGroup, estimator: str) -> float:
-        if estimator == "fd" and self.fd_epsilon is None:
-            return choose_epsilon(proxy, members[:_PROBES], group.direction, batch_size=self.batch_size)
-        check_direction(group.direction)
-        return self.fd_epsilon or 0.0  # which jvp does not use
+    def _shifts(
+        self, proxy: Proxy, measured: Mapping[str, tuple[Sequence[Encoded], Direction]], estimator: Literal["fd", "jvp"]
+    ) -> tuple[Literal["fd", "jvp"], dict[str, float]]:
+        """How the anchors and each group of them are differentiated along: the estimator, and its shifts for fd."""
+        directions = {name: direction for name, (_, direction) in measured.items()}
+        for direction in directions.values():
+            check_direction(direction)
+        none = dict.fromkeys(measured, 0.0)
+        if estimator == "fd":
+            shifts = {name: self._shift(proxy, members[:_PROBES], along) for name, (members, along) in measured.items()}
+            known = {name: shift for name, shift in shifts.items() if shift is not None}
+            if known.keys() == shifts.keys():
+                return "fd", known
+            if self.estimator == "fd" or self.fd_epsilon is not None:
+                raise ConfigError(_NO_SHIFT if self.fd_epsilon is None else f"fd_epsilon is {self.fd_epsilon}: {_FAR}")
+        try:
+            check_forward_mode(proxy, measured[""][0][:_FEW_PROBES], directions[""])
+        except ConfigError as error:
+            raise error if estimator == "jvp" else ConfigError(f"{_NO_SHIFT}; {error}") from error
+        return "jvp", none
+
+    def _shift(self, proxy: Proxy, probes: Sequence[Encoded], direction: Direction) -> float | None:
+        if self.fd_epsilon is None:
+            return choose_shift(proxy, probes, direction, batch_size=self.batch_size)
+        sound = shift_is_sound(proxy, probes, direction, self.fd_epsilon, batch_size=self.batch_size)
+        return self.fd_epsilon if sound else None
 
     def _parts(
         self, proxy: Proxy, anchors: Sequence[Encoded], preconditioner: Preconditioner, seed: int
