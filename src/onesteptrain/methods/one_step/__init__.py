@@ -58,7 +58,8 @@ class OneStep:
 
     estimator: Literal["auto", "exact", "fd", "jvp"] = "auto"
     """exact takes the step and measures the anchors; fd and jvp are first-order and need forward passes only:
-    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision and where no shift suits fd."""
+    fd by a central difference, jvp in forward mode. auto is fd, or jvp in half precision and where no shift is right
+    for fd."""
 
     step_size: float = 1e-3
     """Learning rate of the simulated step."""
