@@ -1,7 +1,7 @@
 """A job from YAML: the one reader of `ost run` and `ost compare`.
 
-The keys of a file are the fields of the job's dataclass, those of its recipe beside the others; what stands under a key
-is checked against the type of the field. A key of an earlier version is refused with the name that it has now.
+The keys of a file are the fields of the job's dataclass; what stands under a key is checked against the type of the
+field. A key of an earlier version is refused with the name that it has now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import yaml
 
 from onesteptrain.errors import ConfigError
-from onesteptrain.jobs.recipe import Recipe
 from onesteptrain.jobs.steps import plain
 from onesteptrain.selection import SelectOptions
 
@@ -29,8 +28,6 @@ RENAMED = {
     **{option.name: f"select.{option.name}" for option in dataclasses.fields(SelectOptions)},
 }
 """Keys of earlier versions, and where they are now."""
-
-_OF_RECIPE = {option.name for option in dataclasses.fields(Recipe)}
 
 
 def read_yaml(file: Path, needed: str) -> dict[str, Any]:
@@ -79,21 +76,9 @@ def with_overrides(values: Mapping[str, Any], tokens: Sequence[str]) -> dict[str
     return merged
 
 
-def assemble(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A job of the values of its fields, those of its recipe beside the others."""
-    return cls(**_nested(values))
-
-
 def flat(job: Any) -> dict[str, Any]:
     """A job as the plain values that a file holds."""
-    values = dataclasses.asdict(job)
-    return plain({**values.pop("recipe"), **values})  # type: ignore[no-any-return]
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = {name: value for name, value in values.items() if name in _OF_RECIPE}
-    rest = {name: value for name, value in values.items() if name not in _OF_RECIPE}
-    return {"recipe": Recipe(**recipe), **rest}
+    return plain(dataclasses.asdict(job))  # type: ignore[no-any-return]
 
 
 def job_from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
@@ -103,11 +88,7 @@ def job_from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         ConfigError: a value is missing, unknown, of another type, or has another name now.
     """
     refuse_renamed(values, where=where)
-    known = [option.name for option in dataclasses.fields(cls) if option.name != "recipe"]  # type: ignore[arg-type]
-    recipe = {name: value for name, value in values.items() if name in _OF_RECIPE}
-    rest = {name: value for name, value in values.items() if name not in _OF_RECIPE}
-    nested = {"recipe": from_plain(Recipe, recipe, where=where), **rest}
-    return from_plain(cls, nested, where=where, known=[*sorted(_OF_RECIPE), *known])
+    return from_plain(cls, values, where=where)
 
 
 def refuse_renamed(values: Mapping[str, Any], *, where: str) -> None:
@@ -120,7 +101,7 @@ def refuse_renamed(values: Mapping[str, Any], *, where: str) -> None:
         raise ConfigError(f"{where}: {name} is now {RENAMED[name]}; write it there")
 
 
-def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str, known: Sequence[str] | None = None) -> T:
+def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     """Make a dataclass of plain values, checked against its types; a name that it does not know is refused.
 
     Raises:
@@ -139,7 +120,7 @@ def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str, known: Se
         if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):
             raise ConfigError(f"{where}: {cause}") from error
         place = ".".join(str(part) for part in first["loc"][1:])
-        names = known or [option.name for option in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = [option.name for option in dataclasses.fields(cls)]  # type: ignore[arg-type]
         told = f"; its options are {', '.join(names)}" if len(first["loc"]) == 2 else ""
         raise ConfigError(f"{where}: {place}: {first['msg']}{told}") from error
     return made

@@ -77,11 +77,8 @@ RANDOM = MethodArm("random")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Recipe):
     """A comparison of methods on one pool, one target and one benchmark."""
-
-    recipe: Recipe
-    """Pool, anchors and proxy; in a file, its keys stand beside the others."""
 
     target: str
     """Checkpoint that every arm fine-tunes."""
@@ -126,6 +123,7 @@ class Comparison:
     """Keep the trained targets."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}; it must be at least 1")
         if not self.shares or not self.protocols:
