@@ -312,7 +312,7 @@ def test_an_unknown_command_names_those_there_are():
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "run"])
 def test_every_command_has_help_with_its_purpose(name):
     listed = " ".join(done("--help").out.replace("│", " ").split())
-    assert f"{name} {COMMANDS[name]}" in listed
+    assert f"{name} {COMMANDS[name][1]}" in listed
     assert done(name, "--help").out.startswith(f"Usage: ost {name}")
 
 

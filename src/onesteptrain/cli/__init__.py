@@ -21,34 +21,25 @@ from onesteptrain.cli.options import COMMON, MAIN, RARE, FromFile, with_rare
 from onesteptrain.errors import ConfigError, OneStepError
 
 COMMANDS = {
-    "init": "Write a commented YAML file to run on your own files.",
-    "run": "Do all steps from one YAML file.",
-    "anchors": "Draw anchors from held-out data; refuse those that stand in the pool.",
-    "guard": "Find near-duplicates, contradictions and leaks in a pool.",
-    "warmup": "Fine-tune the proxy on a few per cent of the pool.",
-    "score": "Score every sample of a pool.",
-    "audit": "Compare the first-order score with the exact step on your own pool.",
-    "advise": "Say which share of a scored pool to train on, and how sure that is.",
-    "select": "Write a part of a scored pool: drop what harms, keep a share of the rest.",
-    "explain": "Say of harmful rows where the harm sits and what is likely wrong.",
-    "report": "Write an HTML page about a scored pool.",
-    "train": "Fine-tune a target model on a subset.",
-    "evaluate": "Answer a benchmark and check the answers.",
-    "compare": "Train and measure the subsets of many methods side by side.",
-    "methods": "List the installed scoring methods.",
-    "demo": "Take the built-in digits through everything.",
+    "init": ("starting", "Write a commented YAML file to run on your own files."),
+    "run": ("jobs", "Do all steps from one YAML file."),
+    "anchors": ("pools", "Draw anchors from held-out data; refuse those that stand in the pool."),
+    "guard": ("pools", "Find near-duplicates, contradictions and leaks in a pool."),
+    "warmup": ("scoring", "Fine-tune the proxy on a few per cent of the pool."),
+    "score": ("scoring", "Score every sample of a pool."),
+    "audit": ("scoring", "Compare the first-order score with the exact step on your own pool."),
+    "advise": ("choosing", "Say which share of a scored pool to train on, and how sure that is."),
+    "select": ("choosing", "Write a part of a scored pool: drop what harms, keep a share of the rest."),
+    "explain": ("explaining", "Say of harmful rows where the harm sits and what is likely wrong."),
+    "report": ("choosing", "Write an HTML page about a scored pool."),
+    "train": ("targets", "Fine-tune a target model on a subset."),
+    "evaluate": ("targets", "Answer a benchmark and check the answers."),
+    "compare": ("jobs", "Train and measure the subsets of many methods side by side."),
+    "methods": ("starting", "List the installed scoring methods."),
+    "demo": ("jobs", "Take the built-in digits through everything."),
 }
-
-_MODULES = {
-    "starting": ("init", "methods"),
-    "pools": ("anchors", "guard"),
-    "scoring": ("warmup", "score", "audit"),
-    "choosing": ("advise", "select", "report"),
-    "explaining": ("explain",),
-    "targets": ("train", "evaluate"),
-    "jobs": ("run", "compare", "demo"),
-}
-"""Where the command `name` is the class `Name`; three of these load no torch: starting, pools and choosing."""
+"""Module and purpose of each; the command `name` is the class `Name`. Three modules load no torch: starting, pools
+and choosing."""
 
 _GONE = {
     "candidates": "exact steps are taken one after the other; leave it out",
@@ -106,17 +97,13 @@ def build_app(tokens: Sequence[str]) -> App:
         print_error=False,
         verbose=False,
     )
-    places: dict[str, Any] = {
-        name: f"onesteptrain.cli.{module}:{name.capitalize()}" for module, names in _MODULES.items() for name in names
-    }
-    if command == "score":
-        from onesteptrain.cli.scoring import score_command
+    for place, (name, (module, purpose)) in enumerate(COMMANDS.items()):
+        made: Any = f"onesteptrain.cli.{module}:{name.capitalize()}"
+        if name == command == "score":
+            from onesteptrain.cli.scoring import score_command
 
-        places["score"] = score_command(_method(tokens[1:]))
-    for name, purpose in COMMANDS.items():
-        app.command(
-            places[name], name=name, help=None if name == command else purpose, sort_key=list(COMMANDS).index(name)
-        )
+            made = score_command(_method(tokens[1:]))
+        app.command(made, name=name, help=None if name == command else purpose, sort_key=place)
     return app
 
 

@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from onesteptrain.cli.options import HOW, OUTPUT, Output, Printing
-from onesteptrain.cli.output import duration, moved_images, say
+from onesteptrain.cli.options import HOW, Command, Writer
+from onesteptrain.cli.output import duration, moved_images
 from onesteptrain.data.score_record import read_score_record
 from onesteptrain.reporting import ReportOptions, write_report
 from onesteptrain.selection import Figures, Selection, SelectOptions, select_rows
@@ -17,7 +17,7 @@ from onesteptrain.storage.score_table import read_scores
 
 
 @dataclass(frozen=True)
-class Advise:
+class Advise(Command):
     """Say which share of a scored pool to train on, what it keeps and what it saves, and how sure that is.
 
     Example: `ost advise run`
@@ -31,17 +31,15 @@ class Advise:
     train_seconds_per_row: float | None = None
     """What training on a row takes, to say how long an epoch on each share is."""
 
-    output: Annotated[Printing, OUTPUT] = Printing()
-
     def __call__(self) -> None:
         """Weigh the shares."""
         advice = advise(read_scores(self.run), seconds_per_row=self.train_seconds_per_row)
         then = ["select", self.run, "--keep", f"{100 * advice.recommended:.3g}%", "--out", "SUBSET"]
-        say(describe_advice(advice), advice.facts(), as_json=self.output.json, then=then)
+        self.say(describe_advice(advice), advice.facts(), then)
 
 
 @dataclass(frozen=True)
-class Select:
+class Select(Writer):
     """Write a part of a scored pool: its own format, byte for byte, in its order.
 
     By default, rows that look unlike the anchors are dropped, and what is kept is drawn at random from the others.
@@ -62,22 +60,21 @@ class Select:
     """The file (or folder, for a Hugging Face dataset) to write."""
 
     options: Annotated[SelectOptions, HOW] = SelectOptions()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Choose, write and say what was kept."""
         scores = read_scores(self.run)
         selection = select_rows(scores, keep=self.keep, options=self.options)
-        selection.write(self.out, overwrite=self.output.overwrite)
+        selection.write(self.out, overwrite=self.overwrite)
         root = read_score_record(scores.path.parent).open_pool().image_root
         text = describe_selection(selection, self.out) + moved_images(root, self.out)
         facts = {**selection.summary(), "out": str(self.out), "image_root": str(root)}
         then = ["train", self.out, "--target", "MODEL", "--steps", "1000", "--out", "tuned"]
-        say(text, facts, as_json=self.output.json, then=then)
+        self.say(text, facts, then)
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Writer):
     """Write an HTML page about a scored pool.
 
     Example: `ost report run --out report.html`
@@ -94,17 +91,15 @@ class Report:
     examples: int = 12
     """Rows to show from each end of the ranking; 0 writes the page without the pool file."""
 
-    output: Annotated[Output, OUTPUT] = Output()
-
     def __call__(self) -> None:
         """Write the page."""
         page = write_report(
-            read_scores(self.run), self.out, options=ReportOptions(self.examples), overwrite=self.output.overwrite
+            read_scores(self.run), self.out, options=ReportOptions(self.examples), overwrite=self.overwrite
         )
         size = page.stat().st_size
         then = ["select", self.run, "--keep", "20%", "--out", "SUBSET"]
         facts = {"report": str(page), "bytes": size}
-        say(f"report: {page} ({size / 1e6:.1f} MB)", facts, as_json=self.output.json, then=then)
+        self.say(f"report: {page} ({size / 1e6:.1f} MB)", facts, then)
 
 
 def describe_advice(advice: Advice) -> str:

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
-from onesteptrain.cli.options import HOW, OUTPUT, Output
-from onesteptrain.cli.output import say
+from onesteptrain.cli.options import HOW, Writer
 from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation, explain
 from onesteptrain.storage.atomic import refuse_existing
 from onesteptrain.storage.score_table import ScoreTable, read_scores, write_table
@@ -21,7 +20,7 @@ _SPAN = 120
 
 
 @dataclass(frozen=True)
-class Explain:
+class Explain(Writer):
     """Say of the harmful rows where the harm sits and what is likely wrong, and what the score goes by.
 
     Example: `ost explain run`, where run was scored with --store-tokens, better with --ablate too
@@ -39,7 +38,6 @@ class Explain:
     """Parquet file with a line for each row; by default RUN/explanations.parquet, which is replaced."""
 
     options: Annotated[ExplainOptions, HOW] = ExplainOptions()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Explain, write and name the worst rows."""
@@ -51,12 +49,12 @@ class Explain:
             _add_column(table, "corrected", explanation)
         text = describe_explanation(explanation, self.options, self.rows) + f"\nexplanations: {out}"
         facts = {**explanation_facts(explanation, self.options, self.rows), "out": str(out)}
-        say(text, facts, as_json=self.output.json, then=["report", self.run])
+        self.say(text, facts, ["report", self.run])
 
     def _checked_out(self) -> Path:
         if self.out is None:
             return self.run / "explanations.parquet"
-        refuse_existing(self.out, "explain.parquet", overwrite=self.output.overwrite)
+        refuse_existing(self.out, "explain.parquet", overwrite=self.overwrite)
         return self.out
 
 

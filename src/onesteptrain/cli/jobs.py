@@ -9,8 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from onesteptrain.cli.options import HOW, OUTPUT, Output
-from onesteptrain.cli.output import duration, say, tell
+from onesteptrain.cli.options import HOW, Writer
+from onesteptrain.cli.output import duration, tell
 from onesteptrain.jobs.comparison import compare, read_comparison
 from onesteptrain.jobs.demo import DemoOptions, run_demo
 from onesteptrain.jobs.job import read_job, run_job
@@ -21,7 +21,7 @@ from onesteptrain.reporting.figures import need_matplotlib
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Writer):
     """Do all steps from one YAML file; what is done already is not done again, and budgets may be added to `keep`.
 
     Options on the command line win over the file: `--score.step-size 1e-4` is the key `step_size` under `score`.
@@ -41,18 +41,16 @@ class Run:
     dry_run: bool = False
     """Check everything, score 80 rows, and say what each step will take; nothing is written."""
 
-    output: Annotated[Output, OUTPUT] = Output()
-
     def __call__(self) -> None:
         """Do what is not done yet."""
         job = read_job(self.file, self.keys)
         if self.dry_run:
             expected = plan(job)
             steps = [step._asdict() for step in expected.steps]
-            say(describe_plan(expected), {"steps": steps, "seconds": expected.seconds}, as_json=self.output.json)
+            self.say(describe_plan(expected), {"steps": steps, "seconds": expected.seconds})
             return
-        facts = run_job(job, overwrite=self.output.overwrite, tell=tell)
-        say(f"done: {job.out}", facts, as_json=self.output.json, then=["advise", job.out])
+        facts = run_job(job, overwrite=self.overwrite, tell=tell)
+        self.say(f"done: {job.out}", facts, ["advise", job.out])
 
 
 Run.__doc__ = "\n".join([inspect.cleandoc(Run.__doc__ or ""), "", *(f"- {key}: {text}" for key, text, _ in job_keys())])
@@ -69,7 +67,7 @@ def describe_plan(expected: Plan) -> str:
 
 
 @dataclass(frozen=True)
-class Compare:
+class Compare(Writer):
     """Compare methods, shares and protocols on one pool, from one YAML file; what is done already is not done again.
 
     Example: `ost compare bakeoff.yaml --seeds 5`
@@ -89,20 +87,18 @@ class Compare:
     workers: int = 0
     """Trainings at a time; 0 is one for each processor, or one for each GPU where there are some."""
 
-    output: Annotated[Output, OUTPUT] = Output()
-
     def __call__(self) -> None:
         """Train and measure what is not measured yet."""
         job = read_comparison(self.file, out=self.out, seeds=self.seeds)
         need_matplotlib()
-        done = compare(job, workers=self.workers, overwrite=self.output.overwrite, tell=tell)
+        done = compare(job, workers=self.workers, overwrite=self.overwrite, tell=tell)
         written = write_comparison(done.records, done.differences, job.out)
         text = comparison_table(done.records, done.differences) + "\n\n" + "\n".join(map(str, written))
-        say(text, {"results": done.records, "differences": done.differences}, as_json=self.output.json)
+        self.say(text, {"results": done.records, "differences": done.differences})
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Writer):
     """Take the built-in digits world through everything, in a few minutes on a laptop.
 
     Example: `ost demo --out ost-demo`
@@ -114,14 +110,11 @@ class Demo:
     """New folder for all that is made."""
 
     options: Annotated[DemoOptions, HOW] = DemoOptions()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Run it; people see the table in any case."""
-        results = run_demo(
-            self.out, self.options, overwrite=self.output.overwrite, tell=tell if self.output.json else print
-        )
-        if self.output.json:
-            say("", {"results": results}, as_json=True)
+        results = run_demo(self.out, self.options, overwrite=self.overwrite, tell=tell if self.json else print)
+        if self.json:
+            self.say("", {"results": results})
         else:
             tell("next: ost init POOL --heldout HELDOUT --proxy MODEL")

@@ -1,6 +1,7 @@
 """What commands share: panels of options, the options of all commands, and options from a file.
 
 A command is a frozen dataclass: its fields are the options, their docstrings the help, and calling it does the work.
+Results go to stdout, progress and advice to stderr.
 Fields that are options classes of the library are spread out, each class in a panel of its own.
 """
 
@@ -9,16 +10,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
 from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 from cyclopts.config import Dict
 
+from onesteptrain.cli.output import tell
 from onesteptrain.errors import ConfigError
+from onesteptrain.jobs.reading import from_plain, read_yaml
 
 
 def panel(title: str, place: int) -> Parameter:
@@ -31,8 +35,8 @@ HOW = panel("How it is done", 1)
 FILES = panel("How files are read", 2)
 MODEL = panel("How the model is loaded", 3)
 WORK = panel("How the work is done", 3)
-OUTPUT = panel("Output", 4)
-RARELY = panel("Rare options", 5)
+OUTPUT = Parameter(group=Group("Output", sort_key=4))
+RARELY = Parameter(group=Group("Rare options", sort_key=5))
 
 
 RARE = (
@@ -45,31 +49,44 @@ RARE = (
 COMMON = re.compile(f"^(?!({'|'.join(RARE)})$)")
 
 
-@dataclass(frozen=True)
-class Printing:
-    """Options of every command."""
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every command has."""
 
-    json: bool = False
+    json: Annotated[bool, OUTPUT] = False
     """Print the result as JSON."""
 
-    config: Path | None = None
+    config: Annotated[Path | None, OUTPUT] = None
     """YAML file with a section of options for each command, such as the config.yaml of an earlier run; the command
     line wins over it."""
 
+    def say(self, text: str, facts: Mapping[str, Any], then: Sequence[object] = ()) -> None:
+        """Print a result, for people or as one JSON object; people are also told which command may come next.
 
-@dataclass(frozen=True)
-class Output(Printing):
-    """Options of commands that write."""
+        Args:
+            text: The result for people.
+            facts: The result for machines.
+            then: The next command, after the word `ost`.
+        """
+        sys.stdout.write((json.dumps(dict(facts), allow_nan=False) if self.json else text) + "\n")
+        sys.stdout.flush()
+        if then and not self.json:
+            tell("next: " + shlex.join(["ost", *map(str, then)]))
 
-    overwrite: bool = False
+
+@dataclass(frozen=True, kw_only=True)
+class Writer(Command):
+    """What every command has that writes."""
+
+    overwrite: Annotated[bool, OUTPUT] = False
     """Replace what is there from an earlier call."""
 
 
-@dataclass(frozen=True)
-class Rare:
-    """The option for rare options."""
+@dataclass(frozen=True, kw_only=True)
+class ModelRunner(Writer):
+    """What every command has that runs a model."""
 
-    set: tuple[str, ...] = ()
+    set: Annotated[tuple[str, ...], RARELY] = ()
     """Rare options as NAME=VALUE: last_layers of scope last, lora_rank of scope lora, attention, compile, batch_tokens;
     fd_epsilon, group_route, reference_folds, agreement, sketch; shard_rows, chunk_rows, readers, max_failed_share.
     The file that `ost init` writes says what each does."""
@@ -81,11 +98,9 @@ def with_rare(command: Any) -> Any:
     Raises:
         ConfigError: one of them is none of this command, or has a value of another kind.
     """
-    if not isinstance(rare := getattr(command, "rare", None), Rare):
+    if not isinstance(command, ModelRunner):
         return command
-    from onesteptrain.jobs.reading import from_plain
-
-    given = dict(_pair(text) for text in rare.set)
+    given = dict(_pair(text) for text in command.set)
     for field in dataclasses.fields(command):
         options = getattr(command, field.name)
         names = vars(options).keys() & given.keys() if dataclasses.is_dataclass(options) else ()
@@ -143,19 +158,6 @@ class FromFile:
             rare.append(Token(keyword="--set", value=text, source=source, index=len(rare.tokens)))
 
 
-def _read(path: Path, needed: str) -> dict[str, Any]:
-    """A YAML file of options by their names."""
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist; {needed}")
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML ({' '.join(str(error).split())}); {needed}") from error
-    if not isinstance(options, dict):
-        raise ConfigError(f"{path} holds no options; {needed}")
-    return options
-
-
 def _leaves(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Options nested by owner, as a run records them, one by one; `method: {name, options}` is the method's name.
 
@@ -177,7 +179,7 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
     from onesteptrain.cli import COMMANDS
 
     needed = "give the config.yaml of a run, or a section for each command, such as `score:`, with its options indented"
-    sections = _read(path, needed)
+    sections = read_yaml(path, needed)
     for name, options in sections.items():
         if name not in COMMANDS or not isinstance(options, dict):
             raise ConfigError(f"{path} has a section {name!r}, but there is no such command; {needed}")

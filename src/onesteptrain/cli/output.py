@@ -1,31 +1,13 @@
-"""Printing: results to stdout, progress and advice to stderr."""
+"""Words and lines that commands print."""
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 LISTED = 5
 """Things that a text for people names; it counts the others."""
-
-
-def say(text: str, facts: Mapping[str, Any], *, as_json: bool, then: Sequence[object] = ()) -> None:
-    """Print a result, for people or as one JSON object; people are also told which command may come next.
-
-    Args:
-        text: The result for people.
-        facts: The result for machines.
-        as_json: Whether a machine reads.
-        then: The next command, after the word `ost`.
-    """
-    sys.stdout.write((json.dumps(dict(facts), allow_nan=False) if as_json else text) + "\n")
-    sys.stdout.flush()
-    if then and not as_json:
-        tell("next: " + shlex.join(["ost", *map(str, then)]))
 
 
 def tell(text: str) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.cli.options import FILES, HOW, OUTPUT, Output
-from onesteptrain.cli.output import listed, moved_images, say
+from onesteptrain.cli.options import FILES, HOW, Writer
+from onesteptrain.cli.output import listed, moved_images
 from onesteptrain.data.deduplication import (
     Duplicate,
     FinalAnswers,
@@ -33,7 +33,7 @@ from onesteptrain.storage.score_table import read_scores
 
 
 @dataclass(frozen=True)
-class Anchors:
+class Anchors(Writer):
     """Draw a stratified anchor set from held-out data.
 
     Example: `ost anchors heldout.jsonl --pool pool.json --by topic level --out anchors.jsonl`
@@ -64,23 +64,21 @@ class Anchors:
     pool_image_root: Path | None = None
     """Folder that the pool's relative image paths start from."""
 
-    output: Annotated[Output, OUTPUT] = Output()
-
     def __call__(self) -> None:
         """Draw, write and say how many."""
         pool = open_pool(self.pool, image_root=self.pool_image_root) if self.pool is not None else None
         heldout = self.reading.open(self.heldout)
         draw = AnchorDraw(self.count, self.by, self.seed)
-        drawn = draw_anchor_file(heldout, pool, self.out, draw, overwrite=self.output.overwrite)
+        drawn = draw_anchor_file(heldout, pool, self.out, draw, overwrite=self.overwrite)
         checked = "none of them stands in the pool" if pool else "not checked against a pool; give --pool"
         text = f"drew {drawn} anchors: {self.out} ({checked})" + moved_images(heldout.image_root, self.out)
         facts = {"anchors": drawn, "out": str(self.out), "image_root": str(heldout.image_root)}
         then = ["warmup", self.pool or "POOL", "--proxy", "MODEL", "--out", "warm"]
-        say(text, facts, as_json=self.output.json, then=then)
+        self.say(text, facts, then)
 
 
 @dataclass(frozen=True)
-class Guard:
+class Guard(Writer):
     """Find near-duplicates, contradictions and leaks in a pool, by text and image together.
 
     Example: `ost guard pool.json --anchors anchors.jsonl --out guard.parquet`
@@ -117,8 +115,6 @@ class Guard:
     benchmark_image_root: Path | None = None
     """Folder that the benchmark's relative image paths start from."""
 
-    output: Annotated[Output, OUTPUT] = Output()
-
     def __call__(self) -> None:
         """Search, write and name some of what there is."""
         from onesteptrain.evaluation.answers import extract_answer, same_answer
@@ -139,17 +135,17 @@ class Guard:
                 progress=told,
             )
         if table is not None:
-            write_findings(findings, pool, self.options, table, overwrite=self.output.overwrite)
+            write_findings(findings, pool, self.options, table, overwrite=self.overwrite)
         facts = {**_facts(findings), "out": table and str(table)}
         then = ["score", self.pool, "--anchors", self.anchors or "ANCHORS", "--proxy", "MODEL", "--out", "run"]
-        say(describe_findings(findings, against, table), facts, as_json=self.output.json, then=then)
+        self.say(describe_findings(findings, against, table), facts, then)
 
     def _table(self) -> Path | None:
         """The file to write; refused before the search, not after it."""
         if self.out is None:
             return None
         table = self.out if self.out.suffix == ".parquet" and not self.out.is_dir() else self.out / "guard.parquet"
-        refuse_existing(table, "guard.parquet", overwrite=self.output.overwrite)
+        refuse_existing(table, "guard.parquet", overwrite=self.overwrite)
         return table
 
     def _against(self) -> dict[str, Iterable[Sample | Unreadable]]:

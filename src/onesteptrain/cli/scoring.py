@@ -9,8 +9,8 @@ from typing import Annotated, Any, get_type_hints
 
 from cyclopts import Parameter
 
-from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, RARELY, WORK, Output, Rare, panel
-from onesteptrain.cli.output import duration, say
+from onesteptrain.cli.options import FILES, HOW, MODEL, WORK, ModelRunner, panel
+from onesteptrain.cli.output import duration
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into, forecast_scoring, score_into
 from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
@@ -27,7 +27,7 @@ _GOOD = 0.99
 
 
 @dataclass(frozen=True)
-class Warmup:
+class Warmup(ModelRunner):
     """Fine-tune the proxy on a share of the pool and keep Adam's second moments.
 
     Example: `ost warmup pool.json --proxy OpenGVLab/InternVL3-1B-hf --out warm`
@@ -54,15 +54,13 @@ class Warmup:
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
-    rare: Annotated[Rare, RARELY] = Rare()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Train and say how the loss fell."""
         pool, proxy = self.reading.open(self.pool), load_proxy(self.proxy, self.scope, self.loading)
         options = WarmupOptions(share=self.share, finetune=self.finetune, checkpoints=self.checkpoints)
         with progress_bar("warm-up", "steps") as progress:
-            result = warm_up(proxy, pool, options, self.out, overwrite=self.output.overwrite, progress=progress)
+            result = warm_up(proxy, pool, options, self.out, overwrite=self.overwrite, progress=progress)
         lines = [
             f"warmed up on {result.used} rows in {result.steps} steps and {result.seconds:.1f} s, "
             f"loss {result.losses[0]:.3f} to {result.losses[-1]:.3f}: {self.out}"
@@ -71,11 +69,11 @@ class Warmup:
         facts = {"out": str(self.out), "rows": result.used, "steps": result.steps, "seconds": result.seconds}
         facts |= {"losses": result.losses, "refused": result.refused}
         then = ["score", self.pool, "--anchors", "ANCHORS", "--proxy", self.out, "--out", "run"]
-        say("\n".join(lines), facts, as_json=self.output.json, then=then)
+        self.say("\n".join(lines), facts, then)
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(ModelRunner):
     """Score every sample of a pool, continuing a run that was interrupted.
 
     Example: `ost score pool.json --anchors anchors.jsonl --proxy warm --out run`
@@ -111,8 +109,6 @@ class Score:
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
     scoring: Annotated[ScoringOptions, WORK] = ScoringOptions()
-    rare: Annotated[Rare, RARELY] = Rare()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Score, or say what scoring will take."""
@@ -128,12 +124,12 @@ class Score:
         )
         if self.dry_run:
             expected = forecast_scoring(request)
-            say(describe_forecast(expected), expected._asdict(), as_json=self.output.json)
+            self.say(describe_forecast(expected), expected._asdict())
             return
         with progress_bar("scoring") as progress:
-            result = score_into(self.out, request, overwrite=self.output.overwrite, progress=progress)
+            result = score_into(self.out, request, overwrite=self.overwrite, progress=progress)
         then = ["select", self.out, "--keep", "20%", "--out", f"subset{self.pool.suffix}"]
-        say(describe_scoring(result), scoring_facts(result), as_json=self.output.json, then=then)
+        self.say(describe_scoring(result), scoring_facts(result), then)
 
 
 def score_command(method: str) -> type[Score]:
@@ -170,7 +166,7 @@ def _apart(method: type[Any]) -> type[Any]:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(ModelRunner):
     """Take the exact step on a random part of the pool and compare it with the first-order score.
 
     Example: `ost audit pool.json --anchors anchors.jsonl --proxy warm --out audit.json`
@@ -199,8 +195,6 @@ class Audit:
     anchor_reading: Annotated[AnchorOptions, FILES] = AnchorOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
-    rare: Annotated[Rare, RARELY] = Rare()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Compare and say up to which step size the two agree."""
@@ -213,10 +207,10 @@ class Audit:
             seed=self.seed,
         )
         with progress_bar("exact steps", "steps") as progress:
-            result = audit_into(self.out, request, self.options, overwrite=self.output.overwrite, progress=progress)
+            result = audit_into(self.out, request, self.options, overwrite=self.overwrite, progress=progress)
         facts = audit_facts(result, self.method, self.options)
         then = ["score", self.pool, "--anchors", self.anchors, "--proxy", self.proxy, "--out", "run"]
-        say(describe_audit(result, self.options), facts, as_json=self.output.json, then=then)
+        self.say(describe_audit(result, self.options), facts, then)
 
 
 def describe_scoring(result: ScoringResult) -> str:

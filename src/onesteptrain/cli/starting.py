@@ -6,21 +6,17 @@ import dataclasses
 import inspect
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated
 
-from onesteptrain.cli.options import OUTPUT, Output, Printing
-from onesteptrain.cli.output import say
+from onesteptrain.cli.options import Command, Writer
 from onesteptrain.methods import installed, method_class
 
 
 @dataclass(frozen=True)
-class Methods:
+class Methods(Command):
     """List the installed scoring methods and their options.
 
     Example: `ost methods`
     """
-
-    output: Annotated[Printing, OUTPUT] = Printing()
 
     def __call__(self) -> None:
         """List them."""
@@ -32,11 +28,11 @@ class Methods:
             purpose = (inspect.getdoc(cls) or "").splitlines()[0]
             facts[name] = {"purpose": purpose, "options": options, "from": entry.value}
             lines += [f"{name}: {purpose}", *(f"    {option} = {default!r}" for option, default in options.items())]
-        say("\n".join(lines), facts, as_json=self.output.json, then=["score", "--method", "NAME", "--help"])
+        self.say("\n".join(lines), facts, ["score", "--method", "NAME", "--help"])
 
 
 @dataclass(frozen=True)
-class Init:
+class Init(Writer):
     """Write a commented YAML file for `ost run` on your own files: every key, what it means, and its default.
 
     Example: `ost init pool.json --heldout heldout.jsonl --proxy OpenGVLab/InternVL3-1B-hf`
@@ -62,18 +58,15 @@ class Init:
     out: Path = Path("job.yaml")
     """The file to write."""
 
-    output: Annotated[Output, OUTPUT] = Output()
-
     def __call__(self) -> None:
         """Look at the files and write."""
         from onesteptrain.jobs.template import job_template, write_job_file  # loads torch
 
         text = job_template(self.pool, heldout=self.heldout, anchors=self.anchors, proxy=self.proxy, out=self.run)
-        write_job_file(self.out, text, overwrite=self.output.overwrite)
+        write_job_file(self.out, text, overwrite=self.overwrite)
         then = ["run", self.out, "--dry-run"]
-        say(
+        self.say(
             f"wrote {self.out}: read it, and change what you like",
             {"out": str(self.out)},
-            as_json=self.output.json,
-            then=then,
+            then,
         )

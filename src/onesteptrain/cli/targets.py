@@ -6,8 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from onesteptrain.cli.options import FILES, HOW, MODEL, OUTPUT, RARELY, Output, Rare, panel
-from onesteptrain.cli.output import say
+from onesteptrain.cli.options import FILES, HOW, MODEL, ModelRunner, panel
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import Accuracy, EvaluateOptions, Evaluation, Graded, Question, read_benchmark
 from onesteptrain.evaluation import evaluate as evaluate_model
@@ -24,7 +23,7 @@ from onesteptrain.training import FinetuneOptions, TrainOptions, train
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(ModelRunner):
     """Fine-tune a target model on a subset: under Protocol A with --epochs, under Protocol B with --steps.
 
     Example: `ost train subset.json --target Qwen/Qwen3-VL-2B-Instruct --steps 2000 --out tuned`
@@ -45,15 +44,13 @@ class Train:
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
-    rare: Annotated[Rare, RARELY] = Rare()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Train and say how the loss fell."""
         options = TrainOptions(finetune=self.finetune, scope=self.scope, load=self.loading)
         subset = self.reading.open(self.subset)
         with progress_bar("training", "steps") as progress:
-            result = train(self.target, subset, options, self.out, overwrite=self.output.overwrite, progress=progress)
+            result = train(self.target, subset, options, self.out, overwrite=self.overwrite, progress=progress)
         text = (
             f"trained on {result.rows} rows in {result.steps} steps and {result.seconds:.1f} s, "
             f"loss {result.losses[0]:.3f} to {result.losses[-1]:.3f}: {result.checkpoint}"
@@ -62,7 +59,7 @@ class Train:
             text += f"\n{len(result.refused)} rows left out, such as: {next(iter(result.refused.values()))}"
         facts = {**result._asdict(), "checkpoint": str(result.checkpoint)}
         then = ["evaluate", "BENCHMARK", "--model", self.out, "--out", "answers"]
-        say(text, facts, as_json=self.output.json, then=then)
+        self.say(text, facts, then)
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class EvaluatorOptions:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(ModelRunner):
     """Answer a benchmark and check the answers, continuing an evaluation that was interrupted.
 
     Example: `ost evaluate --suite mathvista --model tuned --out answers`
@@ -121,8 +118,6 @@ class Evaluate:
     options: Annotated[EvaluateOptions, HOW] = EvaluateOptions()
     asking: Annotated[EvaluatorOptions, HOW] = EvaluatorOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
-    rare: Annotated[Rare, RARELY] = Rare()
-    output: Annotated[Output, OUTPUT] = Output()
 
     def __call__(self) -> None:
         """Ask, check and compare."""
@@ -138,7 +133,7 @@ class Evaluate:
         facts = _facts(result, difference, self.out)
         then = ["evaluate", self.benchmark or f"--suite={suite}", "--model", "OTHER", "--against", self.out]
         text = describe_evaluation(result, difference)
-        say(text, facts, as_json=self.output.json, then=() if self.against else [*then, "--out", "answers2"])
+        self.say(text, facts, () if self.against else [*then, "--out", "answers2"])
 
     def _by_us(self) -> Evaluation:
         questions = self._questions()
@@ -198,7 +193,7 @@ class Evaluate:
     def _kept(self) -> dict[str, Any]:
         """What can be asked for later too."""
         metrics = SUITES[self.source.suite].metrics if self.source.suite is not None else None
-        return {"counting": Counting(self.options.by, metrics), "overwrite": self.output.overwrite}
+        return {"counting": Counting(self.options.by, metrics), "overwrite": self.overwrite}
 
 
 def describe_evaluation(result: Evaluation, difference: Difference | None = None) -> str:

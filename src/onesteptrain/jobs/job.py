@@ -92,8 +92,9 @@ def read_job(file: Path, overrides: Sequence[str] = ()) -> Job:
     Raises:
         ConfigError: there is no such file, or it holds something else.
     """
-    values = with_overrides(read_yaml(file, "pool, proxy, out and anchors or heldout"), overrides)
-    return job_from_plain(Job, values, where=str(file))
+    needed = "give a YAML file with at least pool, proxy, out and anchors or heldout"
+    values = read_yaml(file, needed, section="run")
+    return job_from_plain(Job, with_overrides(values, overrides), where=str(file))
 
 
 def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None) -> dict[str, Any]:

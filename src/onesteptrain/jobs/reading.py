@@ -1,4 +1,4 @@
-"""A job from YAML: the one reader of `ost run` and `ost compare`.
+"""Options from YAML: the one reader of `ost run`, `ost compare` and `--config`.
 
 The keys of a file are the fields of the job's dataclass; what stands under a key is checked against the type of the
 field. A key of an earlier version is refused with the name that it has now.
@@ -30,22 +30,27 @@ RENAMED = {
 """Keys of earlier versions, and where they are now."""
 
 
-def read_yaml(file: Path, needed: str) -> dict[str, Any]:
-    """The keys of a YAML file; those of the config.yaml of a run stand one level down.
+def read_yaml(file: Path, needed: str, *, section: str | None = None) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Args:
+        file: The file.
+        needed: What to give in place of a file that cannot be used.
+        section: The keys may stand one level down, under this name alone.
 
     Raises:
         ConfigError: there is no such file, or it holds something else.
     """
     if not file.is_file():
-        raise ConfigError(f"{file} does not exist; give a YAML file with at least {needed}")
+        raise ConfigError(f"{file} does not exist; {needed}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is no YAML ({' '.join(str(error).split())}); mend the file") from error
-    if isinstance(content, dict) and set(content) == {"run"}:
-        content = content["run"]
+    if isinstance(content, dict) and set(content) == {section}:
+        content = content[section]
     if not isinstance(content, dict):
-        raise ConfigError(f"{file} holds no options; give at least {needed}")
+        raise ConfigError(f"{file} holds no options; {needed}")
     return content
 
 

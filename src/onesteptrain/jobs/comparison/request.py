@@ -145,7 +145,7 @@ def read_comparison(file: Path, **changes: Any) -> Comparison:
     Raises:
         ConfigError: there is no such file, or it holds something else.
     """
-    values = read_yaml(file, "pool, target, benchmark and out")
+    values = read_yaml(file, "give a YAML file with at least pool, target, benchmark and out")
     values |= {name: value for name, value in changes.items() if value is not None}
     if isinstance(arms := values.get("methods"), Mapping):
         values["methods"] = {name: _arm(name, arm, str(file)) for name, arm in arms.items()}
