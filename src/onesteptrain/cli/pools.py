@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.cli.options import FILES, HOW, Writer
+from onesteptrain.cli.options import FILES, HOW, PLAIN, Writer
 from onesteptrain.cli.output import listed, moved_images
 from onesteptrain.data.deduplication import (
     Duplicate,
@@ -26,7 +25,7 @@ from onesteptrain.data.deduplication import (
 from onesteptrain.data.deduplication import guard as search
 from onesteptrain.data.pool import Pool, Sample, Turn, Unreadable, open_pool
 from onesteptrain.errors import ScoreError
-from onesteptrain.jobs.progress import Progress, progress_bar
+from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.steps import AnchorDraw, PoolOptions, draw_anchor_file
 from onesteptrain.storage.atomic import refuse_existing
 from onesteptrain.storage.score_table import read_scores
@@ -50,15 +49,7 @@ class Anchors(Writer):
     pool: Path | None = None
     """The pool to be scored; anchors that stand in it are refused."""
 
-    count: int = 100
-    """How many anchors."""
-
-    by: tuple[str, ...] = ()
-    """Columns to stratify by, such as topic and level."""
-
-    seed: int = 0
-    """Of the draw."""
-
+    draw: Annotated[AnchorDraw, PLAIN] = AnchorDraw()
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
 
     pool_image_root: Path | None = None
@@ -68,8 +59,7 @@ class Anchors(Writer):
         """Draw, write and say how many."""
         pool = open_pool(self.pool, image_root=self.pool_image_root) if self.pool is not None else None
         heldout = self.reading.open(self.heldout)
-        draw = AnchorDraw(self.count, self.by, self.seed)
-        drawn = draw_anchor_file(heldout, pool, self.out, draw, overwrite=self.overwrite)
+        drawn = draw_anchor_file(heldout, pool, self.out, self.draw, overwrite=self.overwrite)
         checked = "none of them stands in the pool" if pool else "not checked against a pool; give --pool"
         text = f"drew {drawn} anchors: {self.out} ({checked})" + moved_images(heldout.image_root, self.out)
         facts = {"anchors": drawn, "out": str(self.out), "image_root": str(heldout.image_root)}
@@ -125,14 +115,13 @@ class Guard(Writer):
         against = self._against()
         total = len(pool)
         with progress_bar("reading") as advance:
-            told = partial(_tell, advance, total)
             findings = search(
                 pool,
                 finals=FinalAnswers(extract_answer, same_answer),
                 against=against,
                 options=self.options,
                 scores=scores,
-                progress=told,
+                progress=lambda done: advance(min(done, total), total),  # the other files come last and are small
             )
         if table is not None:
             write_findings(findings, pool, self.options, table, overwrite=self.overwrite)
@@ -229,10 +218,6 @@ def _leak(leak: NearLeak) -> str:
 def _where(place: Place) -> str:
     name = "row" if place.source == "pool" else f"{place.source} row"
     return f"{name} {place.row} ({place.uid})"
-
-
-def _tell(advance: Progress, total: int, done: int) -> None:
-    advance(min(done, total), total)  # the other files come last and are small
 
 
 def _scores(run: Path, by: str, pool: Pool) -> NDArray[np.float64]:

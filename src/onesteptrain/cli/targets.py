@@ -13,7 +13,7 @@ from onesteptrain.evaluation import evaluate as evaluate_model
 from onesteptrain.evaluation.benchmark import questions_fingerprint
 from onesteptrain.evaluation.lmms_eval import TASKS, Program, run_lmms_eval
 from onesteptrain.evaluation.paired import Difference, paired_difference, paired_marks
-from onesteptrain.evaluation.results import REPLIES, Counting, check_columns, evaluate_into, read_results
+from onesteptrain.evaluation.results import REPLIES, Counting, check_columns, evaluate_into, read_results, summary_facts
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.steps import PoolOptions, plain
@@ -130,7 +130,9 @@ class Evaluate(ModelRunner):
         other = read_results(self.against) if self.against is not None else None
         result = self._by_lmms_eval(suite) if lmms and suite is not None else self._by_us()
         difference = paired_difference(*([marks] for marks in paired_marks(result.graded, other))) if other else None
-        facts = _facts(result, difference, self.out)
+        facts = {"out": str(self.out), **summary_facts(result)}
+        if difference is not None:
+            facts["difference"] = difference._asdict()
         then = ["evaluate", self.benchmark or f"--suite={suite}", "--model", "OTHER", "--against", self.out]
         text = describe_evaluation(result, difference)
         self.say(text, facts, () if self.against else [*then, "--out", "answers2"])
@@ -211,13 +213,6 @@ def describe_evaluation(result: Evaluation, difference: Difference | None = None
             f"{difference.wins} questions won, {difference.losses} lost, {difference.ties} alike)"
         )
     return "\n".join(lines)
-
-
-def _facts(result: Evaluation, difference: Difference | None, out: Path) -> dict[str, Any]:
-    by = {column: {name: share._asdict() for name, share in groups.items()} for column, groups in result.by.items()}
-    facts: dict[str, Any] = {"out": str(out), "accuracy": result.accuracy._asdict(), "by": by}
-    facts |= {"metrics": dict(result.metrics)} if result.metrics else {}
-    return facts | ({"difference": difference._asdict()} if difference is not None else {})
 
 
 def _percent(accuracy: Accuracy) -> str:

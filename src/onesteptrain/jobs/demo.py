@@ -130,7 +130,6 @@ def _comparison(data: SyntheticData, out: Path, options: DemoOptions) -> Compari
         shares=tuple(f"{100 * share:g}%" for share in options.shares),
         train=dataclasses.replace(BRIEF, steps=options.steps),
         seeds=options.seeds,
-        truth=data.truth,
         references=("full", "random"),
     )
 

@@ -66,12 +66,9 @@ def check_job(job: Job, pool: Pool) -> None:
         PoolError: the anchors or the benchmark cannot be read.
         RunError: the run directory cannot be made.
     """
-    rows = len(pool)
     _check_place(job.out)
     need_matplotlib()
-    for budget in job.keep:
-        if parse_floor(budget) is None:
-            read_budget(budget, rows)
+    check_budgets(job.keep, len(pool))
     _check_signals(job)
     anchors = job.anchor_reading.open(job.anchors or job.heldout or Path())
     for column in job.anchor_by if job.heldout else ():
@@ -102,6 +99,17 @@ def _check_signals(job: Job) -> None:
     for need, unmet in needs.items():
         if unmet:
             raise ConfigError(need)
+
+
+def check_budgets(budgets: Iterable[str], rows: int) -> None:
+    """Refuse a budget that cannot be read; floors of a score are not looked at.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for budget in budgets:
+        if parse_floor(budget) is None:
+            read_budget(budget, rows)
 
 
 def need_column(rows: Iterable[Sample | Unreadable], column: str, what: str) -> None:
@@ -140,14 +148,15 @@ def plan(job: Job) -> Plan:
     pool = job.pool_reading.open(job.pool)
     check_job(job, pool)
     method = dataclasses.replace(job.score, optimizer="sgd")  # the moments of Adam come with the warm-up
-    anchors, reading = job.anchors, job.anchor_reading
-    samples: list[Sample] | Path | None = anchors
+    anchors: list[Sample] | Path | None = job.anchors
     if job.heldout is not None:
-        heldout = reading.open(job.heldout)
+        heldout = job.anchor_reading.open(job.heldout)
         drawn = set(draw_anchors(heldout, count=job.anchor_count, by=job.anchor_by, seed=job.seed).tolist())
-        samples = [row for row in heldout if row.row in drawn and isinstance(row, Sample)]
-    request = ScoreRequest(pool, method, anchors=samples, anchor_reading=reading, proxy=job.start(), seed=job.seed)
-    scoring = forecast_scoring(request)
+        anchors = [row for row in heldout if row.row in drawn and isinstance(row, Sample)]
+    asked = ScoreRequest(
+        pool, method, anchors=anchors, anchor_reading=job.anchor_reading, proxy=job.start(), seed=job.seed
+    )
+    scoring = forecast_scoring(asked)
     return Plan(list(_steps(job, scoring)), scoring)
 
 

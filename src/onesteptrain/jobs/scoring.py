@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.data.score_record import IN_MEMORY, refuse_flat
 from onesteptrain.errors import ConfigError
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
-from onesteptrain.methods import Method, Scorer, Setting, essential_options
+from onesteptrain.methods import Method, Setting, essential_options
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prefetching, readers
 from onesteptrain.scoring.audit import Audit, AuditOptions, audit
@@ -145,7 +147,13 @@ def score_into(
         refuse_flat(run_path, Run(run_path).config.get("score") or {"method": {}})
     config = {"score": request.record()}
     with begin_run(run_path, config, request.inputs(), overwrite=overwrite, incidental=request.incidental()) as run:
-        setting = functools.cache(functools.partial(_loaded, request, anchors, run))
+
+        @functools.cache
+        def setting() -> Setting:
+            made = request.setting(anchors)
+            if (proxy := made.proxy) is not None:
+                run.record(device=str(proxy.device), dtype=str(proxy.dtype), scoped_parameters=len(proxy.parameters))
+            return made
 
         def prefetch(asked: int | None) -> AbstractContextManager[Expect]:
             proxy = setting().proxy
@@ -158,19 +166,10 @@ def score_into(
     return scored
 
 
-def _loaded(request: ScoreRequest, anchors: Sequence[Sample], run: Run) -> Setting:
-    setting = request.setting(anchors)
-    if (proxy := setting.proxy) is not None:
-        run.record(device=str(proxy.device), dtype=str(proxy.dtype), scoped_parameters=len(proxy.parameters))
-    return setting
-
-
 def _proxy_fingerprint(proxy: ProxyOptions | Proxy) -> str:
     """Of the files of a checkpoint, or of weights in memory."""
     if isinstance(proxy, ProxyOptions):
         return fingerprint(proxy.checkpoint)
-    import torch
-
     total = hashlib.sha256()
     for name, weights in sorted(proxy.model.state_dict().items()):
         total.update(name.encode() + weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -185,12 +184,9 @@ def forecast_scoring(request: ScoreRequest, *, rows: int = 80) -> Forecast:
         PoolError: the pool holds no row that can be read.
     """
     anchors = request.read_anchors()
-    prepare = functools.partial(_prepared, request, anchors)
-    return forecast(request.pool, prepare, rows=rows, seed=request.seed)
-
-
-def _prepared(request: ScoreRequest, anchors: Sequence[Sample]) -> Scorer:
-    return request.method.prepare(request.setting(anchors))
+    return forecast(
+        request.pool, lambda: request.method.prepare(request.setting(anchors)), rows=rows, seed=request.seed
+    )
 
 
 class Warmed(NamedTuple):

@@ -102,22 +102,22 @@ def _strata(pool: Pool) -> list[str]:
 
 
 def _line(name: str, value: Any) -> str:
-    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=1000)
+    """A key with its value, or alone where it has none."""
+    if value is None or value is dataclasses.MISSING:
+        return f"{name}:"
+    text = yaml.safe_dump(
+        [list(value) if isinstance(value, tuple) else value], default_flow_style=True, allow_unicode=True, width=1000
+    )
     return f"{name}: {text.strip()[1:-1]}"
 
 
 def _default(name: str, default: Any) -> list[str]:
     """A key as a comment; options one level down come with what they mean."""
     if not dataclasses.is_dataclass(default):
-        known = default is not dataclasses.MISSING and default is not None
-        return [f"# {_line(name, list(default) if isinstance(default, tuple) else default)}" if known else f"# {name}:"]
+        return [f"# {_line(name, default)}"]
     docs = field_docs(type(default))
     lines = [f"# {name}:"]
     for field in dataclasses.fields(default):
-        value = getattr(default, field.name)
-        text = (
-            f"{field.name}:" if value is None else _line(field.name, list(value) if isinstance(value, tuple) else value)
-        )
         lines += textwrap.wrap(docs.get(field.name, ""), 96, initial_indent="#   ## ", subsequent_indent="#   ## ")
-        lines.append(f"#   {text}")
+        lines.append(f"#   {_line(field.name, getattr(default, field.name))}")
     return lines

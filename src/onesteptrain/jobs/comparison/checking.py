@@ -12,9 +12,9 @@ from onesteptrain.evaluation import read_benchmark
 from onesteptrain.evaluation.results import check_columns
 from onesteptrain.jobs.comparison.arms import read_truth
 from onesteptrain.jobs.comparison.request import OWN_ARMS, Comparison, MethodArm
+from onesteptrain.jobs.planning import check_budgets
 from onesteptrain.jobs.recipe import uses_checkpoints, uses_proxy
 from onesteptrain.proxy.loading import check_checkpoint
-from onesteptrain.selection import parse_floor, read_budget
 
 
 def check_request(job: Comparison, pool: Pool) -> None:
@@ -28,8 +28,7 @@ def check_request(job: Comparison, pool: Pool) -> None:
     rows = len(pool)
     _refuse_repeats("shares", job.shares)
     _refuse_repeats("protocols", job.protocols)
-    for budget in job.shares:
-        _check_budget(budget, rows)
+    check_budgets(job.shares, rows)
     for name, arm in job.methods.items():
         _check_arm(job, name, arm, rows)
     unknown = [name for name in job.references if name not in {*OWN_ARMS, *job.methods, *Comparison.references}]
@@ -50,13 +49,7 @@ def _check_arm(job: Comparison, name: str, arm: MethodArm, rows: int) -> None:
     if uses_checkpoints(method) and not job.warmup_checkpoints:
         raise ConfigError(f"method {name!r} looks back at the warm-up; give warmup_checkpoints, such as 4")
     _refuse_repeats(f"methods.{name}.keep", arm.keep)
-    for budget in arm.keep:
-        _check_budget(budget, rows)
-
-
-def _check_budget(budget: str, rows: int) -> None:
-    if parse_floor(budget) is None:
-        read_budget(budget, rows)
+    check_budgets(arm.keep, rows)
 
 
 def _check_truth(truth: Path, pool: Pool) -> None:

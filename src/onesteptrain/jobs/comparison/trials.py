@@ -20,22 +20,20 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import OneStepError, PoolError, RunError
-from onesteptrain.evaluation import EvaluateOptions
-from onesteptrain.proxy import LoadOptions, ScopeOptions
+from onesteptrain.evaluation import EvaluateOptions, Question, evaluate, read_benchmark
+from onesteptrain.evaluation.results import Counting, read_results, summarise, write_evaluation
+from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
+from onesteptrain.storage.atomic import write_json
 from onesteptrain.storage.fingerprints import as_place, content_id
-from onesteptrain.training import FinetuneOptions
-
-if TYPE_CHECKING:
-    from onesteptrain.evaluation import Question
-    from onesteptrain.proxy import Encoded, Proxy
-    from onesteptrain.training import PoolEncodings
+from onesteptrain.training import FinetuneOptions, PoolEncodings, finetune
 
 FACTS = "trial.json"
 ANSWERS = "answers"
@@ -123,8 +121,6 @@ def read_outcome(folder: Path) -> Outcome:
 @functools.lru_cache(maxsize=4096)
 def accuracy_by_group(folder: Path, column: str) -> dict[str, float]:
     """Accuracy of a trial that is done, in per cent, for each value of a column of the benchmark."""
-    from onesteptrain.evaluation.results import Counting, read_results, summarise
-
     groups = summarise(read_results(folder / ANSWERS), Counting([column])).by[column]
     return {name: 100 * one.value for name, one in groups.items()}
 
@@ -177,8 +173,6 @@ def _processors() -> int:
 
 def _workers(asked: int, trials: int, places: Any) -> int:
     """How many processes there are to be; each takes one place: a GPU, or a part of the processors."""
-    import torch
-
     gpus = torch.cuda.device_count()
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     visible = visible[:gpus] or [str(number) for number in range(gpus)]
@@ -194,8 +188,6 @@ def _settle(places: Any, count: int) -> None:
     """Make a fresh process ready: its own GPU, or its share of the processors; it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
     os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
-    import torch
-
     torch.set_num_threads(max(1, _processors() // count))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -210,11 +202,6 @@ def _end_with_parent() -> None:
 
 def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     """Train and measure in one process."""
-    from onesteptrain.evaluation import evaluate
-    from onesteptrain.evaluation.results import write_evaluation
-    from onesteptrain.proxy import load_proxy
-    from onesteptrain.storage.atomic import write_json
-
     place = folder / trial.name
     place.mkdir(exist_ok=True)
     load = dataclasses.replace(trial.load, device=trial.load.device.partition(":")[0])  # the GPU is chosen already
@@ -240,8 +227,6 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
 
 def _train(trial: Trial, target: Proxy, samples: Sequence[Encoded], refused: Mapping[str, str], steps: Path) -> Any:
     """Train the target, in place, unless the trial leaves it untuned; the numbers of its outcome."""
-    from onesteptrain.training import finetune
-
     if not len(trial.rows):
         return {"rows": 0, "refused": 0, "steps": 0, "tokens": 0, "training_seconds": 0.0}
     if not len(samples):
@@ -256,14 +241,9 @@ def _train(trial: Trial, target: Proxy, samples: Sequence[Encoded], refused: Map
 @functools.lru_cache(maxsize=1)
 def _encodings(target: str, load: LoadOptions, pool: Pool) -> PoolEncodings:
     """Rows of the pool as the target reads them: the arms of a process take theirs from here."""
-    from onesteptrain.proxy import load_proxy
-    from onesteptrain.training import PoolEncodings
-
     return PoolEncodings(load_proxy(target, options=load).encoder, pool)
 
 
 @functools.lru_cache(maxsize=1)
 def _questions(benchmark: Path) -> list[Question]:
-    from onesteptrain.evaluation import read_benchmark
-
     return read_benchmark(benchmark)
