@@ -15,7 +15,7 @@ import pytest
 
 from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.synthetic import SyntheticOptions, charts, make_synthetic
+from onesteptrain.synthetic import MixedOptions, SyntheticOptions, charts, make_synthetic
 from onesteptrain.synthetic.charts import ChartProblem
 from onesteptrain.synthetic.digits import DigitProblem
 from tests.synthetic_data import ROWS, synthetic
@@ -29,7 +29,10 @@ class Kind(NamedTuple):
     two_kinds: tuple[str, str]
 
     def make(self, folder, **options):
-        return make_synthetic(self.name, SyntheticOptions(**options), folder)
+        return make_synthetic(self.name, OPTIONS[self.name](**options), folder)
+
+
+OPTIONS = {"digits": SyntheticOptions, "charts": SyntheticOptions, "mixed": MixedOptions}
 
 
 class Made(NamedTuple):
@@ -41,16 +44,22 @@ class Made(NamedTuple):
     truth: list
 
 
-PROBLEMS = {"digits": DigitProblem, "charts": ChartProblem}
-KINDS = {
+PROBLEMS = {"digits": DigitProblem, "charts": ChartProblem, "mixed": DigitProblem}
+ONE_SOURCE = {
     "digits": Kind("digits", PROBLEMS["digits"].noise_kinds, ("slip", "cut_off")),
     "charts": Kind("charts", PROBLEMS["charts"].noise_kinds, ("invented", "looping")),
 }
+KINDS = ONE_SOURCE | {"mixed": Kind("mixed", (), ())}
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request):
     return KINDS[request.param]
+
+
+@pytest.fixture(scope="module", params=ONE_SOURCE)
+def one_source(request):
+    return ONE_SOURCE[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +80,32 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def lines(files):
+    return b"".join(files[f"{name}.jsonl"] for name in ("pool", "heldout", "benchmark")).splitlines()
+
+
 def test_the_benchmark_holds_no_answer_in_its_messages(made):
     assert all([turn["role"] for turn in row["messages"]] == ["user"] for row in made.benchmark)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_as_many_rows_are_noisy_as_asked(kind, tmp_path, share):
+def test_as_many_rows_are_noisy_as_asked(one_source, tmp_path, share):
     options = {"pool_rows": 90, "heldout_rows": 1, "benchmark_rows": 1, "noise_share": share}
-    truth = pq.read_table(kind.make(tmp_path / "data", **options).truth).to_pylist()
+    truth = pq.read_table(one_source.make(tmp_path / "data", **options).truth).to_pylist()
     assert sum(not fact["clean"] for fact in truth) == round(90 * share)
 
 
-def test_all_kinds_of_noise_come_equally_often(kind, made):
-    counts = [sum(fact["kind"] == noise for fact in made.truth) for noise in kind.noise_kinds]
+def test_all_kinds_of_noise_come_equally_often(one_source):
+    truth = pq.read_table(synthetic(one_source.name) / "truth.parquet").to_pylist()
+    counts = [sum(fact["kind"] == noise for fact in truth) for noise in one_source.noise_kinds]
     assert max(counts) - min(counts) <= 1
-    assert sum(counts) == ROWS[kind.name] / 2
+    assert sum(counts) == ROWS[one_source.name] / 2
 
 
-def test_only_the_kinds_that_are_asked_for_come(kind, tmp_path):
-    options = {"pool_rows": 60, "heldout_rows": 1, "benchmark_rows": 1, "noise_kinds": kind.two_kinds}
-    truth = pq.read_table(kind.make(tmp_path / "data", **options).truth).to_pylist()
-    assert {fact["kind"] for fact in truth} == {"clean", *kind.two_kinds}
+def test_only_the_kinds_that_are_asked_for_come(one_source, tmp_path):
+    options = {"pool_rows": 60, "heldout_rows": 1, "benchmark_rows": 1, "noise_kinds": one_source.two_kinds}
+    truth = pq.read_table(one_source.make(tmp_path / "data", **options).truth).to_pylist()
+    assert {fact["kind"] for fact in truth} == {"clean", *one_source.two_kinds}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(kind, tmp_path):
@@ -101,14 +115,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(kind, tmp_pa
         kind.make(folder, **small, seed=seed)
     first, again, other = (contents(folder) for folder in folders)
     assert first == again
-    assert len(first) == 80 + 4
+    assert len(first) == 4 + sum(len(json.loads(line)["images"]) for line in lines(first))
     assert not {name for name in first if name.endswith(".png")} & set(other)
 
 
-def test_neither_ids_nor_order_nor_columns_tell_which_rows_are_noisy(made):
+def test_neither_ids_nor_order_nor_columns_tell_which_rows_are_noisy(kind, made):
     assert all(re.fullmatch(r"[0-9a-f]{12}", row["id"]) for row in made.pool)
-    assert {tuple(row) for row in made.pool} == {("id", "messages", "images", "skill", "level")}
-    assert all(row["images"] == [f"images/{row['id']}.png"] for row in made.pool)
+    source = ("source",) if kind.name == "mixed" else ()
+    assert {tuple(row) for row in made.pool} == {("id", "messages", "images", "skill", "level", *source)}
+    pictures = {row["id"]: [] if row.get("source") == "text" else [f"images/{row['id']}.png"] for row in made.pool}
+    assert all(row["images"] == pictures[row["id"]] for row in made.pool)
     clean = np.array([fact["clean"] for fact in made.truth])
     order = np.arange(len(clean))
     first_byte = np.array([int(row["id"][:8], 16) for row in made.pool])
@@ -126,7 +142,8 @@ def test_the_truth_names_the_rows_of_the_pool_in_its_order(kind, made):
 @pytest.mark.parametrize("name", ["pool", "heldout"])
 def test_the_package_reads_its_own_data(folder, name):
     samples = list(open_pool(folder / f"{name}.jsonl"))
-    assert all(isinstance(sample, Sample) and len(sample.images) == 1 for sample in samples)
+    assert all(isinstance(sample, Sample) for sample in samples)
+    assert all(len(sample.images) == (sample.fields.get("source") != "text") for sample in samples)
     assert {"skill", "level"} <= set(samples[0].fields)
 
 
@@ -158,9 +175,9 @@ def test_a_larger_pool_leaves_heldout_rows_and_benchmark_as_they_are(kind, tmp_p
         {"noise_kinds": ("of another kind of data",)},
     ],
 )
-def test_options_that_make_no_data_are_refused(kind, tmp_path, wrong):
+def test_options_that_make_no_data_are_refused(one_source, tmp_path, wrong):
     with pytest.raises(ConfigError):
-        kind.make(tmp_path / "data", **wrong)
+        one_source.make(tmp_path / "data", **wrong)
     assert not any(tmp_path.iterdir())
 
 
@@ -178,7 +195,7 @@ def test_data_that_break_off_do_not_appear(kind, tmp_path, monkeypatch):
 def test_making_data_imports_neither_torch_nor_a_display(kind, tmp_path):
     code = (
         "import sys; from pathlib import Path; from onesteptrain.synthetic import *; "
-        f"make_synthetic({kind.name!r}, SyntheticOptions(20, 5, 5), Path({str(tmp_path / 'data')!r})); "
+        f"make_synthetic({kind.name!r}, {OPTIONS[kind.name].__name__}(20, 5, 5), Path({str(tmp_path / 'data')!r})); "
         "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     )
     source = str(Path(charts.__file__).parents[2])

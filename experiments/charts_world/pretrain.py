@@ -16,7 +16,8 @@ from pathlib import Path
 
 from onesteptrain.synthetic.architectures import ModelSize
 from onesteptrain.synthetic.charts import ChartProblem
-from onesteptrain.synthetic.making import Part, problems
+from onesteptrain.synthetic.making import problems
+from onesteptrain.synthetic.problem import Part
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worlds_common"))
 from pretraining import Course, Lesson, Recipe, run

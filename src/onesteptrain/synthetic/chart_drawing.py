@@ -13,7 +13,7 @@ from PIL import Image
 
 from onesteptrain.errors import MissingExtraError
 from onesteptrain.storage.fingerprints import short_hash
-from onesteptrain.synthetic.making import Part
+from onesteptrain.synthetic.problem import Part
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -24,7 +24,7 @@ from onesteptrain.synthetic.chart_drawing import (
     paint,
     with_values,
 )
-from onesteptrain.synthetic.making import Part, Problem, Solution, Span
+from onesteptrain.synthetic.problem import Part, Problem, Solution, Span
 
 Skill = Literal["read", "gap", "total", "largest", "above"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onesteptrain.errors import MissingExtraError
-from onesteptrain.synthetic.making import Part, Problem, Solution, Span
+from onesteptrain.synthetic.problem import Part, Problem, Solution, Span
 
 Skill = Literal["sum", "difference", "product", "count"]
 

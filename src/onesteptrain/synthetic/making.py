@@ -7,14 +7,11 @@ what is wrong with it, and where. What is asked and shown, and what can go wrong
 
 from __future__ import annotations
 
-import abc
-import itertools
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +20,9 @@ import pyarrow.parquet as pq
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.storage.atomic import whole
 from onesteptrain.storage.fingerprints import short_hash
+from onesteptrain.synthetic.problem import Part, Problem
 
 FileName = Literal["pool", "heldout", "benchmark"]
-Part = Literal["pretrain", "pool", "heldout", "benchmark"]
-"""Who owns a picture: the files share none, and the packaged models have seen only those of the first part."""
-
 FILES: tuple[FileName, ...] = ("pool", "heldout", "benchmark")
 
 
@@ -80,90 +75,12 @@ class SyntheticOptions:
             raise ConfigError("noise_kinds is empty; name at least one, or set noise_share to 0")
 
 
-class Span(NamedTuple):
-    """Characters of an answer: the first, and the one after the last."""
+class Amounts(NamedTuple):
+    """How many rows of one kind a pool has, and what share of them is bad, or repeats another row."""
 
-    start: int
-    end: int
-
-
-class Solution(NamedTuple):
-    """A worked answer in parts, so that one part can be spoiled and the others kept."""
-
-    chain: tuple[str, ...]
-    """All sentences but the conclusion: what the picture shows, and the steps from there."""
-
-    result: str
-
-    @property
-    def text(self) -> str:
-        """The answer as it stands in the pool."""
-        return " ".join([*self.chain, f"The answer is {self.result}."])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem(abc.ABC):
-    """One row before it is written; each kind of data adds what is asked and what is shown."""
-
-    noise_kinds: ClassVar[tuple[str, ...]]
-    """What can be wrong with such a row."""
-
-    wording: int
-    """Which of the wordings of its question."""
-
-    answer: str
-    """What the assistant says."""
-
-    noise: str | None = None
-    """What is wrong with the row."""
-
-    copy_of: int | None = None
-    """Place of the row that this one repeats."""
-
-    @classmethod
-    @abc.abstractmethod
-    def draw(cls, part: Part, generator: np.random.Generator) -> Self:
-        """Draw a clean problem, with a picture that a part owns."""
-
-    @property
-    @abc.abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """Columns that everybody may see: `skill`, what is asked for, and `level`, how much the picture shows."""
-
-    @property
-    @abc.abstractmethod
-    def question(self) -> str:
-        """What the user asks."""
-
-    @property
-    @abc.abstractmethod
-    def right(self) -> Solution:
-        """What the assistant should say of what the picture shows."""
-
-    @property
-    def error(self) -> Span | None:
-        """Where the answer goes wrong."""
-        return None if self.noise is None else first_difference(self.answer, self.right.text)
-
-    @abc.abstractmethod
-    def picture(self, part: Part) -> bytes:
-        """Draw the picture, as a PNG."""
-
-    @abc.abstractmethod
-    def spoil(self, kind: str, generator: np.random.Generator) -> Self:
-        """Make a clean problem bad in one way; what the picture shows stays on record."""
-
-    @abc.abstractmethod
-    def repeat(self, place: int, generator: np.random.Generator) -> Self:
-        """Make a near-duplicate of the problem, which stands at a place."""
-
-    def allows(self, kind: str) -> bool:
-        """Whether a clean problem can go bad in this way at all."""
-        return True
-
-    @abc.abstractmethod
-    def invites(self, kind: str) -> bool:
-        """Whether a problem is one that this kind of noise, a systematic one, gathers at."""
+    rows: int
+    noise_share: float
+    duplicate_share: float
 
 
 AnyProblem = TypeVar("AnyProblem", bound=Problem)
@@ -180,24 +97,15 @@ def make(kind: type[Problem], options: SyntheticOptions, folder: Path) -> Synthe
     kinds = kind.noise_kinds if options.noise_kinds is None else options.noise_kinds
     if not set(kinds) <= set(kind.noise_kinds):
         raise ConfigError(f"noise_kinds is {kinds}; choose some of {', '.join(kind.noise_kinds)}")
-    if folder.exists():
-        raise RunError(f"folder {folder} exists; choose another")
     # a source of chance for each file, so that a larger pool leaves anchors and benchmark as they are
     chance = {name: np.random.default_rng([options.seed, place]) for place, name in enumerate(FILES)}
-    unique = options.pool_rows - round(options.duplicate_share * options.pool_rows)
-    sizes: dict[FileName, int] = {
-        "pool": unique,
-        "heldout": options.heldout_rows,
-        "benchmark": options.benchmark_rows,
+    amounts = Amounts(options.pool_rows, options.noise_share, options.duplicate_share)
+    rows: dict[FileName, Sequence[Problem]] = {
+        "pool": planted(kind, kinds, amounts, chance["pool"]),
+        "heldout": problems(kind, options.heldout_rows, "heldout", chance["heldout"]),
+        "benchmark": problems(kind, options.benchmark_rows, "benchmark", chance["benchmark"]),
     }
-    rows = {name: problems(kind, size, name, chance[name]) for name, size in sizes.items()}
-    rows["pool"] = plant(rows["pool"], kinds, options, chance["pool"])
-    with whole(folder) as part:
-        (part / "images").mkdir(parents=True)
-        for name in FILES:
-            _write_rows(part, name, rows[name], options.seed)
-        _write_truth(part / "truth.parquet", rows["pool"], options.seed)
-    return SyntheticData.at(folder)
+    return write(rows, options.seed, folder)
 
 
 def problems(kind: type[AnyProblem], count: int, part: Part, generator: np.random.Generator) -> list[AnyProblem]:
@@ -205,18 +113,18 @@ def problems(kind: type[AnyProblem], count: int, part: Part, generator: np.rando
     return [kind.draw(part, generator) for _ in range(count)]
 
 
-def plant(
-    clean: Sequence[AnyProblem], kinds: Sequence[str], options: SyntheticOptions, generator: np.random.Generator
+def planted(
+    kind: type[AnyProblem], kinds: Sequence[str], amounts: Amounts, generator: np.random.Generator
 ) -> list[AnyProblem]:
-    """Spoil some clean problems, and add near-duplicates of both in the same share until the pool has its size."""
-    rows = list(clean)
-    chosen = _choose_kinds(rows, kinds, round(options.noise_share * len(rows)), generator)
+    """Draw problems, spoil some, and add near-duplicates, clean and bad in the same share, until there are enough."""
+    rows = problems(kind, amounts.rows - round(amounts.duplicate_share * amounts.rows), "pool", generator)
+    chosen = _choose_kinds(rows, kinds, round(amounts.noise_share * len(rows)), generator)
     bad = np.array(list(chosen), np.int64)
-    for index, kind in chosen.items():
-        rows[index] = rows[index].spoil(kind, generator)
+    for index, noise in chosen.items():
+        rows[index] = rows[index].spoil(noise, generator)
     good = generator.permutation(np.setdiff1d(np.arange(len(rows)), bad))
-    copies = options.pool_rows - len(rows)
-    bad_copies = round(options.pool_rows * options.noise_share - len(bad))
+    copies = amounts.rows - len(rows)
+    bad_copies = round(amounts.rows * amounts.noise_share - len(bad)) if len(bad) else 0
     for group, count in ((bad, bad_copies), (good, copies - bad_copies)):
         for place in range(count):
             source = int(group[place % len(group)])
@@ -224,14 +132,21 @@ def plant(
     return rows
 
 
-def first_difference(answer: str, right: str) -> Span:
-    """Where an answer first departs from the right one: a whole word, or the digits from the first wrong one on."""
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(answer, right, strict=False))
-    reached = len(list(same))
-    started = re.search(r"[A-Za-z]*$", answer[:reached])
-    rest = re.match(r"[A-Za-z]+|\d+|.?", answer[reached:], re.DOTALL)
-    start = started.start() if started and answer[reached : reached + 1].isalpha() else reached
-    return Span(start, reached + (rest.end() if rest else 0))
+def write(rows: Mapping[FileName, Sequence[Problem]], seed: int, folder: Path) -> SyntheticData:
+    """Write the rows of all files to a new folder, which appears whole or not at all.
+
+    Raises:
+        MissingExtraError: what draws the pictures is not installed.
+        RunError: the folder exists.
+    """
+    if folder.exists():
+        raise RunError(f"folder {folder} exists; choose another")
+    with whole(folder) as part:
+        (part / "images").mkdir(parents=True)
+        for name in FILES:
+            _write_rows(part, name, rows[name], seed)
+        _write_truth(part / "truth.parquet", rows["pool"], seed)
+    return SyntheticData.at(folder)
 
 
 def _choose_kinds(
@@ -262,16 +177,20 @@ def _write_rows(folder: Path, name: FileName, rows: Sequence[Problem], seed: int
     with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for place, row in _shuffled(rows, name, seed):
             identity = _identity(name, place, seed)
-            image = f"images/{identity}.png"
-            (folder / image).write_bytes(row.picture(name))
-            file.write(json.dumps(_record(identity, image, row, name)) + "\n")
+            picture = row.picture(name)
+            images = [] if picture is None else [f"images/{identity}.png"]
+            if picture is not None:
+                (folder / images[0]).write_bytes(picture)
+            file.write(json.dumps(_record(identity, images, row, name)) + "\n")
 
 
-def _record(identity: str, image: str, row: Problem, name: FileName) -> dict[str, Any]:
-    messages = [{"role": "user", "content": f"<image>{row.question}"}]
+def _record(identity: str, images: Sequence[str], row: Problem, name: FileName) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "<image>" * len(images) + row.question}]
     if name != "benchmark":
         messages.append({"role": "assistant", "content": row.answer})
-    record = {"id": identity, "messages": messages, "images": [image], **row.facts}
+    record = {"id": identity, "messages": messages, "images": images, **row.facts}
+    if row.source is not None:
+        record["source"] = row.source
     return record if name == "pool" else {**record, "answer": row.right.result}
 
 
