@@ -57,7 +57,7 @@ _BREAK = re.compile(
     r"\n\s*|(?<=[.!?…؟।])[\"'”’)\]*]*\s+|(?<=[。！？])(?![」』”）])\s*|</?think>\s*",
 )
 _NO_BREAK = re.compile(r"(?:\A\s*[(\w]{1,3}[.)]|\b(?:Mr|Mrs|Ms|Dr|St|vs|Fig|Eq|No|e\.g|i\.e)\.)\Z")
-_CONTINUES = re.compile(r"[a-z]|[A-Z]\.")
+_CONTINUES = re.compile(r"\.[\s\"'”’)\]*]*([a-z]|[A-Z]\.)")
 LETTER = re.compile(r"(?:\\(?:text|mathrm|mathbf|textbf)\{)?\(?([A-Ja-j])(?:[).:：}]|\Z)")
 """The letter of an option at the start of a final answer; no article, which a space would follow."""
 
@@ -205,7 +205,7 @@ def sentences(text: str) -> list[Span]:
     for match in [*_BREAK.finditer(text), None]:
         end, following = match.span() if match else (len(text), len(text))
         inline = match is not None and "\n" not in match[0] and "think>" not in match[0]
-        if inline and (_NO_BREAK.search(text[start:end]) or _CONTINUES.match(text[following : following + 2])):
+        if inline and (_NO_BREAK.search(text[start:end]) or _CONTINUES.match(text, max(0, end - 1))):
             continue
         if re.search(r"\w", said := text[start:end].rstrip()):
             spans.append(Span(start, start + len(said)))

@@ -64,11 +64,15 @@ def same_value(one: Number, other: Number) -> bool:
 
 
 def change(number: Number, chance: random.Random) -> Number:
-    """Another number with as many digits: up to 3 more or less in the last place, or with one digit replaced."""
+    """Another number with as many digits: one digit replaced, or up to 3 more or less in the last digit.
+
+    Only the first four digits that count are changed, as one further behind would hardly be an error.
+    """
     value, width = number.digits, sum(map(str.isdecimal, number.text))
     least = 10 ** (width - 1) if width > 1 and value >= 10 ** (width - 1) else 1
-    near = [value + step for step in (-3, -2, -1, 1, 2, 3)]
-    places = [10**place for place in range(width)]
+    last = max(0, len(str(value)) - 4)
+    near = [value + step * 10**last for step in (-3, -2, -1, 1, 2, 3)]
+    places = [10**place for place in range(last, width)]
     replaced = [value + (digit - value // place % 10) * place for place in places for digit in range(10)]
     new = [other for other in (near if chance.random() < 0.5 else replaced) if other != value]
     return written(chance.choice([other for other in new if least <= other < 10**width]), number)

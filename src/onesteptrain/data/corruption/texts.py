@@ -92,7 +92,7 @@ def wrong_choice(own: Anchor, others: Sequence[Anchor], chance: random.Random) -
     if own.form != "words":
         return None
     listed = _listed(own.question, own.said)
-    offered = [chance.choice(listed)] if listed else []
+    offered = chance.sample(listed, len(listed))
     alike = [other for other in others if other.form == "words" and bool(other.chain) == bool(own.chain)]
     offered += [other.said for other in nearest(own, alike, chance)]
     new = next((word for word in offered if not overlap(word, own.said)), "")
@@ -123,7 +123,7 @@ def foreign_sentence(own: Anchor, others: Sequence[Anchor], chance: random.Rando
 
 
 def shuffled_steps(own: Anchor, others: Sequence[Anchor], chance: random.Random) -> Change | None:
-    """A step put before one that most of its numbers come from, or all steps to a conclusion in reverse."""
+    """A step put before one that most of its numbers come from, or else the last step to a conclusion put first."""
     said = [own.text[slice(*span)] for span in own.chain]
     used = [{number.text for number in numbers(text)} for text in said]
     known = given = {number.text for number in numbers(own.question)}
@@ -132,14 +132,12 @@ def shuffled_steps(own: Anchor, others: Sequence[Anchor], chance: random.Random)
         later = range(first + 1, min(first + _NEAR, len(used)))
         pairs += [(first, n) for n in later if len((found - known) & used[n]) > len(used[n] - given) / 2]
         known = known | found
-    if pair := _one(pairs, chance):
-        first, last = pair
-        order = [last, *range(first, last)]
-    elif len(said) > 2 and own.final.stated:
-        first, last = 0, len(said) - 1
-        order = list(range(last, -1, -1))
-    else:
+    if not pairs and own.final.stated and len(said) > 2:
+        pairs = [(0, len(said) - 1)]
+    if not (pair := _one(pairs, chance)):
         return None
+    first, last = pair
+    order = [last, *range(first, last)]
     gaps = [own.text[a.end : b.start] for a, b in zip(own.chain[first:last], own.chain[first + 1 :], strict=False)]
     new = "".join(said[place] + gap for place, gap in zip(order, [*gaps, ""], strict=True))
     return Change(own.chain[first].start, own.chain[last].end, new)
