@@ -146,6 +146,17 @@ def print_result(result: Result) -> None:
     )
 
 
+def print_summary(results: list[Result]) -> None:
+    """A line a proxy and scope, all kinds of noise together."""
+    heads = ["proxy, scope", "loss of clean rows", *SIGNALS, "clean rows that pass", "clean of what passes"]
+    heads += ["estimated clean", "rows a second"]
+    print("\n| " + " | ".join(heads) + " |\n|" + " --- |" * len(heads))
+    for one in results:
+        found = " | ".join(f"{one.auroc[signal]['all']:.3f}" for signal in SIGNALS)
+        gate = " | ".join(f"{share:.1%}" for share in (one.passing["clean"], one.clean_of_passing, one.clean_share))
+        print(f"| {one.proxy}, {one.scope} | {one.clean_loss:.4f} | {found} | {gate} | {one.rows_per_second:.2f} |")
+
+
 def keep(results: list[Result], out: Path) -> None:
     """All figures in one file."""
     write_json(out, [result._asdict() for result in results])

