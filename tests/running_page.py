@@ -43,9 +43,9 @@ def rows(cls: type, under: str = "") -> Iterator[str]:
     """A line for each key, and those of what is nested in it after the others."""
     said, types = docstrings(cls), typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        if field.name not in cls.__annotations__:
-            continue  # the base class has its own table
         kind = types[field.name]
+        if kind is Recipe:
+            continue
         nested = dataclasses.is_dataclass(kind)
         default = "" if nested else default_of(field)
         text = said.get(field.name, "").replace("|", "\\|")

@@ -23,10 +23,10 @@ import yaml
 from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate
+from onesteptrain.jobs.assembling import flat
 from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Comparison, MethodArm, compare, read_comparison
 from onesteptrain.jobs.comparison.trials import Trial
 from onesteptrain.jobs.demo import digits_comparison
-from onesteptrain.jobs.reading import flat
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.storage.fingerprints import content_id
@@ -141,7 +141,7 @@ def test_arms_and_seeds_can_be_told_apart_by_what_their_targets_say():
 def test_a_trial_gives_what_training_and_evaluating_the_subset_give(tmp_path, protocol, fixed):
     job, done, _ = compared()
     kept = set(kept_by_ost(done))
-    samples = [row for row in open_pool(job.pool) if row.row in kept]
+    samples = [row for row in open_pool(job.recipe.pool) if row.row in kept]
     options = TrainOptions(dataclasses.replace(TUNING, seed=1, **fixed), load=LoadOptions(device="cpu"))
     result = train(job.target, samples, options, tmp_path / "target")
     expected = evaluate(result.checkpoint, job.benchmark, job.evaluate)
@@ -303,7 +303,7 @@ def test_another_pool_in_the_same_directory_is_refused(tmp_path):
     job, _, _ = compared()
     other = write_pool(tmp_path / "other", 4)
     with pytest.raises(RunError, match="holds a run with other"):
-        compare(changed(job, pool=other, truth=None), workers=1)
+        compare(changed(job, recipe=changed(job.recipe, pool=other), truth=None), workers=1)
 
 
 def truth_of(folder: Path, uids: list[str]) -> Path:
@@ -346,7 +346,7 @@ methods:
 shares: [10%, 300]
 """
     job = read_comparison(yaml_of(tmp_path, text), seeds=7)
-    assert (job.pool, job.seeds, job.shares, job.train.steps) == (Path("p"), 7, ("10%", "300"), 3)
+    assert (job.recipe.pool, job.seeds, job.shares, job.train.steps) == (Path("p"), 7, ("10%", "300"), 3)
     assert job.methods["random"] == RANDOM
     made = job.methods["mine"].make("mine")
     assert (type(made).__name__, made.optimizer, made.step_size) == ("OneStep", "adam", 1e-4)
@@ -355,7 +355,7 @@ shares: [10%, 300]
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("share: [20%]\n", "job.yaml: share: Unexpected keyword argument; its options are pool, .* target"),
+        ("share: [20%]\n", "job.yaml: share: Unexpected keyword argument; its options are anchor_by, .* target"),
         ("seeds: many\n", "job.yaml: seeds: Input should be a valid integer"),
         ("methods: {loss: {budget: 20%}}\n", r"job.yaml: methods.loss.budget: Unexpected"),
         ("methods: {ost-set: {}}\n", r"methods.ost-set names no method; write ost-set: {method: one_step, second_pass"),

@@ -88,12 +88,14 @@ def test_a_wrong_key_in_the_file_is_named(job, capsys):
     path, _ = job
     path.write_text(path.read_text().replace("anchor_count", "anchor_cuont"))
     assert main(["run", str(path)]) == 1
-    assert "anchor_cuont: Unexpected keyword argument; its options are pool, proxy" in capsys.readouterr().err
+    assert (
+        "anchor_cuont: Unexpected keyword argument; its options are anchor_by, anchor_count" in capsys.readouterr().err
+    )
 
 
 def test_anchors_or_heldout_is_needed_but_not_both(tmp_path):
     with pytest.raises(ConfigError, match="either anchors"):
-        Job(pool=tmp_path, proxy="p", out=tmp_path)
+        Job(recipe=Recipe(pool=tmp_path, proxy="p"), out=tmp_path)
     with pytest.raises(ConfigError, match="not both"):
         Recipe(pool=tmp_path, anchors=tmp_path, heldout=tmp_path)
 
@@ -135,7 +137,7 @@ def test_options_on_the_command_line_win_over_the_file(job):
     ]
     asked = read_job(path, words)
     assert (asked.score.step_size, asked.score.optimizer) == (1e-5, "adam")
-    assert (asked.second_pass, asked.keep, asked.loading.device, asked.seed) == (
+    assert (asked.second_pass, asked.keep, asked.recipe.loading.device, asked.recipe.seed) == (
         False,
         ("40%",),
         "cpu",

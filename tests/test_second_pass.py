@@ -15,10 +15,11 @@ import pytest
 
 from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError
+from onesteptrain.jobs.assembling import assemble
 from onesteptrain.jobs.comparison import Comparison, MethodArm
 from onesteptrain.jobs.comparison.arms import make_arms
 from onesteptrain.jobs.job import Job, run_job
-from onesteptrain.jobs.recipe import Bench, Places, Recipe
+from onesteptrain.jobs.recipe import Bench, Places
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.selection import select_rows
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust
@@ -42,7 +43,7 @@ def looked() -> tuple[Job, list[str]]:
         "warmup_share": 0.1,
         "warmup": FinetuneOptions(steps=3, batch_size=2, learning_rate=1e-3),
     }
-    job = Job(**values, out=folder / "out", score=OneStep(store_tokens=True), keep=("25%",))
+    job = assemble(Job, values | {"out": folder / "out", "score": OneStep(store_tokens=True), "keep": ("25%",)})
     told: list[str] = []
     run_job(job, tell=told.append)
     return job, told
@@ -60,10 +61,10 @@ def test_the_second_proxy_learns_as_long_from_more_rows_that_pass():
     job, told = looked()
     facts = [json.loads((job.out / name / "warmup.json").read_text()) for name in ("warmup", "second/warmup")]
     passing = measure_trust(first()).passing()
-    trusted = [one.uid for one in open_pool(job.out / "second" / "trusted.jsonl", image_root=job.pool.parent)]
+    trusted = [one.uid for one in open_pool(job.out / "second" / "trusted.jsonl", image_root=job.recipe.pool.parent)]
     uids = first().read(["uid"])["uid"].to_pylist()
-    assert facts[0]["steps"] == facts[1]["steps"] == job.warmup.steps
-    assert len(trusted) == facts[1]["used"] == min(round(4 * job.warmup_share * POOL), passing.sum())
+    assert facts[0]["steps"] == facts[1]["steps"] == job.recipe.warmup.steps
+    assert len(trusted) == facts[1]["used"] == min(round(4 * job.recipe.warmup_share * POOL), passing.sum())
     assert set(trusted) <= {uid for uid, passed in zip(uids, passing, strict=True) if passed}
     assert any("second_pass: scored 40 of 40 rows" in line for line in told)
 
@@ -77,16 +78,16 @@ def test_rows_that_the_gate_drops_teach_the_second_proxy_nothing(tmp_path):
     for made in ("warmup", "score"):
         shutil.copytree(job.out / made, tmp_path / made)
     write_table(table, tmp_path / "score" / "scores.parquet")
-    bench = Bench(job, open_pool(job.pool), Places(tmp_path), lambda text: None)
+    bench = Bench(job.recipe, open_pool(job.recipe.pool), Places(tmp_path), lambda text: None)
     assert bench.score("one_step", job.score, second_pass=True).run == tmp_path / "second" / "score"
-    taught = {one.uid for one in open_pool(tmp_path / "second" / "trusted.jsonl", image_root=job.pool.parent)}
+    taught = {one.uid for one in open_pool(tmp_path / "second" / "trusted.jsonl", image_root=job.recipe.pool.parent)}
     assert len(taught) == 16
     assert not taught & {f"s{row}" for row in np.flatnonzero(bad)}
 
 
 def test_the_subset_goes_by_the_second_pass():
     job, _ = looked()
-    kept = [one.uid for one in open_pool(job.out / "subset-25percent.jsonl", image_root=job.pool.parent)]
+    kept = [one.uid for one in open_pool(job.out / "subset-25percent.jsonl", image_root=job.recipe.pool.parent)]
     uids = second().read(["uid"])["uid"].to_pylist()
     assert kept == [uids[row] for row in select_rows(second(), keep="25%").rows]
 
@@ -107,23 +108,23 @@ def test_an_arm_of_a_comparison_takes_the_second_pass_that_a_run_takes(tmp_path)
     job, _ = looked()
     tokens = {"store_tokens": True}
     asked = Comparison(
-        **{field.name: getattr(job, field.name) for field in dataclasses.fields(Recipe)},
-        target=str(job.proxy),
-        benchmark=job.pool,
+        recipe=job.recipe,
+        target=str(job.recipe.proxy),
+        benchmark=job.recipe.pool,
         out=tmp_path,
         train=FinetuneOptions(steps=1),
         methods={"twice": MethodArm("one_step", tokens, second_pass=True), "once": MethodArm("one_step", tokens)},
         shares=("25%",),
     )
     told: list[str] = []
-    arms = {arm.method: arm for arm in make_arms(asked, open_pool(job.pool), told.append)}
+    arms = {arm.method: arm for arm in make_arms(asked, open_pool(job.recipe.pool), told.append)}
     assert arms["twice"].rows(0).tolist() == select_rows(second(), keep="25%").rows.tolist()
     assert set(SECOND_SIGNALS) <= set(ScoreTable(arms["twice"].run / "scores.parquet").names)
     assert arms["once"].rows(0).tolist() == select_rows(first(), keep="25%").rows.tolist()
     looks = [Run(path).provenance["seconds"] for path in (tmp_path / "scores").iterdir()]
     assert arms["twice"].scoring_seconds > min(looks)
     before = len(told)
-    list(make_arms(asked, open_pool(job.pool), told.append))
+    list(make_arms(asked, open_pool(job.recipe.pool), told.append))
     assert not [line for line in told[before:] if "warmed" in line or "drew" in line]
 
 
@@ -131,7 +132,7 @@ def test_too_few_anchors_for_the_gate_means_no_second_pass(tmp_path):
     job, _ = looked()
     few = dataclasses.replace(
         job,
-        anchors=write_pool(tmp_path / "few", 5, start=200),
+        recipe=dataclasses.replace(job.recipe, anchors=write_pool(tmp_path / "few", 5, start=200)),
         out=tmp_path / "out",
     )
     told: list[str] = []

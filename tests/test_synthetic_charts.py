@@ -352,11 +352,11 @@ def test_a_comparison_on_charts_takes_their_models_and_leaves_room_for_their_ans
     data = SyntheticData.at(folder)
     drawn = problems(ChartProblem, 500, "heldout", np.random.default_rng(0))
     comparison = charts_comparison(data, tmp_path / "out", train=dataclasses.replace(TARGET, steps=5))
-    assert (comparison.target, comparison.proxy) == tuple(
+    assert (comparison.target, comparison.recipe.proxy) == tuple(
         str(checkpoint(name)) for name in ("charts_target", "charts_proxy")
     )
     assert comparison.train.steps == 5
-    assert comparison.pool == data.pool
+    assert comparison.recipe.pool == data.pool
     # words, digits, marks and the spaces before digits are tokens of their own
     longest = max(len(re.findall(r"[A-Za-z]+|\d|[^\w\s]| (?=\d)", problem.answer)) for problem in drawn)
     assert longest < comparison.evaluate.max_new_tokens

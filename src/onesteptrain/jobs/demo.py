@@ -17,6 +17,7 @@ from onesteptrain.data.pool import open_pool
 from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.evaluation import EvaluateOptions
+from onesteptrain.jobs.assembling import assemble
 from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Compared, Comparison, compare
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into
 from onesteptrain.jobs.steps import Tell
@@ -98,13 +99,13 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
 def digits_comparison(data: SyntheticData, out: Path, **changes: Any) -> Comparison:
     """A comparison on digits with their packaged models: the demo's, and the start of the experiments."""
     models = {"target": str(checkpoint("target")), "proxy": str(checkpoint("proxy"))}
-    return Comparison(**_settings(data, out) | models | {"evaluate": ANSWERS} | changes)
+    return assemble(Comparison, _settings(data, out) | models | {"evaluate": ANSWERS} | changes)
 
 
 def charts_comparison(data: SyntheticData, out: Path, **changes: Any) -> Comparison:
     """A comparison on charts with their packaged models."""
     models = {"target": str(checkpoint("charts_target")), "proxy": str(checkpoint("charts_proxy"))}
-    return Comparison(**_settings(data, out) | models | {"evaluate": CHART_ANSWERS} | changes)
+    return assemble(Comparison, _settings(data, out) | models | {"evaluate": CHART_ANSWERS} | changes)
 
 
 def _settings(data: SyntheticData, out: Path) -> dict[str, Any]:

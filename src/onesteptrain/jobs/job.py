@@ -18,7 +18,8 @@ import yaml
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark, write_evaluation
-from onesteptrain.jobs.reading import flat, job_from_plain, read_yaml, with_overrides
+from onesteptrain.jobs.assembling import flat, job_from_plain
+from onesteptrain.jobs.reading import read_yaml, with_overrides
 from onesteptrain.jobs.recipe import Bench, Places, Recipe, Scored
 from onesteptrain.jobs.steps import Tell
 from onesteptrain.methods.one_step import OneStep
@@ -34,8 +35,11 @@ _INCIDENTAL = {"run keep", *(f"run scoring {name}" for name in ("chunk_rows", "r
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Recipe):
+class Job:
     """The main job: scores by a recipe, subsets, and if asked for trained targets and their accuracy."""
+
+    recipe: Recipe
+    """Pool, anchors and proxy; in a file, its keys stand beside the others."""
 
     out: Path
     """Run directory."""
@@ -66,10 +70,9 @@ class Job(Recipe):
     """How answers are generated and grouped."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.anchors is None and self.heldout is None:
+        if self.recipe.anchors is None and self.recipe.heldout is None:
             raise ConfigError("give either anchors (a file to use) or heldout (a file to draw them from)")
-        if self.proxy is None:
+        if self.recipe.proxy is None:
             raise ConfigError("proxy is missing; give a checkpoint folder or hub name")
         if not self.keep:
             raise ConfigError("keep is empty; give at least one budget such as 20%")
@@ -79,7 +82,7 @@ class Job(Recipe):
     @property
     def passes_twice(self) -> bool:
         """Whether a second pass is taken where the scores allow it."""
-        return self.second_pass and self.warmup_share > 0 and self.select.trusting
+        return self.second_pass and self.recipe.warmup_share > 0 and self.select.trusting
 
 
 def read_job(file: Path, overrides: Sequence[str] = ()) -> Job:
@@ -114,13 +117,14 @@ def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None
     """
     from onesteptrain.jobs.planning import check_job
 
-    pool = job.pool_reading.open(job.pool)
+    recipe = job.recipe
+    pool = recipe.pool_reading.open(recipe.pool)
     check_job(job, pool)
-    files = {"proxy": job.proxy, "anchors": job.anchors, "heldout": job.heldout, "benchmark": job.benchmark}
+    files = {"proxy": recipe.proxy, "anchors": recipe.anchors, "heldout": recipe.heldout, "benchmark": job.benchmark}
     inputs = {"pool": pool.fingerprint} | {name: fingerprint(path) for name, path in files.items() if path is not None}
     config = {"run": flat(job)}
     with begin_run(job.out, config, inputs, overwrite=overwrite, incidental=_INCIDENTAL) as run:
-        scored = Bench(job, pool, Places(job.out), tell).score("one_step", job.score, second_pass=job.passes_twice)
+        scored = Bench(recipe, pool, Places(job.out), tell).score("one_step", job.score, second_pass=job.passes_twice)
         before = _before(job)
         subsets = {keep: _subset(job, pool, scored, keep, before, tell) for keep in job.keep}
         targets = {keep: _trained(job, keep, path, tell) for keep, path in subsets.items()} if job.target else {}
@@ -174,18 +178,18 @@ def _subset(job: Job, pool: Pool, scored: Scored, keep: str, before: dict[str, A
 
 def _trained(job: Job, keep: str, subset: Path, tell: Tell) -> dict[str, Any]:
     """Train the target on one subset, and measure it if there is a benchmark."""
-    out = job.out / f"target-{subset.stem.removeprefix('subset-')}"
-    root = job.pool_reading.image_root or job.pool.parent
+    recipe, out = job.recipe, job.out / f"target-{subset.stem.removeprefix('subset-')}"
+    root = recipe.pool_reading.image_root or recipe.pool.parent
     if not out.exists():
-        samples = dataclasses.replace(job.pool_reading, image_root=root).open(subset)
-        result = train(str(job.target), samples, TrainOptions(finetune=job.train, load=job.loading), out)
+        samples = dataclasses.replace(recipe.pool_reading, image_root=root).open(subset)
+        result = train(str(job.target), samples, TrainOptions(finetune=job.train, load=recipe.loading), out)
         tell(f"trained the target on {result.rows} rows in {result.steps} steps: {out}")
     facts: dict[str, Any] = {"checkpoint": str(out)}
     if job.benchmark is None:
         return facts
     answers = job.out / f"answers-{out.name.removeprefix('target-')}"
     if not answers.exists():
-        evaluation = evaluate(out, read_benchmark(job.benchmark), job.evaluate, load=job.loading)
+        evaluation = evaluate(out, read_benchmark(job.benchmark), job.evaluate, load=recipe.loading)
         write_evaluation(evaluation, answers)
     summary = json.loads((answers / "summary.json").read_text(encoding="utf-8"))
     tell(f"target trained on {keep}: accuracy {summary['accuracy']['value']:.1%}")

@@ -66,20 +66,21 @@ def check_job(job: Job, pool: Pool) -> None:
         PoolError: the anchors or the benchmark cannot be read.
         RunError: the run directory cannot be made.
     """
+    recipe = job.recipe
     _check_place(job.out)
     need_matplotlib()
     check_budgets(job.keep, len(pool))
     _check_signals(job)
-    anchors = job.anchor_reading.open(job.anchors or job.heldout or Path())
-    for column in job.anchor_by if job.heldout else ():
+    anchors = recipe.anchor_reading.open(recipe.anchors or recipe.heldout or Path())
+    for column in recipe.anchor_by if recipe.heldout else ():
         need_column(anchors, column, f"anchor_by of {anchors.path}")
     if job.score.group_by is not None:
         need_column(anchors, job.score.group_by, f"score.group_by of {anchors.path}")
     if job.select.quota is not None:
         need_column(pool, job.select.quota, f"select.quota of {pool.path}")
-    check_checkpoint(locate_proxy(str(job.proxy))[0], job.loading)
+    check_checkpoint(locate_proxy(str(recipe.proxy))[0], recipe.loading)
     if job.target is not None:
-        check_checkpoint(job.target, job.loading)
+        check_checkpoint(job.target, recipe.loading)
     if job.benchmark is not None:
         check_columns(read_benchmark(job.benchmark), job.evaluate.by)
 
@@ -93,8 +94,8 @@ def _check_signals(job: Job) -> None:
         "select.prefer setwise needs score.sketch, such as 512": select.prefer == "setwise" and not score.sketch,
         "select.prefer maxmin needs score.group_by": select.prefer == "maxmin" and score.group_by is None,
         "score.optimizer adam needs a warm-up: give warmup_share": score.optimizer == "adam"
-        and not job.warmup_share
-        and locate_proxy(str(job.proxy))[1] is None,
+        and not job.recipe.warmup_share
+        and locate_proxy(str(job.recipe.proxy))[1] is None,
     }
     for need, unmet in needs.items():
         if unmet:
@@ -145,25 +146,26 @@ def plan(job: Job) -> Plan:
     Raises:
         OneStepError: the job cannot work; see `check_job`.
     """
-    pool = job.pool_reading.open(job.pool)
+    recipe = job.recipe
+    pool = recipe.pool_reading.open(recipe.pool)
     check_job(job, pool)
     method = dataclasses.replace(job.score, optimizer="sgd")  # the moments of Adam come with the warm-up
-    anchors: list[Sample] | Path | None = job.anchors
-    if job.heldout is not None:
-        heldout = job.anchor_reading.open(job.heldout)
-        drawn = set(draw_anchors(heldout, count=job.anchor_count, by=job.anchor_by, seed=job.seed).tolist())
+    anchors: list[Sample] | Path | None = recipe.anchors
+    if recipe.heldout is not None:
+        heldout = recipe.anchor_reading.open(recipe.heldout)
+        drawn = set(draw_anchors(heldout, count=recipe.anchor_count, by=recipe.anchor_by, seed=recipe.seed).tolist())
         anchors = [row for row in heldout if row.row in drawn and isinstance(row, Sample)]
     asked = ScoreRequest(
-        pool, method, anchors=anchors, anchor_reading=job.anchor_reading, proxy=job.start(), seed=job.seed
+        pool, method, anchors=anchors, anchor_reading=recipe.anchor_reading, proxy=recipe.start(), seed=recipe.seed
     )
     scoring = forecast_scoring(asked)
     return Plan(list(_steps(job, scoring)), scoring)
 
 
 def _steps(job: Job, scoring: Forecast) -> Iterable[PlannedStep]:
-    a_pass = scoring.seconds_per_row / _SCORING_PASSES
+    recipe, a_pass = job.recipe, scoring.seconds_per_row / _SCORING_PASSES
     guess = "guessed from the scoring, as {} times a forward pass".format
-    warmup = _visits(job.warmup, job.warmup_share * scoring.rows) if job.warmup_share else 0
+    warmup = _visits(recipe.warmup, recipe.warmup_share * scoring.rows) if recipe.warmup_share else 0
     if warmup:
         yield PlannedStep("warm-up", warmup, warmup * _TRAINING_PASSES * a_pass, guess(_TRAINING_PASSES))
     yield PlannedStep("score", scoring.rows, scoring.seconds, f"measured on {scoring.tried} rows")
@@ -175,7 +177,7 @@ def _steps(job: Job, scoring: Forecast) -> Iterable[PlannedStep]:
     for keep in job.keep:
         kept = scoring.rows if parse_floor(keep) is not None else read_budget(keep, scoring.rows).rows
         visits = _visits(job.train, kept)
-        scale = _relative_size(job.target, str(job.proxy))
+        scale = _relative_size(job.target, str(recipe.proxy))
         seconds = None if scale is None else visits * _TRAINING_PASSES * a_pass * scale
         how = (
             "not known: the sizes of target and proxy are"

@@ -1,7 +1,7 @@
 """Options from YAML: the one reader of `ost run`, `ost compare` and `--config`.
 
-The keys of a file are the fields of the job's dataclass; what stands under a key is checked against the type of the
-field. A key of an earlier version is refused with the name that it has now.
+What stands under a key is checked against the type of the field that it names. A key of an earlier version is refused
+with the name that it has now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import yaml
 
 from onesteptrain.errors import ConfigError
-from onesteptrain.jobs.steps import plain
 from onesteptrain.selection import SelectOptions
 
 T = TypeVar("T")
@@ -81,21 +80,6 @@ def with_overrides(values: Mapping[str, Any], tokens: Sequence[str]) -> dict[str
     return merged
 
 
-def flat(job: Any) -> dict[str, Any]:
-    """A job as the plain values that a file holds."""
-    return plain(dataclasses.asdict(job))  # type: ignore[no-any-return]
-
-
-def job_from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Make a job of the plain values of a file.
-
-    Raises:
-        ConfigError: a value is missing, unknown, of another type, or has another name now.
-    """
-    refuse_renamed(values, where=where)
-    return from_plain(cls, values, where=where)
-
-
 def refuse_renamed(values: Mapping[str, Any], *, where: str) -> None:
     """Refuse keys of earlier versions.
 
@@ -106,7 +90,7 @@ def refuse_renamed(values: Mapping[str, Any], *, where: str) -> None:
         raise ConfigError(f"{where}: {name} is now {RENAMED[name]}; write it there")
 
 
-def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str, known: Sequence[str] | None = None) -> T:
     """Make a dataclass of plain values, checked against its types; a name that it does not know is refused.
 
     Raises:
@@ -125,7 +109,7 @@ def from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):
             raise ConfigError(f"{where}: {cause}") from error
         place = ".".join(str(part) for part in first["loc"][1:])
-        names = [option.name for option in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = known or [option.name for option in dataclasses.fields(cls)]  # type: ignore[arg-type]
         told = f"; its options are {', '.join(names)}" if len(first["loc"]) == 2 else ""
         raise ConfigError(f"{where}: {place}: {first['msg']}{told}") from error
     return made

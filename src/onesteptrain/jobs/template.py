@@ -17,6 +17,7 @@ import yaml
 from onesteptrain.data.pool import Pool, Sample, open_pool
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.jobs.job import Job
+from onesteptrain.jobs.recipe import Recipe
 from onesteptrain.storage.atomic import write_text
 
 _LOOKED_AT = 500
@@ -39,10 +40,12 @@ def field_docs(cls: type) -> dict[str, str]:
 
 def job_keys() -> Iterator[tuple[str, str, Any]]:
     """Name, meaning and default of each key that a job file may hold, the everyday ones first."""
-    docs = field_docs(Job)
+    docs = {name: doc for cls in (Recipe, Job) for name, doc in field_docs(cls).items()}
     defaults = {
         field.name: field.default_factory() if callable(field.default_factory) else field.default
-        for field in dataclasses.fields(Job)
+        for cls in (Recipe, Job)
+        for field in dataclasses.fields(cls)
+        if field.name != "recipe"
     }
     for name in (*_EVERYDAY, *(name for name in defaults if name not in _EVERYDAY)):
         yield name, docs.get(name, ""), defaults[name]

@@ -53,7 +53,7 @@ def make_arms(job: Comparison, pool: Pool, tell: Tell) -> Iterator[Arm]:
         ConfigError: a method, its options or what it needs is missing.
     """
     count = len(pool)
-    bench = Bench(job, pool, Places(job.out, by_content=True), tell)
+    bench = Bench(job.recipe, pool, Places(job.out, by_content=True), tell)
     yield Arm("untuned", "0%", 0.0, lambda seed: np.empty(0, np.int64), 0.0)
     yield Arm("full", "100%", 1.0, lambda seed: np.arange(count), 0.0)
     if job.truth is not None:
@@ -64,7 +64,7 @@ def make_arms(job: Comparison, pool: Pool, tell: Tell) -> Iterator[Arm]:
 
 def _method_arms(job: Comparison, bench: Bench, name: str, arm: MethodArm) -> Iterator[Arm]:
     redrawn = arm.method == "random"  # chance alone: each seed draws anew
-    seeds = range(job.seeds) if redrawn else [job.seed]
+    seeds = range(job.seeds) if redrawn else [bench.recipe.seed]
     scored = [_scored(job, bench, name, arm, seed) for seed in seeds]
     tables = [result.table for result in scored]
 
@@ -83,8 +83,9 @@ def _method_arms(job: Comparison, bench: Bench, name: str, arm: MethodArm) -> It
 
 def _scored(job: Comparison, bench: Bench, name: str, arm: MethodArm, seed: int) -> Scored:
     """Score the pool by one method, by the recipe with what the arm has of its own."""
-    share = job.warmup_share if arm.warmup_share is None else arm.warmup_share
-    own = dataclasses.replace(job, proxy=arm.proxy or job.proxy, warmup_share=share)
+    recipe = bench.recipe
+    share = recipe.warmup_share if arm.warmup_share is None else arm.warmup_share
+    own = dataclasses.replace(recipe, proxy=arm.proxy or recipe.proxy, warmup_share=share)
     telling = dataclasses.replace(bench, recipe=own, tell=lambda text: bench.tell(f"{name}: {text}"))
     return telling.score(
         arm.method, arm.make(name), seed=seed, second_pass=arm.second_pass, checkpoints=job.warmup_checkpoints

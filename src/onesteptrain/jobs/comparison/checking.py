@@ -35,16 +35,16 @@ def check_request(job: Comparison, pool: Pool) -> None:
     if unknown:
         raise ConfigError(f"references name {', '.join(unknown)}; choose from {', '.join([*OWN_ARMS, *job.methods])}")
     check_columns(read_benchmark(job.benchmark), job.evaluate.by)
-    check_checkpoint(job.target, job.loading)
+    check_checkpoint(job.target, job.recipe.loading)
     if job.truth is not None:
         _check_truth(job.truth, pool)
 
 
 def _check_arm(job: Comparison, name: str, arm: MethodArm, rows: int) -> None:
-    method = arm.make(name)
-    if uses_proxy(method) and arm.proxy is None and job.proxy is None:
+    method, recipe = arm.make(name), job.recipe
+    if uses_proxy(method) and arm.proxy is None and recipe.proxy is None:
         raise ConfigError(f"method {name!r} needs a proxy; give proxy, or take the method out")
-    if uses_proxy(method) and job.anchors is None and job.heldout is None:
+    if uses_proxy(method) and recipe.anchors is None and recipe.heldout is None:
         raise ConfigError(f"method {name!r} needs anchors; give anchors or heldout, or take the method out")
     if uses_checkpoints(method) and not job.warmup_checkpoints:
         raise ConfigError(f"method {name!r} looks back at the warm-up; give warmup_checkpoints, such as 4")

@@ -14,11 +14,11 @@ import yaml
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation.paired import paired_difference
+from onesteptrain.jobs.assembling import flat
 from onesteptrain.jobs.comparison.arms import Arm, clean_share, make_arms
 from onesteptrain.jobs.comparison.checking import check_request
 from onesteptrain.jobs.comparison.request import Comparison, Protocol
 from onesteptrain.jobs.comparison.trials import Outcome, Trial, accuracy_by_group, run_trials
-from onesteptrain.jobs.reading import flat
 from onesteptrain.jobs.steps import Tell, plain
 from onesteptrain.storage.atomic import write_json, write_text
 from onesteptrain.storage.run_directory import begin_run
@@ -73,7 +73,7 @@ def compare(job: Comparison, *, workers: int = 0, overwrite: bool = False, tell:
     """
     if workers < 0:
         raise ConfigError(f"workers is {workers}; it must be at least 1, or 0 for one a processor or GPU")
-    pool = job.pool_reading.open(job.pool)
+    pool = job.recipe.pool_reading.open(job.recipe.pool)
     check_request(job, pool)
     asked = {"pool": pool.path, "format": pool.format, "image_root": pool.image_root}
     with begin_run(job.out, {"compare": plain(asked)}, {"pool": pool.fingerprint}, overwrite=overwrite):
@@ -115,7 +115,7 @@ def _trial(job: Comparison, pool: Pool, arm: Arm, protocol: Protocol, seed: int)
         arm.rows(seed),
         tuning,
         job.train_scope,
-        job.loading,
+        job.recipe.loading,
         job.evaluate,
         label=f"{arm.method} {arm.budget} protocol {protocol} seed {seed}",
     )
@@ -158,7 +158,7 @@ def _differences(job: Comparison, entries: Sequence[_Entry], done: dict[str, Out
         for other in marks:
             if other[0] != protocol or other[1] not in job.references or other[1] == method:
                 continue
-            difference = paired_difference(marks[protocol, method, budget], marks[other], seed=job.seed)
+            difference = paired_difference(marks[protocol, method, budget], marks[other], seed=job.recipe.seed)
             names = {"protocol": protocol, "method": method, "budget": budget}
             against = {"against": other[1], "against_budget": other[2]}
             differences.append({**names, **against, **difference._asdict()})

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import EvaluateOptions
-from onesteptrain.jobs.reading import from_plain, job_from_plain, read_yaml, refuse_renamed
+from onesteptrain.jobs.assembling import job_from_plain
+from onesteptrain.jobs.reading import from_plain, read_yaml, refuse_renamed
 from onesteptrain.jobs.recipe import Recipe
 from onesteptrain.methods import Method, method_class
 from onesteptrain.proxy import ScopeOptions
@@ -77,8 +78,11 @@ RANDOM = MethodArm("random")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Recipe):
+class Comparison:
     """A comparison of methods on one pool, one target and one benchmark."""
+
+    recipe: Recipe
+    """Pool, anchors and proxy; in a file, its keys stand beside the others."""
 
     target: str
     """Checkpoint that every arm fine-tunes."""
@@ -123,7 +127,6 @@ class Comparison(Recipe):
     """Keep the trained targets."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.seeds < 1:
             raise ConfigError(f"seeds is {self.seeds}; it must be at least 1")
         if not self.shares or not self.protocols:
