@@ -66,13 +66,13 @@ def test_the_expectation_of_a_draw_is_its_mean_over_seeds(tmp_path):
     for name in ("utility_share", "harmful", "clean_share"):
         seen = [getattr(selection.kept, name) for selection in drawn]
         error = np.std(seen) / len(seen) ** 0.5
-        assert abs(np.mean(seen) - getattr(drawn[0].expected, name)) < 4 * error  # of the mean of 40 draws
+        assert abs(np.mean(seen) - getattr(drawn[0].expected, name)) <= 4 * error + 1e-12  # of the mean of 40 draws
 
 
 def test_without_a_reference_the_knee_is_the_advice(tmp_path):
     advice = advise(plain_table(tmp_path, np.concatenate([np.full(30, 10.0), np.full(70, 0.1)])))
     assert advice.recommended == advice.knee == pytest.approx(0.3)
-    assert advice.clean_share is None
+    assert advice.verdict is None
     assert "score with --intervals 8" in describe_advice(advice)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from onesteptrain.data.pool import Sample, Turn, open_pool
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
+from onesteptrain.methods import Reference
 from onesteptrain.scoring.score import ScoringOptions, _Chunk, _expected, score_pool
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import Record
@@ -220,7 +221,8 @@ class Referencing(Lengths):
 
     def reference(self):
         anchors = [Sample(f"a{row}", row, (Turn("user", ("?" * row,)), Turn("assistant", ("x",)))) for row in (2, 5)]
-        return [(anchor, Record(float(anchor.row), columns={"tokens": anchor.row})) for anchor in anchors]
+        measured = [(anchor, Record(float(anchor.row), columns={"tokens": anchor.row})) for anchor in anchors]
+        return Reference(measured, [])
 
 
 def test_what_a_method_says_of_its_anchors_stands_beside_the_table(tmp_path):

@@ -60,7 +60,8 @@ def second() -> ScoreTable:
 def test_the_second_proxy_learns_as_long_from_more_rows_that_pass():
     job, told = looked()
     facts = [json.loads((job.out / name / "warmup.json").read_text()) for name in ("warmup", "second/warmup")]
-    passing = measure_trust(first()).passing()
+    trust = measure_trust(first())
+    passing = trust.passing() | trust.verdict.blind  # a blind gate, as of random weights, lets all pass
     trusted = [one.uid for one in open_pool(job.out / "second" / "trusted.jsonl", image_root=job.recipe.pool.parent)]
     uids = first().read(["uid"])["uid"].to_pylist()
     assert facts[0]["steps"] == facts[1]["steps"] == job.recipe.warmup.steps
@@ -78,6 +79,7 @@ def test_rows_that_the_gate_drops_teach_the_second_proxy_nothing(tmp_path):
     for made in ("warmup", "score"):
         shutil.copytree(job.out / made, tmp_path / made)
     write_table(table, tmp_path / "score" / "scores.parquet")
+    (tmp_path / "score" / "corrupted.parquet").unlink()  # of random weights: it would say that the gate is blind
     bench = Bench(job.recipe, open_pool(job.recipe.pool), Places(tmp_path), lambda text: None)
     assert bench.score("one_step", job.score, second_pass=True).run == tmp_path / "second" / "score"
     taught = {one.uid for one in open_pool(tmp_path / "second" / "trusted.jsonl", image_root=job.recipe.pool.parent)}

@@ -73,7 +73,8 @@ def losses(records) -> list[tuple[float, float]]:
 
 def test_the_columns_of_the_first_scoring_stand_unchanged_bit_for_bit():
     first = scored_first()[2]
-    for now, before in ((second(), first), (second().reference, first.reference)):
+    tables = ((second(), first), (second().reference, first.reference), (second().corrupted, first.corrupted))
+    for now, before in tables:
         assert now.names == [*before.names, "second_loss", "second_worst_loss"]
         assert now.read(before.names).equals(before.read())
 
@@ -131,7 +132,7 @@ def test_a_pass_that_was_interrupted_ends_with_the_same_bytes(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         score_pool(pool, Killed, run, SMALL)
     assert score_pool(pool, scorer, run, SMALL).scored_now == ROWS - 4
-    for name in ("scores.parquet", "reference.parquet"):
+    for name in ("scores.parquet", "reference.parquet", "corrupted.parquet"):
         assert (run.path / name).read_bytes() == (second().path.parent / name).read_bytes()
 
 
@@ -164,7 +165,7 @@ def test_first_records_are_had_in_any_order_across_row_groups(tmp_path):
 
 def test_a_row_without_a_score_keeps_its_reason_and_one_without_a_finite_loss_gets_one(tmp_path):
     pool, anchors, first = scored_first()
-    for name in ("scores.parquet", "reference.parquet"):
+    for name in ("scores.parquet", "reference.parquet", "corrupted.parquet"):
         (tmp_path / name).write_bytes((first.path.parent / name).read_bytes())
     rows = first.read().to_pylist()
     rows[1] |= {"score": None, "reason": "its picture is gone"} | dict.fromkeys(set(rows[1]) - set(BASE_COLUMNS))

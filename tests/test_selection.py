@@ -127,6 +127,7 @@ def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
         "prefer": "top",
         "dropped": 0,
         "clean_share": None,
+        "verdict": None,
         "groups": None,
         "kept": {
             "rows": 1,

@@ -16,8 +16,10 @@ from scipy.stats import kstest, norm
 from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, RunError, ScoreError
 from onesteptrain.selection import SelectOptions, select_rows
+from onesteptrain.selection.power import clean_share
 from onesteptrain.selection.quotas import share_out, to_groups
-from onesteptrain.selection.trust import SIGNALS, clean_share, density_ratio, measure_trust, nonconformity, p_values
+from onesteptrain.selection.separation import equal_weights, separate
+from onesteptrain.selection.trust import SIGNALS, density_ratio, measure_trust, p_values
 from onesteptrain.storage.score_table import ScoreTable, write_table
 from tests.pool_files import qa
 
@@ -41,14 +43,31 @@ def mixture(noise: float, seed: int = 0, shift: float = 5.0) -> tuple[np.ndarray
     return rows[order], (np.arange(ROWS) < ROWS - bad)[order]
 
 
-def table_of(folder: Path, rows: np.ndarray, anchors: np.ndarray | None, **more) -> ScoreTable:
+def nonconformity(rows: np.ndarray, anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows and anchors, where all signals count alike."""
+    separation = equal_weights(SIGNALS, anchors)
+    return separation.nonconformity(rows), separation.nonconformity(anchors)
+
+
+def corrupted_like(shifts: dict[str, float], seed: int, copies: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Signals of corrupted anchors, so many of each kind, and their kinds."""
+    parts = [signals(copies, seed + place, shift) for place, shift in enumerate(shifts.values())]
+    return np.concatenate(parts), np.repeat(list(shifts), copies)
+
+
+SEEN = {"wrong_step": 5.0, "cut_off": 5.0, "other_picture": 5.0}
+UNSEEN = {"wrong_step": 0.0, "cut_off": 0.0, "other_picture": 0.0}
+
+
+def table_of(folder: Path, rows: np.ndarray, anchors: np.ndarray | None, corrupted=None, **more) -> ScoreTable:
     folder.mkdir(exist_ok=True)
-    for name, values in (("scores", rows), ("reference", anchors)):
+    for name, values in (("scores", rows), ("reference", anchors), ("corrupted", corrupted and corrupted[0])):
         if values is None:
             continue
         columns = {"uid": [f"u{row}" for row in range(len(values))], "row": np.arange(len(values))}
         columns |= {"score": -values[:, 1], "reason": pa.nulls(len(values), pa.string())}
         columns |= dict(zip(SIGNALS, values.T, strict=True)) | (more if name == "scores" else {})
+        columns |= {"kind": corrupted[1]} if name == "corrupted" else {}
         write_table(pa.table(columns), folder / f"{name}.parquet")
     return ScoreTable(folder / "scores.parquet")
 
@@ -98,7 +117,7 @@ def test_the_ratio_keeps_the_mass_where_rows_look_cleaner_than_any_anchor():
 def test_the_chance_is_calibrated(tmp_path):
     hits: list[tuple[float, bool]] = []
     for seed in range(10):
-        rows, clean = mixture(0.5, seed, shift=2.5)
+        rows, clean = mixture(0.5, seed, shift=4.0)
         trust = measure_trust(table_of(tmp_path / str(seed), rows, signals(ANCHORS, 100 + seed)))
         hits += list(zip(trust.probability, clean, strict=True))
     told, true = np.array([one for one, _ in hits]), np.array([two for _, two in hits])
@@ -131,19 +150,29 @@ def test_units_do_not_matter(scale):
     np.testing.assert_allclose(one[1], two[1], rtol=1e-9, atol=1e-9)
 
 
-def test_nonconformity_is_the_log_of_the_mean_exponential_of_standard_scores_a_few_rows_at_a_time(monkeypatch):
-    """Against the formula written out row by row; the rows do not divide into parts evenly."""
-    monkeypatch.setattr("onesteptrain.selection.trust._AT_ONCE", 7)
+def test_nonconformity_is_the_weighted_sum_of_logarithms_in_standard_deviations_of_the_anchors():
+    """Against the formula written out row by row."""
     rows, anchors = signals(50, 1), signals(ANCHORS, 2)
-    logs = np.log(np.abs(anchors))
-    middle, spread = np.median(logs, axis=0), logs.std(axis=0)
-    found = nonconformity(rows, anchors)
-    for some, among in zip(found, (rows, anchors), strict=True):
-        expected = [
-            math.log(sum(math.exp((math.log(abs(row[k])) - middle[k]) / spread[k]) for k in range(3)) / 3)
-            for row in among
-        ]
-        np.testing.assert_allclose(some, expected, rtol=1e-12, atol=1e-12)  # float64, a dozen operations
+    wrong, kinds = corrupted_like(SEEN, 3)
+    separation = separate(SIGNALS, anchors, wrong, kinds)
+    known = np.abs(np.concatenate([anchors, wrong]))
+    floor = 0.01 * np.median(known, axis=0)
+    middle, scale = np.median(np.log(np.abs(anchors) + floor), axis=0), np.log(known + floor).std(axis=0)
+
+    def summed(row):
+        parts = zip(separation.weights, row, floor, middle, scale, strict=True)
+        return sum(weight * (math.log(abs(value) + least) - m) / s for weight, value, least, m, s in parts)
+
+    unit = np.std([summed(anchor) for anchor in anchors])
+    expected = [summed(row) / unit for row in rows]
+    np.testing.assert_allclose(separation.nonconformity(rows), expected, rtol=1e-9, atol=1e-9)  # float64 sums
+
+
+def test_rows_are_measured_alike_a_few_at_a_time(tmp_path, monkeypatch):
+    table = table_of(tmp_path, signals(50, 1), signals(ANCHORS, 2))
+    whole = measure_trust(table).nonconformity
+    monkeypatch.setattr("onesteptrain.selection.trust._AT_ONCE", 7)  # which does not divide 50
+    np.testing.assert_array_equal(measure_trust(table).nonconformity, whole)
 
 
 def test_a_row_without_any_harm_does_not_stand_out_by_it():

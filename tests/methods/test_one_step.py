@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from scipy.stats import t as student
 
+from onesteptrain.data.corruption import corrupt
 from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import AnchorError, ConfigError
 from onesteptrain.methods import Referenced, Setting
@@ -92,7 +93,7 @@ def test_token_utilities_give_back_utility_harm_gain_and_the_worst():
 def test_an_anchor_is_measured_by_the_others_alone():
     scorer = OneStep(estimator="jvp", reference_folds=3).prepare(setting())
     assert isinstance(scorer, Referenced)
-    found = {anchor.uid: record for anchor, record in scorer.reference()}
+    found = {anchor.uid: record for anchor, record in scorer.reference().anchors}
     assert sorted(found) == sorted(anchor.uid for anchor in ANCHORS)
     for fold in in_parts(ANCHORS, 3, seed=0):
         others = [anchor for anchor in ANCHORS if anchor not in fold]
@@ -102,9 +103,22 @@ def test_an_anchor_is_measured_by_the_others_alone():
             assert found[anchor.uid].columns["harm"] == pytest.approx(record.columns["harm"], rel=1e-3, abs=1e-9)
 
 
+def test_a_corrupted_anchor_is_measured_by_the_anchors_of_other_folds():
+    reference = OneStep(estimator="jvp", reference_folds=3, corrupted=40).prepare(setting()).reference()
+    assert [anchor.uid for anchor, _ in reference.anchors] == [anchor.uid for anchor in ANCHORS]
+    assert [copy for copy, _ in reference.corrupted] == corrupt(ANCHORS, count=40, seed=0)
+    for fold in in_parts(ANCHORS, 3, seed=0):
+        mine = [(copy, record) for copy, record in reference.corrupted if copy.anchor in {one.uid for one in fold}]
+        others = [anchor for anchor in ANCHORS if anchor not in fold]
+        alone = scored([copy.sample for copy, _ in mine], others, reference_folds=0)
+        for (_, record), wanted in zip(mine, alone, strict=True):
+            assert record.score == pytest.approx(wanted.score, rel=1e-4)  # as of an anchor, above
+            assert record.columns["loss"] == pytest.approx(wanted.columns["loss"], rel=1e-6)
+
+
 def test_groups_change_no_reference():
-    plain = OneStep(estimator="jvp").prepare(setting()).reference()
-    grouped = OneStep(estimator="jvp", group_by="group").prepare(setting()).reference()
+    plain = OneStep(estimator="jvp").prepare(setting()).reference().anchors
+    grouped = OneStep(estimator="jvp", group_by="group").prepare(setting()).reference().anchors
     for (one, first), (two, second) in zip(plain, grouped, strict=True):
         assert one.uid == two.uid
         assert first.score == pytest.approx(second.score, rel=1e-4)

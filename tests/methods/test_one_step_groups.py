@@ -93,7 +93,7 @@ def test_intervals_stand_beside_groups_on_either_route():
 def test_anchors_as_reference_need_no_groups():
     grouped = OneStep("jvp", group_by="group", group_route="gradient", reference_folds=3).prepare(setting(ANCHORS))
     plain = OneStep("jvp", reference_folds=3).prepare(setting(ANCHORS))
-    for (one, found), (other, wanted) in zip(grouped.reference(), plain.reference(), strict=True):
+    for (one, found), (other, wanted) in zip(grouped.reference().anchors, plain.reference().anchors, strict=True):
         assert one.uid == other.uid
         assert found.score == pytest.approx(wanted.score, rel=1e-4)
         assert not any(name.startswith("utility.") for name in found.columns)

@@ -107,8 +107,8 @@ def describe_advice(advice: Advice) -> str:
     heads = ("share", "     rows", "tokens", "utility", "harmful rows", "clean, expected", "epoch")
     lines = ["  ".join(heads), *(_line(heads, share) for share in advice.shares)]
     lines.append(f"utility has its knee at {advice.knee:.1%} of the rows")
-    if advice.clean_share is not None:
-        lines.append(f"about {advice.clean_share:.0%} of the pool is clean, as the anchors tell it")
+    if advice.verdict is not None:
+        lines += advice.verdict.sentences()
     lines.append(f"advice: keep at most {advice.recommended:.1%}: {advice.why}")
     if advice.stable is not None:
         lines.append(
@@ -138,8 +138,11 @@ def describe_selection(selection: Selection, out: Path) -> str:
     missing = selection.pool_rows - selection.scored_rows
     if missing:
         lines.append(f"{missing} rows without a score were left out")
-    if selection.gate != "none":
-        lines.append(_gate(selection))
+    if selection.gate not in ("none", "blind"):
+        unlike = " as unlike the anchors" if selection.gate == "trust" else ""
+        lines.append(f"gate {selection.gate}: {selection.dropped} rows dropped{unlike}")
+    if selection.verdict is not None:
+        lines += selection.verdict.sentences()
     if selection.skipped_similar is not None:
         lines.append(f"{selection.skipped_similar} rows were passed over as too similar to a kept one")
     if selection.budget is not None and kept < selection.budget:
@@ -153,14 +156,6 @@ def describe_selection(selection: Selection, out: Path) -> str:
     if selection.expected is not None and selection.expected.rows < selection.scored_rows - selection.dropped:
         lines.append(f"in the mean over draws: {_figures(selection.expected)}")
     return "\n".join(lines)
-
-
-def _gate(selection: Selection) -> str:
-    """What the gate dropped."""
-    if selection.clean_share is None:
-        return f"gate {selection.gate}: {selection.dropped} rows dropped"
-    clean = f"about {selection.clean_share:.0%} of the pool is clean"
-    return f"gate: {selection.dropped} rows dropped as unlike the anchors; {clean}"
 
 
 def _figures(figures: Figures) -> str:

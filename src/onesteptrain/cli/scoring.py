@@ -21,6 +21,7 @@ from onesteptrain.scoring.audit import Audit as AuditResult
 from onesteptrain.scoring.audit import AuditOptions, trusted_step_size
 from onesteptrain.scoring.forecast import Forecast
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
+from onesteptrain.selection.trust import can_trust, measure_trust
 from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
 
 _GOOD = 0.99
@@ -223,6 +224,8 @@ def describe_scoring(result: ScoringResult) -> str:
     if result.failed:
         lines.append(f"{result.failed} rows have a reason in place of a score, such as:")
         lines += [f"  {count} x {reason}" for reason, count in result.reasons]
+    if can_trust(result.table):
+        lines += measure_trust(result.table).verdict.sentences()
     return "\n".join(lines)
 
 
@@ -234,6 +237,7 @@ def scoring_facts(result: ScoringResult) -> dict[str, Any]:
         "failed": result.failed,
         "reasons": [{"reason": reason, "rows": count} for reason, count in result.reasons],
         "scored_now": result.scored_now,
+        "verdict": measure_trust(result.table).verdict.facts() if can_trust(result.table) else None,
         "seconds": result.seconds,
     }
 

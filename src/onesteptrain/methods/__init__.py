@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from onesteptrain.data.corruption import Corrupted
 from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ConfigError
 from onesteptrain.storage.score_table import Record, Value
@@ -31,12 +32,22 @@ _GONE = {"second_look": "second_look is no method any more; `ost run` takes the 
 Scorer = Callable[[Sequence[Sample]], list[Record]]
 
 
+class Reference(NamedTuple):
+    """What clean rows and harmful ones look like to a scorer; same columns as a sample's."""
+
+    anchors: list[tuple[Sample, Record]]
+    """The anchors, in the order given, each measured as if it were none."""
+
+    corrupted: list[tuple[Corrupted, Record]]
+    """Corrupted copies of anchors, each measured as if the copied one were none."""
+
+
 @runtime_checkable
 class Referenced(Protocol):
     """A scorer that can also say what clean rows look like to it, so that a selection can tell what is not."""
 
-    def reference(self) -> list[tuple[Sample, Record]]:
-        """The anchors with their records, each measured as if it were no anchor; same columns as a sample's."""
+    def reference(self) -> Reference:
+        """Measure the anchors, and corrupted copies of them."""
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,10 @@ def _table_facts(table: ScoreTable) -> dict[str, Any]:
     try:
         rule = default_rule(table)
     except ScoreError as error:
-        return {**facts, "kept": [], "gate": "none", "no_rule": str(error)}
-    return {**facts, "kept": [(share, rule.figures(share)) for share in SHARES], "gate": rule.gated.gate, "no_rule": ""}
+        return {**facts, "kept": [], "gate": "none", "verdict": [], "no_rule": str(error)}
+    kept = [(share, rule.figures(share)) for share in SHARES]
+    verdict = rule.gated.trust.verdict.sentences() if rule.gated.trust else []
+    return {**facts, "kept": kept, "gate": rule.gated.gate, "verdict": verdict, "no_rule": ""}
 
 
 def _ranking_facts(table: ScoreTable, options: ReportOptions) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import time
@@ -14,11 +15,22 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow.parquet as pq
 
+from onesteptrain.data.corruption import Corrupted
 from onesteptrain.data.pool import Pool, Sample, Unreadable
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.methods import Referenced, Scorer
 from onesteptrain.storage.run_directory import Run
-from onesteptrain.storage.score_table import REFERENCE, SCORES, Record, ScoreTable, merge, to_table, write_table
+from onesteptrain.storage.score_table import (
+    CORRUPTED,
+    REFERENCE,
+    SCORES,
+    Record,
+    ScoreTable,
+    Value,
+    merge,
+    to_table,
+    write_table,
+)
 
 T = TypeVar("T")
 
@@ -231,9 +243,20 @@ def _expected(chunks: Iterable[_Chunk], expect: Expect) -> Iterator[_Chunk]:
 def _with_reference(scorer: Scorer, folder: Path) -> Scorer:
     """Keep what a scorer says of its anchors, if it says anything: see `methods.Referenced`."""
     if isinstance(scorer, Referenced) and not (folder / REFERENCE).exists():
-        placed = ((anchor.uid, anchor.row, record) for anchor, record in scorer.reference())
+        reference = scorer.reference()
+        if reference.corrupted:
+            copies = ((copy.sample.uid, copy.sample.row, _placed(copy, record)) for copy, record in reference.corrupted)
+            write_table(to_table(copies), folder / CORRUPTED)
+        placed = ((anchor.uid, anchor.row, record) for anchor, record in reference.anchors)
         write_table(to_table(placed), folder / REFERENCE)
     return scorer
+
+
+def _placed(copy: Corrupted, record: Record) -> Record:
+    """A record that says what is wrong with the corrupted anchor that it is of."""
+    start, end = copy.span or (None, None)
+    where: dict[str, Value] = {"anchor": copy.anchor, "kind": copy.kind, "span_start": start, "span_end": end}
+    return dataclasses.replace(record, columns={**where, **record.columns})
 
 
 def _failures(tables: Iterable[Path]) -> tuple[int, list[tuple[str, int]]]:

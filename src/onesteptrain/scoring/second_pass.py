@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 from torch import Tensor
 
+from onesteptrain.data.corruption import Corrupted, corrupt
 from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ScoreError
+from onesteptrain.methods import Reference
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.storage.score_table import BASE_COLUMNS, Record, ScoreTable, Value
 from onesteptrain.utility.answers import answer_losses
@@ -47,7 +49,7 @@ def second_pass_scorer(
             f"{first.path} has no reference.parquet beside it; score the pool with method one_step and estimator "
             "fd or jvp first"
         )
-    return SecondPassScorer(RecordsByRow(first.path), first.reference, proxy, anchors, batch_size)
+    return SecondPassScorer(RecordsByRow(first.path), first.reference, first.corrupted, proxy, anchors, batch_size)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class SecondPassScorer:
 
     first: RecordsByRow
     first_anchors: ScoreTable
+    first_corrupted: ScoreTable | None
     proxy: Proxy
     anchors: Sequence[Sample] = field(repr=False)
     batch_size: int | None
@@ -64,7 +67,7 @@ class SecondPassScorer:
         """One record a sample."""
         return self._joined(samples, [self.first.record(sample) for sample in samples])
 
-    def reference(self) -> list[tuple[Sample, Record]]:
+    def reference(self) -> Reference:
         """The anchors with their records, in the first order; the second proxy has not learned from them either.
 
         Raises:
@@ -78,7 +81,22 @@ class SecondPassScorer:
                 "give those of the first scoring"
             )
         ordered = [anchors[uid] for uid in uids]
-        return list(zip(ordered, self._joined(ordered, _records(table)), strict=True))
+        copies = self._copies()
+        corrupted = self._joined([copy.sample for copy, _ in copies], [record for _, record in copies])
+        return Reference(
+            list(zip(ordered, self._joined(ordered, _records(table)), strict=True)),
+            [(copy, record) for (copy, _), record in zip(copies, corrupted, strict=True)],
+        )
+
+    def _copies(self) -> list[tuple[Corrupted, Record]]:
+        """The corrupted anchors of the first scoring, made again, with their records."""
+        first = self.first_corrupted
+        if first is None:
+            return []
+        table = first.read()
+        again = {copy.sample.uid: copy for copy in corrupt(self.anchors, count=max(1, table.num_rows), seed=0)}
+        pairs = zip(table["uid"].to_pylist(), _records(table.drop_columns(list(_PLACES))), strict=True)
+        return [(again[uid], record) for uid, record in pairs]
 
     def _joined(self, samples: Sequence[Sample], first: Sequence[Record]) -> list[Record]:
         before = {sample.uid: record for sample, record in zip(samples, first, strict=True)}
@@ -88,6 +106,10 @@ class SecondPassScorer:
             return [_with_losses(before[sample.uid], loss) for sample, loss in zip(usable, losses, strict=True)]
 
         return records_with(self.proxy.encoder, samples, measure)
+
+
+_PLACES = ("anchor", "kind", "span_start", "span_end")
+"""Columns of corrupted anchors that say what is wrong with them, not what was measured."""
 
 
 def _with_losses(record: Record, losses: Float64[Tensor, " answer_token"]) -> Record:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.certainty import COLUMN, AnchorCount, anchor_curve, read_parts, stable_share, top_frequency
 from onesteptrain.selection.figures import DefaultRule, Figures, default_rule
+from onesteptrain.selection.trust import Verdict
 from onesteptrain.storage.score_table import ScoreTable
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -37,8 +38,8 @@ class Advice(NamedTuple):
     """Share that passes the trust gate, or the knee without one."""
 
     why: str
-    clean_share: float | None
-    """Of the scored rows, as the trust gate estimates it."""
+    verdict: Verdict | None
+    """What the trust gate says of the pool and of itself; None without it."""
 
     stable: float | None
     """Share of the recommended top rows that nine of ten draws of the anchors would keep; None without intervals."""
@@ -49,7 +50,13 @@ class Advice(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         shares = [{**line._asdict(), "kept": line.kept._asdict()} for line in self.shares]
-        return {**self._asdict(), "shares": shares, "anchors": [line._asdict() for line in self.anchors]}
+        anchors = [line._asdict() for line in self.anchors]
+        return {
+            **self._asdict(),
+            "shares": shares,
+            "verdict": self.verdict and self.verdict.facts(),
+            "anchors": anchors,
+        }
 
 
 def advise(table: ScoreTable, *, seconds_per_row: float | None = None) -> Advice:
@@ -79,7 +86,7 @@ def advise(table: ScoreTable, *, seconds_per_row: float | None = None) -> Advice
     trust = rule.gated.trust
     recommended, why = _recommended(rule, knee)
     stable, curve = _certainty(table, recommended)
-    return Advice(shares, knee, recommended, why, trust and trust.clean_share, stable, curve)
+    return Advice(shares, knee, recommended, why, trust and trust.verdict, stable, curve)
 
 
 def find_knee(curve: NDArray[np.float64]) -> int:
@@ -100,6 +107,8 @@ def _recommended(rule: DefaultRule, knee: float) -> tuple[float, str]:
     if rule.gated.trust is None:
         return knee, "the knee of the utility curve; scores with a reference of the anchors would tell what is clean"
     share = len(rule.gated.passed) / rule.table.rows
+    if rule.gated.trust.verdict.blind:
+        return share, "nothing can be told from these scores, so that no row is named"
     return share, "the rows that look like the anchors; fewer make training cheaper"
 
 

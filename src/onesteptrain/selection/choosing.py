@@ -18,6 +18,7 @@ from onesteptrain.selection.gating import pass_gate
 from onesteptrain.selection.keeping import keep_rows, preference
 from onesteptrain.selection.options import Budget, SelectOptions, parse_floor, read_budget
 from onesteptrain.selection.quotas import Groups, read_groups
+from onesteptrain.selection.trust import Verdict
 from onesteptrain.storage.display import html_table
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -50,20 +51,25 @@ class Selection:
     """Rows that were passed over because they resemble a kept one; None if they were not compared."""
 
     gate: str
-    """What dropped rows: trust, a share, a lowest value, or none."""
+    """What dropped rows: trust, a share, a lowest value, or none; blind where the trust gate could not tell."""
 
     prefer: str
     dropped: int
     """Scored rows that the gate dropped."""
 
-    clean_share: float | None
-    """Share of the scored rows that are clean, as the trust gate estimates it; None without it."""
+    verdict: Verdict | None
+    """What the trust gate says of the pool and of itself; None without it."""
 
     groups: Mapping[str, int] | None
     """Kept rows of each quota group; None without a quota."""
 
     given_pool: Pool | None = None
     """The pool, if the caller had it open."""
+
+    @property
+    def clean_share(self) -> float | None:
+        """Share of the scored rows that is clean, as the trust gate estimates it; None where it cannot tell."""
+        return self.verdict and self.verdict.clean_share
 
     @property
     def pool(self) -> Pool:
@@ -98,6 +104,7 @@ class Selection:
         """The numbers without the rows, for JSON."""
         names = ("pool_rows", "scored_rows", "threshold", "budget", "skipped_similar", "gate", "prefer", "dropped")
         facts = {name: getattr(self, name) for name in (*names, "clean_share", "groups")}
+        facts["verdict"] = self.verdict and self.verdict.facts()
         expected = None if self.expected is None else self.expected._asdict()
         return {"rows": len(self), **facts, "kept": self.kept._asdict(), "expected": expected}
 
@@ -159,7 +166,7 @@ def select_rows(
         gate=gated.gate,
         prefer=prefer,
         dropped=gated.dropped,
-        clean_share=None if gated.trust is None else gated.trust.clean_share,
+        verdict=gated.trust and gated.trust.verdict,
         groups=None if groups is None else _count(groups, chosen),
         given_pool=pool,
     )

@@ -59,7 +59,7 @@ class Measures(NamedTuple):
             tokens_share=None if tokens is None else part * _share(tokens, rows),
             utility_share=None if utility is None else part * _share(np.maximum(utility, 0), rows),
             harmful=None if utility is None else part * float((utility[rows] < 0).sum()),
-            clean_share=None if trust is None else float(np.nanmean(trust.probability[rows])),
+            clean_share=None if trust is None else _clean(trust, rows),
         )
 
 
@@ -96,6 +96,16 @@ def default_rule(table: ScoreTable) -> DefaultRule:
     """
     gated = pass_gate(table, SelectOptions())
     return DefaultRule(table, gated, read_measures(table, gated.trust))
+
+
+def _clean(trust: Trust, rows: Positions) -> float | None:
+    """Share of some rows that is clean: of rows that pass, as the gate estimates it for all of them."""
+    told = trust.verdict.passing_clean
+    if told is None:
+        return None
+    passing = trust.passing()[rows]
+    others = np.nan_to_num(trust.probability[rows][~passing])
+    return float((told.value * passing.sum() + others.sum()) / len(rows))
 
 
 def _share(values: Column, rows: Positions) -> float:

@@ -20,7 +20,7 @@ class Gated(NamedTuple):
     """What a gate lets pass."""
 
     gate: str
-    """What it was: trust, a share, a lowest value, or none."""
+    """What it was: trust, a share, a lowest value, or none; blind where trust could not tell and let all pass."""
 
     passed: Positions
     """Ascending."""
@@ -48,7 +48,7 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = N
     if not len(finite):
         raise ScoreError(f"{table.path} has no row with a value in column {column!r}; nothing can be selected")
     if options.gate == "trust" or (options.trusting and floor is None and can_trust(table)):
-        gated = _by_trust(table, finite)
+        gated = _by_trust(table, finite, asked=options.gate == "trust")
     elif options.gate in ("auto", "none"):
         gated = Gated("none", finite, np.empty(0, np.int64), 0, None)
     else:
@@ -64,8 +64,10 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = N
     return _from_floor(gated, values, floor)
 
 
-def _by_trust(table: ScoreTable, finite: Positions) -> Gated:
+def _by_trust(table: ScoreTable, finite: Positions, *, asked: bool) -> Gated:
     trust = measure_trust(table)
+    if trust.verdict.blind and not asked:
+        return Gated("blind", finite, np.empty(0, np.int64), 0, trust)
     passing = trust.passing()[finite]
     passed, dropped = finite[passing], finite[~passing]
     if not len(passed):

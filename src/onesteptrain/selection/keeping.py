@@ -47,10 +47,10 @@ class _Limits(NamedTuple):
 
 
 def preference(options: SelectOptions, gated: Gated) -> Preference:
-    """What auto stands for: to draw behind the trust gate, and to rank elsewhere or where a column is named."""
+    """What auto stands for: to draw behind the trust gate, even a blind one; to rank elsewhere, and by a column."""
     if options.prefer != "auto":
         return options.prefer
-    return "draw" if gated.gate == "trust" and options.by is None else "top"
+    return "draw" if gated.gate in ("trust", "blind") and options.by is None else "top"
 
 
 def keep_rows(table: ScoreTable, gated: Gated, options: SelectOptions, budget: Budget, groups: Groups | None) -> Kept:

@@ -1,17 +1,19 @@
 """The trust gate: which rows look like the anchors, and which do not, without knowing how much noise there is.
 
-A score is a good reason to drop a row and a poor reason to prefer one. The gate drops by three signals of the scoring
-passes: harm, mean loss and the loss of the worst answer token; the losses are those of the second pass, if there was
-one. What clean rows look like is told by the anchors, each measured as if it were none (RUN/reference.parquet):
+A score is a good reason to drop a row and a poor reason to prefer one. The gate drops by signals of the scoring passes:
+harm, mean loss and the loss of the worst answer token. What clean rows look like is told by the anchors, each measured
+as if it were none (RUN/reference.parquet); what harm looks like, by corrupted copies of them (RUN/corrupted.parquet).
 
-1. Each signal is put on a log scale and measured in the anchors' standard deviations from their median. A row's
-   nonconformity is that of its signals together, log(mean(exp(z))): about that of its worst signal, since a row that is
-   wrong in one way need not be in another.
+1. A row's nonconformity is that of its signals together, with weights learned from anchors and corrupted anchors
+   (`separation`). The losses are those of a second pass where these tell the two apart better.
 2. The p-value of a row is the share of anchors with at least its nonconformity. Those of clean rows are uniform,
-   whatever the signals' distribution (conformal prediction), so the rows with large p-values tell how many are clean:
-   with a share c of clean rows, (1 - t) c of the pool has a p-value above t (Storey's estimator).
-3. The probability that a row is clean is c f(s) / g(s), with the densities f of the anchors and g of the pool at its
-   nonconformity s, made to fall with it. Rows with a probability of at least one half pass.
+   whatever the signals' distribution (conformal prediction).
+3. The pool is a mixture of rows like anchors and rows like corrupted anchors, which says how probable it is that a row
+   is clean (`power`). Rows with a probability of at least one half pass. Without corrupted anchors the probability is
+   c f(s) / g(s), with the densities f of the anchors and g of the pool at nonconformity s, made to fall with it, and
+   the clean share c by the rows with large p-values: (1 - t) c of them are above t.
+
+Where corrupted anchors look like anchors, the scores cannot tell harm from help: the gate is blind, and says so.
 
 Sources: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, chapter 2 (conformal p-values); Storey, A
 direct approach to false discovery rates (2002); Efron, Large-Scale Inference, chapter 5 (local false discovery rate).
@@ -19,15 +21,26 @@ direct approach to false discovery rates (2002); Efron, Large-Scale Inference, c
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-from scipy.special import logsumexp
 from scipy.stats import gaussian_kde
 
 from onesteptrain.errors import ScoreError
+from onesteptrain.selection.power import (
+    STYLE,
+    Interval,
+    Power,
+    clean_intervals,
+    clean_share,
+    count,
+    measure_power,
+    rank,
+)
+from onesteptrain.selection.separation import Separation, distinctness, separate
 from onesteptrain.storage.score_table import ScoreTable
 
 SIGNALS = ("harm", "loss", "worst_loss")
@@ -40,13 +53,9 @@ PASSING_PROBABILITY = 0.5
 FEWEST_ANCHORS = 20
 """With fewer, what clean rows look like is not known."""
 
-_FLOOR = 1e-3
-"""Of the anchors' median: what a signal of exactly zero counts as on the log scale."""
-
 _AT_ONCE = 65_536
 """Rows whose signals are put together at once, so that steps between take no memory that grows with the pool."""
 
-_LEVELS = np.arange(0.30, 0.80, 0.05)
 _GRID = 512
 _MOST_FOR_DENSITY = 20_000
 """Rows that the pool's density is estimated from; more make it no better."""
@@ -64,16 +73,78 @@ class Trust(NamedTuple):
     """Share of the anchors that are with at least this nonconformity."""
 
     probability: Values
-    """That the row is as good as an anchor."""
+    """That the row is as good as an anchor, or harmful in a way that is missed."""
 
-    clean_share: float
-    """Of the scored rows."""
-
-    anchors: int
+    verdict: Verdict
+    """What the gate says of the pool, and of itself."""
 
     def passing(self) -> NDArray[np.bool_]:
         """The rows that pass the gate."""
         return np.nan_to_num(self.probability, nan=-1.0) >= PASSING_PROBABILITY
+
+
+class Verdict(NamedTuple):
+    """What the trust gate says of a pool, and of itself."""
+
+    anchors: int
+
+    weights: dict[str, float]
+    """How much each signal counts, in shares of one."""
+
+    clean: Interval | None
+    """Share of the scored rows that is clean; None where it cannot be told. Without corrupted anchors it takes it that
+    all harm is noticed, and has no interval."""
+
+    passing_clean: Interval | None
+    """The same of the rows that pass."""
+
+    power: Power | None
+    """What the gate would notice; None without corrupted anchors."""
+
+    blind: bool
+    """Whether corrupted anchors look like anchors, so that the gate says nothing."""
+
+    @property
+    def clean_share(self) -> float | None:
+        """The share of the scored rows that is clean; None where it cannot be told."""
+        return None if self.clean is None else self.clean.value
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        shares = {name: getattr(self, name) and getattr(self, name)._asdict() for name in ("clean", "passing_clean")}
+        return {**self._asdict(), **shares, "power": self.power and self.power.facts()}
+
+    def sentences(self) -> list[str]:
+        """The same in words, a sentence an entry."""
+        if self.blind:
+            return [
+                "the gate is blind: corrupted anchors look like anchors to this proxy, so nothing can be said of the "
+                "pool; warm the proxy up on more rows, take a larger one, or give more anchors",
+                *([self.power.describe()] if self.power else []),
+            ]
+        told = [("of the pool", self.clean), ("of the rows that pass", self.passing_clean)]
+        clean = [f"{share.value:.0%} {of}{share.reach()}" for of, share in told if share is not None]
+        sentences = [f"clean, as {self.anchors} anchors tell it: about {', '.join(clean)}"] if clean else []
+        if self.power is None:
+            return [*sentences, "how much harm the gate misses is not known: no corrupted anchors were scored"]
+        weights = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights.items())
+        return [*sentences, self.power.describe(), f"signals by weight: {weights}"]
+
+
+class Examples(NamedTuple):
+    """Signals of anchors, right and corrupted."""
+
+    signals: tuple[str, ...]
+    anchors: Values
+    """Finite ones, "anchor signal"."""
+
+    corrupted: Values
+    kinds: NDArray[np.str_]
+
+    def separate(self) -> Separation:
+        """Learn to tell the two apart, by their errors: a mere change of style is none."""
+        errors = self.kinds != STYLE
+        return separate(self.signals, self.anchors, self.corrupted[errors], self.kinds[errors])
 
 
 def can_trust(table: ScoreTable) -> bool:
@@ -88,73 +159,96 @@ def measure_trust(table: ScoreTable) -> Trust:
     Raises:
         ScoreError: the signals or the reference are missing, or there are fewer than 20 anchors.
     """
+    examples = read_examples(table)
+    separation = examples.separate()
+    rows = np.stack([table.numbers(name) for name in examples.signals], axis=1)
+    scored = np.isfinite(rows).all(1)
+    if not scored.any():
+        raise ScoreError(f"{table.path} has no row with all of {', '.join(SIGNALS)}; nothing can be selected")
+    starts = range(0, len(rows), _AT_ONCE)
+    ours = np.concatenate([separation.nonconformity(rows[start : start + _AT_ONCE]) for start in starts])[scored]
+    judged = _judge(ours, separation, examples)
+    p_value, probability = (_spread(values, scored) for values in (judged.p_value, judged.probability))
+    return judged._replace(nonconformity=_spread(ours, scored), p_value=p_value, probability=probability)
+
+
+def _judge(rows: Values, separation: Separation, examples: Examples) -> Trust:
+    """What the anchors say of rows, all with a score, by their nonconformity."""
+    anchors, wrong = (separation.nonconformity(part) for part in (examples.anchors, examples.corrupted))
+    p_value, kinds = p_values(rows, anchors), examples.kinds
+    weights = dict(zip(separation.signals, separation.weights.tolist(), strict=True))
+    verdict = Verdict(len(anchors), weights, None, None, None, blind=False)
+    if not len(wrong):
+        return _judge_alone(Trust(rows, p_value, p_value, verdict), anchors)
+    counted = count(rows, anchors, wrong, kinds)
+    probability = counted.mixture().at(rows)
+    cut = _cut(rows, probability)
+    power = measure_power(anchors, wrong, kinds, cut)
+    pool, passing = (None, None) if power.blind else clean_intervals(counted, cut)
+    return Trust(rows, p_value, probability, Verdict(len(anchors), weights, pool, passing, power, power.blind))
+
+
+def _judge_alone(trust: Trust, anchors: Values) -> Trust:
+    """The same where no corrupted anchors say what harm looks like: all that is unlike the anchors is taken for it."""
+    share = clean_share(trust.p_value)
+    probability = np.clip(share * density_ratio(trust.nonconformity, anchors), 0.0, 1.0)
+    passing = probability >= PASSING_PROBABILITY
+    expected = float(probability[passing].mean()) if passing.any() else math.nan
+    clean, passing_clean = (Interval(value, math.nan, math.nan) for value in (share, expected))
+    return trust._replace(
+        probability=probability, verdict=trust.verdict._replace(clean=clean, passing_clean=passing_clean)
+    )
+
+
+def _cut(rows: Values, probability: Values) -> float:
+    """Nonconformity up to which rows pass."""
+    passing = probability >= PASSING_PROBABILITY
+    return float(rows[passing].max()) if passing.any() else -math.inf
+
+
+def read_examples(table: ScoreTable) -> Examples:
+    """The anchors of a score table and their corrupted copies, by the signals that tell them apart better.
+
+    Raises:
+        ScoreError: the signals or the reference are missing, or there are fewer than 20 anchors.
+    """
     reference = table.reference
     if reference is None or not _has_signals(table, reference):
         raise ScoreError(
             f"{table.path} has not all of {', '.join(SIGNALS)}, for rows and for anchors (reference.parquet); "
             "score again with method one_step and estimator fd or jvp, or select with gate none"
         )
-    signals = signals_of(table)
-    rows, anchors = (np.stack([part.numbers(name) for name in signals], axis=1) for part in (table, reference))
-    anchors = anchors[np.isfinite(anchors).all(1)]
-    if len(anchors) < FEWEST_ANCHORS:
+    corrupted = table.corrupted
+    second = set(SECOND_SIGNALS) <= set(table.names)
+    sets = [_read(names, reference, corrupted) for names in ((SIGNALS, SECOND_SIGNALS) if second else (SIGNALS,))]
+    if len(sets[0].anchors) < FEWEST_ANCHORS:
         raise ScoreError(
-            f"the trust gate of {table.path} rests on {len(anchors)} anchors and needs {FEWEST_ANCHORS}; "
+            f"the trust gate of {table.path} rests on {len(sets[0].anchors)} anchors and needs {FEWEST_ANCHORS}; "
             "score with more, or select with gate none"
         )
-    scored = np.isfinite(rows).all(1)
-    if not scored.any():
-        raise ScoreError(f"{table.path} has no row with all of {', '.join(SIGNALS)}; nothing can be selected")
-    ours, theirs = nonconformity(rows[scored], anchors)
-    p_value = p_values(ours, theirs)
-    share = clean_share(p_value)
-    probability = np.clip(share * density_ratio(ours, theirs), 0.0, 1.0)
-    return Trust(_spread(ours, scored), _spread(p_value, scored), _spread(probability, scored), share, len(anchors))
+    if second and len(sets[0].corrupted):
+        return max(sets, key=lambda each: distinctness(each.separate(), *each[1:]))
+    return sets[-1]
 
 
-def signals_of(table: ScoreTable) -> tuple[str, ...]:
-    """The signals that the gate goes by."""
-    return SECOND_SIGNALS if set(SECOND_SIGNALS) <= set(table.names) else SIGNALS
+def _read(names: tuple[str, ...], reference: ScoreTable, corrupted: ScoreTable | None) -> Examples:
+    anchors = np.stack([reference.numbers(name) for name in names], axis=1)
+    anchors = anchors[np.isfinite(anchors).all(1)]
+    if corrupted is None:
+        return Examples(names, anchors, np.empty((0, len(names))), np.empty(0, np.str_))
+    copies = np.stack([corrupted.numbers(name) for name in names], axis=1)
+    kinds = np.array(corrupted.read(["kind"])["kind"].to_pylist(), np.str_)
+    known = np.isfinite(copies).all(1)
+    return Examples(names, anchors, copies[known], kinds[known])
 
 
 def _has_signals(table: ScoreTable, reference: ScoreTable) -> bool:
-    return all(name in table.names and name in reference.names for name in signals_of(table))
-
-
-def nonconformity(rows: Values, anchors: Values) -> tuple[Values, Values]:
-    """How far rows and anchors stand out from the anchors, by their signals together.
-
-    Args:
-        rows: Signals of the rows, "row signal"; harm is negative, losses are positive, and only their size counts.
-        anchors: Signals of the anchors.
-    """
-    floor = _FLOOR * np.maximum(np.median(np.abs(anchors), axis=0), np.finfo(float).tiny)
-    theirs = np.log(np.maximum(np.abs(anchors), floor))
-    middle = np.median(theirs, axis=0)
-    spread = np.maximum(theirs.std(axis=0), 1e-9)  # anchors that are all alike
-
-    def together(signals: Values) -> Values:
-        z = (np.log(np.maximum(np.abs(signals), floor)) - middle) / spread
-        result: Values = logsumexp(z, axis=1) - np.log(z.shape[1])
-        return result
-
-    ours = np.empty(len(rows))
-    for start in range(0, len(rows), _AT_ONCE):
-        ours[start : start + _AT_ONCE] = together(rows[start : start + _AT_ONCE])
-    return ours, together(anchors)
+    return all(name in table.names and name in reference.names for name in SIGNALS)
 
 
 def p_values(rows: Values, anchors: Values) -> Values:
     """Share of the anchors with at least the nonconformity of each row, the row counted in: conformal p-values."""
-    ordered = np.sort(anchors)
-    return (1 + len(ordered) - np.searchsorted(ordered, rows, side="left")) / (1 + len(ordered))
-
-
-def clean_share(p_value: Values) -> float:
-    """Share of rows whose p-values are uniform, by Storey's estimator: the median over several cuts."""
-    ordered = np.sort(p_value)
-    above = 1 - np.searchsorted(ordered, _LEVELS, side="right") / len(ordered)
-    return float(min(1.0, np.median(above / (1 - _LEVELS))))
+    return rank(rows, np.sort(anchors))
 
 
 def density_ratio(rows: Values, anchors: Values) -> Values:

@@ -30,6 +30,11 @@ SCORES = "scores.parquet"
 REFERENCE = "reference.parquet"
 """Beside a score table, a table of the same columns for the anchors: what clean rows look like to the method."""
 
+CORRUPTED = "corrupted.parquet"
+"""Beside it, a table of the same columns for corrupted copies of the anchors: what harm looks like to the method. Its
+own columns are `anchor` (uid of the copied one), `kind` (of corruption), and `span_start` and `span_end` (where it is,
+in characters of the answer; null for pictures)."""
+
 _ROW_GROUP = 65_536
 _COMPRESSION = "zstd"
 _SHOWN_ROWS, _SHOWN_REASONS = 5, 3
@@ -166,6 +171,12 @@ class ScoreTable:
     def reference(self) -> ScoreTable | None:
         """The anchors' table, each measured as if it were none; None if the method says nothing of its anchors."""
         path = self.path.with_name(REFERENCE)
+        return ScoreTable(path) if path.is_file() else None
+
+    @property
+    def corrupted(self) -> ScoreTable | None:
+        """The table of corrupted anchors; None if the method measures none."""
+        path = self.path.with_name(CORRUPTED)
         return ScoreTable(path) if path.is_file() else None
 
     def numbers(self, name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from onesteptrain.data.corruption import corrupt
 from onesteptrain.errors import AnchorError, ConfigError
 from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, GroupGradients, Representations, stacked
@@ -87,6 +88,10 @@ class OneStep:
     """Parts that the anchors are split into, so that each anchor is measured by the others: what clean rows look like,
     for the trust gate of `ost select`. 0 leaves that out."""
 
+    corrupted: int = 300
+    """Corrupted copies of anchors that are measured too, spread over all kinds of harm: which of them the trust gate
+    would notice. 0 leaves that out, and nothing is then known about it."""
+
     intervals: int = 0
     """Parts that the anchors are split into for an interval around each score; every part costs two passes a sample.
     0 gives no intervals, 8 is enough for good ones."""
@@ -114,6 +119,8 @@ class OneStep:
         for name in ("reference_folds", "intervals"):
             if getattr(self, name) < 0 or getattr(self, name) == 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or at least 2")
+        if self.corrupted < 0:
+            raise ConfigError(f"corrupted is {self.corrupted}; it is a number of copies of anchors, or 0 for none")
         if self.sketch < 0:
             raise ConfigError(f"sketch is {self.sketch}; it is a number of dimensions, such as 512, or 0 for none")
         given = [name for name in _TOKENS_ONLY if getattr(self, name)]
@@ -170,6 +177,7 @@ class OneStep:
             epsilon=epsilon,
             preconditioner=preconditioner,
             anchors=setting.anchors,
+            corrupted=corrupt(setting.anchors, count=self.corrupted, seed=0) if self.corrupted else [],
             folds=self.reference_folds,
             seed=setting.seed,
         )

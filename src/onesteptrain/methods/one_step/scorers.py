@@ -9,7 +9,9 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float64
 from torch import Tensor
 
+from onesteptrain.data.corruption import Corrupted
 from onesteptrain.data.pool import Sample
+from onesteptrain.methods import Reference
 from onesteptrain.methods.one_step.extras import Extra, GroupGradients, Scored
 from onesteptrain.methods.one_step.signals import compact, finish, interval_signals, shares_of, token_signals
 from onesteptrain.proxy import Encoded, Proxy
@@ -157,6 +159,9 @@ class Referenced:
     epsilon: float
     preconditioner: Preconditioner = field(repr=False)
     anchors: Sequence[Sample] = field(repr=False)
+    corrupted: Sequence[Corrupted] = field(repr=False)
+    """Copies of anchors with something wrong."""
+
     folds: int
     seed: int
 
@@ -164,13 +169,20 @@ class Referenced:
         """One record a sample."""
         return self.scorer(samples)
 
-    def reference(self) -> list[tuple[Sample, Record]]:
-        """The anchors with their records, each along the gradient of the anchors in other folds."""
-        records: list[tuple[Sample, Record]] = []
+    def reference(self) -> Reference:
+        """Anchors and copies with their records, each along the gradient of the anchors in other folds."""
+        anchors: dict[str, Record] = {}
+        corrupted: dict[str, Record] = {}
         for fold in in_parts(self.anchors, min(self.folds, len(self.anchors)), seed=self.seed):
             scorer = self.scorer.along(self._others(fold), self.epsilon)
-            records += zip(fold, scorer(fold), strict=True)
-        return records
+            uids = {anchor.uid for anchor in fold}
+            copies = [copy.sample for copy in self.corrupted if copy.anchor in uids]
+            for samples, records in ((fold, anchors), (copies, corrupted)):
+                records.update(zip((sample.uid for sample in samples), scorer(samples), strict=True))
+        return Reference(
+            [(anchor, anchors[anchor.uid]) for anchor in self.anchors],
+            [(copy, corrupted[copy.sample.uid]) for copy in self.corrupted],
+        )
 
     def _others(self, fold: Sequence[Sample]) -> AnchorGroup:
         """The anchors outside a fold; the fold's gradient is taken anew, so that memory holds one at a time."""
