@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -132,6 +134,7 @@ def test_without_corrupted_anchors_it_says_that_it_does_not_know_its_power(tmp_p
     verdict = measure_trust(table_of(tmp_path, rows, signals(ANCHORS, 7))).verdict
     assert verdict.power is None
     assert "not known" in verdict.sentences()[-1]
+    assert json.loads(json.dumps(verdict.facts(), allow_nan=False))["clean"]["low"] is None
 
 
 @pytest.mark.parametrize(("second", "chosen"), [(5.0, SECOND_SIGNALS), (0.0, SIGNALS)])

@@ -42,7 +42,7 @@ RARELY = Parameter(group=Group("Rare options", sort_key=5))
 
 RARE = (
     *("last_layers", "lora_rank", "attention", "compile", "batch_tokens"),
-    *("fd_epsilon", "group_route", "reference_folds", "agreement", "sketch"),
+    *("fd_epsilon", "group_route", "reference_folds", "corrupted", "agreement", "sketch"),
     *("shard_rows", "chunk_rows", "readers", "max_failed_share"),
 )
 """Options that few people need: one option takes them all, so that the help of the others can be read."""
@@ -89,8 +89,8 @@ class ModelRunner(Writer):
 
     set: Annotated[tuple[str, ...], RARELY] = ()
     """Rare options as NAME=VALUE: last_layers of scope last, lora_rank of scope lora, attention, compile, batch_tokens;
-    fd_epsilon, group_route, reference_folds, agreement, sketch; shard_rows, chunk_rows, readers, max_failed_share.
-    The file that `ost init` writes says what each does."""
+    fd_epsilon, group_route, reference_folds, corrupted, agreement, sketch; shard_rows, chunk_rows, readers,
+    max_failed_share. The file that `ost init` writes says what each does."""
 
 
 def with_rare(command: Any) -> Any:

@@ -55,6 +55,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def facts(self) -> dict[str, float | None]:
+        """Plain values, for JSON, which has no NaN."""
+        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
+
     def reach(self) -> str:
         """The interval in words, for behind the number; nothing where it is not known."""
         return "" if math.isnan(self.low) else f" ({self.low:.0%} to {self.high:.0%})"
@@ -90,7 +94,7 @@ class Power(NamedTuple):
         """Plain values, for JSON."""
         kinds = [
             {"kind": kind.kind, "copies": kind.copies}
-            | {name: getattr(kind, name)._asdict() for name in ("at_cut", "at_false_alarms")}
+            | {name: getattr(kind, name).facts() for name in ("at_cut", "at_false_alarms")}
             for kind in self.kinds
         ]
         return {**self._asdict(), "kinds": kinds}

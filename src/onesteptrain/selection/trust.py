@@ -111,7 +111,7 @@ class Verdict(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        shares = {name: getattr(self, name) and getattr(self, name)._asdict() for name in ("clean", "passing_clean")}
+        shares = {name: getattr(self, name) and getattr(self, name).facts() for name in ("clean", "passing_clean")}
         return {**self._asdict(), **shares, "power": self.power and self.power.facts()}
 
     def sentences(self) -> list[str]:
