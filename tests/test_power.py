@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+import onesteptrain as ost
+from onesteptrain.data.pool import open_pool
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.power import STYLE, clean_intervals, clean_share, count, measure_power, rank
 from onesteptrain.selection.separation import distinctness, equal_weights, separate
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust, read_examples
 from onesteptrain.storage.score_table import ScoreTable, write_table
+from onesteptrain.synthetic import SyntheticOptions, make_synthetic
+from tests.building import checkpoint as random_checkpoint
 from tests.test_trust import ANCHORS, SEEN, UNSEEN, corrupted_like, mixture, signals, table_of
 
 
@@ -155,3 +159,41 @@ def test_the_losses_of_a_second_pass_count_only_where_they_tell_more(tmp_path, s
         write_table(rows, path)
     assert read_examples(table).signals == chosen
     assert set(measure_trust(table).verdict.weights) == set(chosen)
+
+
+@pytest.mark.parametrize(
+    ("rows", "anchors", "words"),
+    [
+        ((40, 90), (30, 100), []),
+        ((40, 90), (2, 4), ["100% of the rows have answers that are longer than any anchor's", "100% of the anchors"]),
+        (
+            (5, 300),
+            (100, 140),
+            ["of the rows have answers that are shorter", "of the rows have answers that are longer"],
+        ),
+    ],
+)
+def test_anchors_that_answer_otherwise_than_the_pool_are_worth_a_word(tmp_path, rows, anchors, words):
+    generator = np.random.default_rng(0)
+    table = table_of(tmp_path, signals(400, 1), signals(ANCHORS, 2), corrupted_like(SEEN, 3))
+    for name, (low, high) in (("scores", rows), ("reference", anchors)):
+        path = tmp_path / f"{name}.parquet"
+        there = ScoreTable(path).read()
+        lengths = generator.integers(low, high, there.num_rows)
+        write_table(there.append_column("answer_tokens", [lengths]).append_column("tokens", [lengths + 20]), path)
+    told = measure_trust(table).verdict.unlike
+    assert len(told) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, told, strict=True))
+    assert measure_trust(table).verdict.sentences()[-len(told) :] == told or not told
+
+
+def test_a_proxy_of_random_weights_is_blind(tmp_path):
+    """It has learned nothing, so that it cannot tell a right answer from a wrong one."""
+    data = make_synthetic(
+        "digits", SyntheticOptions(pool_rows=60, heldout_rows=40, benchmark_rows=1), tmp_path / "data"
+    )
+    anchors = open_pool(data.heldout)
+    scores = ost.score(open_pool(data.pool), anchors=anchors, proxy=str(random_checkpoint()), out=tmp_path / "run")
+    verdict = measure_trust(scores).verdict
+    assert verdict.blind
+    assert select_rows(scores, keep="20%").kept.clean_share is None

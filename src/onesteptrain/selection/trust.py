@@ -30,6 +30,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import gaussian_kde
 
 from onesteptrain.errors import ScoreError
+from onesteptrain.selection.likeness import find_unlike
 from onesteptrain.selection.power import (
     STYLE,
     Interval,
@@ -104,6 +105,9 @@ class Verdict(NamedTuple):
     blind: bool
     """Whether corrupted anchors look like anchors, so that the gate says nothing."""
 
+    unlike: list[str]
+    """What sets the pool apart from the anchors, in words: see `likeness`."""
+
     @property
     def clean_share(self) -> float | None:
         """The share of the scored rows that is clean; None where it cannot be told."""
@@ -116,6 +120,9 @@ class Verdict(NamedTuple):
 
     def sentences(self) -> list[str]:
         """The same in words, a sentence an entry."""
+        return [*self._on_the_pool(), *self.unlike]
+
+    def _on_the_pool(self) -> list[str]:
         if self.blind:
             return [
                 "the gate is blind: corrupted anchors look like anchors to this proxy, so nothing can be said of the "
@@ -168,8 +175,9 @@ def measure_trust(table: ScoreTable) -> Trust:
     starts = range(0, len(rows), _AT_ONCE)
     ours = np.concatenate([separation.nonconformity(rows[start : start + _AT_ONCE]) for start in starts])[scored]
     judged = _judge(ours, separation, examples)
+    verdict = judged.verdict._replace(unlike=find_unlike(table))
     p_value, probability = (_spread(values, scored) for values in (judged.p_value, judged.probability))
-    return judged._replace(nonconformity=_spread(ours, scored), p_value=p_value, probability=probability)
+    return Trust(_spread(ours, scored), p_value, probability, verdict)
 
 
 def _judge(rows: Values, separation: Separation, examples: Examples) -> Trust:
@@ -177,7 +185,7 @@ def _judge(rows: Values, separation: Separation, examples: Examples) -> Trust:
     anchors, wrong = (separation.nonconformity(part) for part in (examples.anchors, examples.corrupted))
     p_value, kinds = p_values(rows, anchors), examples.kinds
     weights = dict(zip(separation.signals, separation.weights.tolist(), strict=True))
-    verdict = Verdict(len(anchors), weights, None, None, None, blind=False)
+    verdict = Verdict(len(anchors), weights, None, None, None, blind=False, unlike=[])
     if not len(wrong):
         return _judge_alone(Trust(rows, p_value, p_value, verdict), anchors)
     counted = count(rows, anchors, wrong, kinds)
@@ -185,7 +193,7 @@ def _judge(rows: Values, separation: Separation, examples: Examples) -> Trust:
     cut = _cut(rows, probability)
     power = measure_power(anchors, wrong, kinds, cut)
     pool, passing = (None, None) if power.blind else clean_intervals(counted, cut)
-    return Trust(rows, p_value, probability, Verdict(len(anchors), weights, pool, passing, power, power.blind))
+    return Trust(rows, p_value, probability, Verdict(len(anchors), weights, pool, passing, power, power.blind, []))
 
 
 def _judge_alone(trust: Trust, anchors: Values) -> Trust:
