@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import re
@@ -10,7 +11,8 @@ import pytest
 
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation.answers import is_correct
-from onesteptrain.synthetic import MixedOptions, SyntheticOptions, make_synthetic
+from onesteptrain.jobs.demo import TARGET, mixed_comparison
+from onesteptrain.synthetic import MixedOptions, SyntheticData, SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.synthetic.digits import DigitProblem
 from onesteptrain.synthetic.making import problems
 from onesteptrain.synthetic.mixed import NOISE_SHARES, SHARES, SOURCES
@@ -247,6 +249,23 @@ def test_the_checker_takes_a_short_answer_as_it_stands(made):
         assert answer_of(row) == row["answer"]
         assert is_correct(answer_of(row), row["answer"])
         assert not is_correct(answer_of(row), str(int(row["answer"]) + 1))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mixed_proxy", "internvl"), ("mixed_target", "qwen3_vl")])
+def test_the_packaged_models_are_small_and_of_their_families(name, kind):
+    assert json.loads((checkpoint(name) / "config.json").read_text())["model_type"] == kind
+    assert (checkpoint(name) / "model.safetensors").stat().st_size < 1.2e6
+
+
+def test_a_comparison_on_the_mix_takes_its_models_and_goes_by_source(tmp_path):
+    data = SyntheticData.at(synthetic("mixed"))
+    comparison = mixed_comparison(data, tmp_path / "out", train=dataclasses.replace(TARGET, steps=5))
+    assert (comparison.target, comparison.recipe.proxy) == tuple(
+        str(checkpoint(name)) for name in ("mixed_target", "mixed_proxy")
+    )
+    assert comparison.train.steps == 5
+    assert comparison.evaluate.by == ("source",)
+    assert comparison.recipe.anchor_by == ("source", "skill")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Recipe(NamedTuple):
 class Lesson(NamedTuple):
     """One clean row."""
 
-    picture: bytes
+    picture: bytes | None
     question: str
     answer: str
 
@@ -67,31 +67,41 @@ class Course(NamedTuple):
     """What the tokenizer is trained on, given the problems."""
 
 
-def run(description: str, models: Mapping[str, Recipe], course: Course) -> None:
-    """The command line: make one of the models."""
+def run(description: str, models: Mapping[str, Recipe], courses: Course | Mapping[str, Course]) -> None:
+    """The command line: make one of the models, of one course for all or one for each."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("name", choices=models)
     parser.add_argument("--most-steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--start", type=Path, help="folder of a model to go on from, in place of fresh weights")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe = models[options.name]
+    course = courses if isinstance(courses, Course) else courses[options.name]
     generator = np.random.default_rng(1)
     drawn = [(row, part) for part in recipe.parts for row in course.problems(options.rows, part, generator)]
     check = course.problems(300, recipe.check, generator)
-    texts = course.texts([row for row, _ in drawn])
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = build_checkpoint(recipe.architecture, Path(scratch) / "fresh", size=recipe.size, texts=texts)
-        proxy = load_proxy(folder, options=LoadOptions(device="cpu"))
-    if recipe.awake:
-        waken(proxy)
+    if options.start is None:
+        proxy = fresh(recipe, course.texts([row for row, _ in drawn]))
+    else:
+        proxy = load_proxy(options.start, options=LoadOptions(device="cpu"))
     count = sum(parameter.numel() for parameter in proxy.parameters.values())
     print(f"{options.name}: {recipe.architecture}, {count:,} parameters", flush=True)
     rows = [encode(proxy, course.lesson(row, part)) for row, part in drawn]
     pretrain(proxy, rows, [encode(proxy, course.lesson(row, recipe.check)) for row in check], recipe, options)
     save(proxy, options.out or CHECKPOINTS / options.name)
+
+
+def fresh(recipe: Recipe, texts: Sequence[str]) -> Proxy:
+    """A model with random weights, and a tokenizer that is trained on texts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = build_checkpoint(recipe.architecture, Path(scratch) / "fresh", size=recipe.size, texts=texts)
+        proxy = load_proxy(folder, options=LoadOptions(device="cpu"))
+    if recipe.awake:
+        waken(proxy)
+    return proxy
 
 
 def pretrain(
@@ -159,7 +169,8 @@ def all_tokens_right(proxy: Proxy, rows: list[Encoded]) -> float:
 
 def encode(proxy: Proxy, lesson: Lesson) -> Encoded:
     """A row as the model reads it."""
-    turns = (Turn("user", (ImageRef(lesson.picture, "drawing"), lesson.question)), Turn("assistant", (lesson.answer,)))
+    pictures = () if lesson.picture is None else (ImageRef(lesson.picture, "drawing"),)
+    turns = (Turn("user", (*pictures, lesson.question)), Turn("assistant", (lesson.answer,)))
     return proxy.encoder.encode(Sample("", 0, turns))
 
 

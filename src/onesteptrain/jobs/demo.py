@@ -108,6 +108,13 @@ def charts_comparison(data: SyntheticData, out: Path, **changes: Any) -> Compari
     return assemble(Comparison, _settings(data, out) | models | {"evaluate": CHART_ANSWERS} | changes)
 
 
+def mixed_comparison(data: SyntheticData, out: Path, **changes: Any) -> Comparison:
+    """A comparison on the mixed data with their packaged models; anchors and figures go by source."""
+    models = {"target": str(checkpoint("mixed_target")), "proxy": str(checkpoint("mixed_proxy"))}
+    by = {"anchor_by": ("source", "skill"), "evaluate": dataclasses.replace(CHART_ANSWERS, by=("source",))}
+    return assemble(Comparison, _settings(data, out) | models | by | changes)
+
+
 def _settings(data: SyntheticData, out: Path) -> dict[str, Any]:
     """What the comparisons on synthetic data have in common."""
     return {

@@ -13,7 +13,9 @@ from onesteptrain.synthetic.mixed import MixedOptions, make_mixed
 
 __all__ = ["CheckpointName", "MixedOptions", "SyntheticData", "SyntheticOptions", "checkpoint", "make_synthetic"]
 
-CheckpointName = Literal["proxy", "target", "target_large", "charts_proxy", "charts_target"]
+CheckpointName = Literal[
+    "proxy", "target", "target_large", "charts_proxy", "charts_target", "mixed_proxy", "mixed_target"
+]
 
 
 @overload
@@ -40,5 +42,5 @@ def make_synthetic(
 
 
 def checkpoint(name: CheckpointName) -> Path:
-    """Folder of a model that was pretrained on digits or charts; experiments/ says how each was made."""
+    """Folder of a model that was pretrained on built-in data; experiments/ says how each was made."""
     return Path(__file__).parent / "checkpoints" / name
