@@ -60,6 +60,7 @@ def first_order(proxy, estimator: str, epsilon: float | None = None, batch_size:
     encoded = [proxy.encoder.encode(one) for one in SAMPLES]
     if epsilon is None:
         epsilon = choose_shift(proxy, encoded[:2], group.direction, batch_size=2)
+        assert epsilon is not None  # the gradient says otherwise than every shift
     records = token_derivatives(
         proxy, encoded, [group.direction], estimator=estimator, epsilons=[epsilon], batch_size=batch_size
     )
