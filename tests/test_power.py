@@ -9,11 +9,12 @@ import pytest
 from scipy.stats import norm
 
 import onesteptrain as ost
+from onesteptrain.data.corruption import STYLE
 from onesteptrain.data.pool import open_pool
 from onesteptrain.selection import SelectOptions, select_rows
-from onesteptrain.selection.power import STYLE, clean_intervals, clean_share, count, measure_power, rank
+from onesteptrain.selection.power import clean_intervals, clean_share, count, measure_power
 from onesteptrain.selection.separation import distinctness, equal_weights, separate
-from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust, read_examples
+from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust, p_values, read_examples
 from onesteptrain.storage.score_table import ScoreTable, write_table
 from onesteptrain.synthetic import SyntheticOptions, make_synthetic
 from tests.building import checkpoint as random_checkpoint
@@ -83,7 +84,7 @@ def test_the_clean_share_is_right_where_a_part_of_the_harm_is_not_noticed(missed
     rows = np.concatenate([generator.normal(0, 1, 6000), wrong(4000)])
     counted = count(rows, anchors, wrong(5000), np.repeat(["cut_off"], 5000))
     assert counted.clean_share() == pytest.approx(0.6, abs=0.03)
-    assert clean_share(rank(rows, np.sort(anchors))) == pytest.approx(0.6 + 0.4 * missed, abs=0.03)
+    assert clean_share(p_values(rows, anchors)) == pytest.approx(0.6 + 0.4 * missed, abs=0.03)
 
 
 def test_intervals_cover_the_truth_where_the_pool_errs_as_the_copies_do(monkeypatch):

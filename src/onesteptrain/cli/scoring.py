@@ -21,7 +21,7 @@ from onesteptrain.scoring.audit import Audit as AuditResult
 from onesteptrain.scoring.audit import AuditOptions, trusted_step_size
 from onesteptrain.scoring.forecast import Forecast
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
-from onesteptrain.selection.trust import can_trust, measure_trust
+from onesteptrain.selection.trust import Verdict, can_trust, measure_trust
 from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
 
 _GOOD = 0.99
@@ -130,7 +130,8 @@ class Score(ModelRunner):
         with progress_bar("scoring") as progress:
             result = score_into(self.out, request, overwrite=self.overwrite, progress=progress)
         then = ["select", self.out, "--keep", "20%", "--out", f"subset{self.pool.suffix}"]
-        self.say(describe_scoring(result), scoring_facts(result), then)
+        verdict = measure_trust(result.table).verdict if can_trust(result.table) else None
+        self.say(describe_scoring(result, verdict), scoring_facts(result, verdict), then)
 
 
 def score_command(method: str) -> type[Score]:
@@ -214,7 +215,7 @@ class Audit(ModelRunner):
         self.say(describe_audit(result, self.options), facts, then)
 
 
-def describe_scoring(result: ScoringResult) -> str:
+def describe_scoring(result: ScoringResult, verdict: Verdict | None) -> str:
     """What came out of scoring, for people."""
     rate = f", {result.scored_now / result.seconds:.1f} rows/s" if result.scored_now else ""
     lines = [
@@ -224,12 +225,12 @@ def describe_scoring(result: ScoringResult) -> str:
     if result.failed:
         lines.append(f"{result.failed} rows have a reason in place of a score, such as:")
         lines += [f"  {count} x {reason}" for reason, count in result.reasons]
-    if can_trust(result.table):
-        lines += measure_trust(result.table).verdict.sentences()
+    if verdict is not None:
+        lines += verdict.sentences()
     return "\n".join(lines)
 
 
-def scoring_facts(result: ScoringResult) -> dict[str, Any]:
+def scoring_facts(result: ScoringResult, verdict: Verdict | None) -> dict[str, Any]:
     """What came out of scoring, for machines."""
     return {
         "scores": str(result.table.path),
@@ -237,7 +238,7 @@ def scoring_facts(result: ScoringResult) -> dict[str, Any]:
         "failed": result.failed,
         "reasons": [{"reason": reason, "rows": count} for reason, count in result.reasons],
         "scored_now": result.scored_now,
-        "verdict": measure_trust(result.table).verdict.facts() if can_trust(result.table) else None,
+        "verdict": verdict and verdict.facts(),
         "seconds": result.seconds,
     }
 

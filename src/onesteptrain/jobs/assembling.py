@@ -20,19 +20,14 @@ _OF_RECIPE = {option.name for option in dataclasses.fields(Recipe)}
 
 def assemble(cls: type[T], values: Mapping[str, Any]) -> T:
     """A job of the values of its fields, those of its recipe beside the others."""
-    return cls(**_nested(values))
+    recipe, rest = _split(values)
+    return cls(**{"recipe": Recipe(**recipe), **rest})
 
 
 def flat(job: Any) -> dict[str, Any]:
     """A job as the plain values that a file holds."""
     values = dataclasses.asdict(job)
     return plain({**values.pop("recipe"), **values})  # type: ignore[no-any-return]
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = {name: value for name, value in values.items() if name in _OF_RECIPE}
-    rest = {name: value for name, value in values.items() if name not in _OF_RECIPE}
-    return {"recipe": Recipe(**recipe), **rest}
 
 
 def job_from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
@@ -43,7 +38,12 @@ def job_from_plain(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     """
     refuse_renamed(values, where=where)
     known = [option.name for option in dataclasses.fields(cls) if option.name != "recipe"]  # type: ignore[arg-type]
-    recipe = {name: value for name, value in values.items() if name in _OF_RECIPE}
-    rest = {name: value for name, value in values.items() if name not in _OF_RECIPE}
+    recipe, rest = _split(values)
     nested = {"recipe": from_plain(Recipe, recipe, where=where), **rest}
     return from_plain(cls, nested, where=where, known=[*sorted(_OF_RECIPE), *known])
+
+
+def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of the recipe, and the others."""
+    recipe = {name: value for name, value in values.items() if name in _OF_RECIPE}
+    return recipe, {name: value for name, value in values.items() if name not in _OF_RECIPE}

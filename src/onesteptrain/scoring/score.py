@@ -22,6 +22,7 @@ from onesteptrain.methods import Referenced, Scorer
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import (
     CORRUPTED,
+    CORRUPTION_COLUMNS,
     REFERENCE,
     SCORES,
     Record,
@@ -254,8 +255,8 @@ def _with_reference(scorer: Scorer, folder: Path) -> Scorer:
 
 def _placed(copy: Corrupted, record: Record) -> Record:
     """A record that says what is wrong with the corrupted anchor that it is of."""
-    start, end = copy.span or (None, None)
-    where: dict[str, Value] = {"anchor": copy.anchor, "kind": copy.kind, "span_start": start, "span_end": end}
+    values: tuple[Value, ...] = (copy.anchor, copy.kind, *(copy.span or (None, None)))
+    where = dict(zip(CORRUPTION_COLUMNS, values, strict=True))
     return dataclasses.replace(record, columns={**where, **record.columns})
 
 

@@ -25,7 +25,7 @@ from onesteptrain.data.pool import Sample
 from onesteptrain.errors import ScoreError
 from onesteptrain.methods import Reference
 from onesteptrain.proxy import Encoded, Proxy
-from onesteptrain.storage.score_table import BASE_COLUMNS, Record, ScoreTable, Value
+from onesteptrain.storage.score_table import BASE_COLUMNS, CORRUPTION_COLUMNS, Record, ScoreTable, Value
 from onesteptrain.utility.answers import answer_losses
 from onesteptrain.utility.encoded import records_with
 
@@ -94,8 +94,8 @@ class SecondPassScorer:
         if first is None:
             return []
         table = first.read()
-        again = {copy.sample.uid: copy for copy in corrupt(self.anchors, count=max(1, table.num_rows), seed=0)}
-        pairs = zip(table["uid"].to_pylist(), _records(table.drop_columns(list(_PLACES))), strict=True)
+        again = {copy.sample.uid: copy for copy in corrupt(self.anchors, count=max(1, table.num_rows))}
+        pairs = zip(table["uid"].to_pylist(), _records(table.drop_columns(list(CORRUPTION_COLUMNS))), strict=True)
         return [(again[uid], record) for uid, record in pairs]
 
     def _joined(self, samples: Sequence[Sample], first: Sequence[Record]) -> list[Record]:
@@ -106,10 +106,6 @@ class SecondPassScorer:
             return [_with_losses(before[sample.uid], loss) for sample, loss in zip(usable, losses, strict=True)]
 
         return records_with(self.proxy.encoder, samples, measure)
-
-
-_PLACES = ("anchor", "kind", "span_start", "span_end")
-"""Columns of corrupted anchors that say what is wrong with them, not what was measured."""
 
 
 def _with_losses(record: Record, losses: Float64[Tensor, " answer_token"]) -> Record:

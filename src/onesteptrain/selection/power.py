@@ -24,13 +24,10 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import brentq, isotonic_regression
 from scipy.stats import binomtest
 
-from onesteptrain.data.corruption import KINDS
+from onesteptrain.data.corruption import KINDS, STYLE
 
 Values = NDArray[np.float64]
 Kinds = NDArray[np.str_]
-
-STYLE = "bare_answer"
-"""Corruption of the style alone: no error, and none that the gate must notice."""
 
 FALSE_ALARMS = 0.05
 
@@ -128,24 +125,6 @@ def measure_power(anchors: Values, corrupted: Values, kinds: Kinds, cut: float) 
     )
 
 
-class Mixture(NamedTuple):
-    """A pool as a mixture of clean and of harmful rows."""
-
-    clean: float
-    """Share of clean rows."""
-
-    grid: Values
-    """Places of nonconformity, rising."""
-
-    probability: Values
-    """Of being clean, at each place; it falls."""
-
-    def at(self, rows: Values) -> Values:
-        """Probability that rows of some nonconformity are clean."""
-        values: Values = np.interp(rows, self.grid, self.probability)
-        return values
-
-
 class Counted(NamedTuple):
     """Nonconformity of the pool, of anchors and of corrupted anchors, counted on a grid."""
 
@@ -161,16 +140,17 @@ class Counted(NamedTuple):
     noticed: NDArray[np.bool_]
     """Which of the kinds are noticed."""
 
-    def mixture(self) -> Mixture:
-        """Fit the share of clean rows, and say where they are.
+    def probability(self, rows: Values) -> Values:
+        """Probability that rows of some nonconformity are clean; it falls with it.
 
         Harm that is missed looks clean at every cut and must move none: a row is judged by the kinds that are noticed.
         """
         clean, harm = self._smooth(self.anchors), self._harm(self.kinds[self.noticed])
-        share = _likeliest(self._smooth(self.rows), clean, harm)
+        share = self.clean_share(noticed=True)
         both = share * clean + (1 - share) * harm
         falling = isotonic_regression(share * clean / both, weights=both, increasing=False).x
-        return Mixture(self.clean_share(), self.grid, falling)
+        probability: Values = np.interp(rows, self.grid, falling)
+        return probability
 
     def clean_share(self, *, noticed: bool = False) -> float:
         """The share of clean rows, if harm is of all kinds alike, or of those that are noticed."""
@@ -204,10 +184,16 @@ class Counted(NamedTuple):
         return density + _ELSEWHERE / len(density)
 
 
+def kernel_width(anchors: Values) -> float:
+    """Standard deviation of the Gaussian kernel that suits the density of the anchors: Scott's rule."""
+    width: float = anchors.std(ddof=1) * len(anchors) ** -0.2
+    return max(width, 1e-9)
+
+
 def count(rows: Values, anchors: Values, corrupted: Values, kinds: Kinds) -> Counted:
     """Put rows, anchors and corrupted anchors on one grid."""
     errors = [corrupted[kinds == kind] for kind in np.unique(kinds[kinds != STYLE])] or [corrupted]
-    width = max(float(anchors.std(ddof=1)) * len(anchors) ** -0.2, 1e-9)
+    width = kernel_width(anchors)
     values = np.concatenate([rows, anchors, corrupted])
     edges = np.linspace(values.min() - 4 * width, values.max() + 4 * width, _GRID + 1)
     usual = np.quantile(anchors, 1 - FALSE_ALARMS)
@@ -257,12 +243,6 @@ def clean_share(p_values: Values) -> float:
     ordered = np.sort(p_values)
     above = 1 - np.searchsorted(ordered, _LEVELS, side="right") / len(ordered)
     return float(min(1.0, np.median(above / (1 - _LEVELS))))
-
-
-def rank(rows: Values, ordered: Values) -> Values:
-    """P-values of rows among anchors in rising order: the share of them with at least its nonconformity, itself too."""
-    values: Values = (1 + len(ordered) - np.searchsorted(ordered, rows, side="left")) / (1 + len(ordered))
-    return values
 
 
 def _share(count: int, of: int) -> Interval:

@@ -67,7 +67,8 @@ def separate(signals: tuple[str, ...], anchors: Values, corrupted: Values, kinds
     """
     known = np.abs(np.concatenate([anchors, corrupted]))
     floor = _FLOOR * np.array([np.median(sizes[sizes > 0]) if (sizes > 0).any() else 1.0 for sizes in known.T])
-    logs, theirs = np.log(known + floor), np.log(np.abs(anchors) + floor)
+    logs = np.log(known + floor)
+    theirs = logs[: len(anchors)]
     middle = np.median(theirs, axis=0)
     scale = _spread(logs)
     weights = np.ones(len(signals))

@@ -29,17 +29,17 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import gaussian_kde
 
+from onesteptrain.data.corruption import STYLE
 from onesteptrain.errors import ScoreError
 from onesteptrain.selection.likeness import find_unlike
 from onesteptrain.selection.power import (
-    STYLE,
     Interval,
     Power,
     clean_intervals,
     clean_share,
     count,
+    kernel_width,
     measure_power,
-    rank,
 )
 from onesteptrain.selection.separation import Separation, distinctness, separate
 from onesteptrain.storage.score_table import ScoreTable
@@ -102,11 +102,13 @@ class Verdict(NamedTuple):
     power: Power | None
     """What the gate would notice; None without corrupted anchors."""
 
-    blind: bool
-    """Whether corrupted anchors look like anchors, so that the gate says nothing."""
-
     unlike: list[str]
     """What sets the pool apart from the anchors, in words: see `likeness`."""
+
+    @property
+    def blind(self) -> bool:
+        """Whether corrupted anchors look like anchors, so that the gate says nothing."""
+        return self.power is not None and self.power.blind
 
     @property
     def clean_share(self) -> float | None:
@@ -116,7 +118,7 @@ class Verdict(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         shares = {name: getattr(self, name) and getattr(self, name).facts() for name in ("clean", "passing_clean")}
-        return {**self._asdict(), **shares, "power": self.power and self.power.facts()}
+        return {**self._asdict(), **shares, "power": self.power and self.power.facts(), "blind": self.blind}
 
     def sentences(self) -> list[str]:
         """The same in words, a sentence an entry."""
@@ -174,44 +176,43 @@ def measure_trust(table: ScoreTable) -> Trust:
         raise ScoreError(f"{table.path} has no row with all of {', '.join(SIGNALS)}; nothing can be selected")
     starts = range(0, len(rows), _AT_ONCE)
     ours = np.concatenate([separation.nonconformity(rows[start : start + _AT_ONCE]) for start in starts])[scored]
-    judged = _judge(ours, separation, examples)
-    verdict = judged.verdict._replace(unlike=find_unlike(table))
-    p_value, probability = (_spread(values, scored) for values in (judged.p_value, judged.probability))
-    return Trust(_spread(ours, scored), p_value, probability, verdict)
-
-
-def _judge(rows: Values, separation: Separation, examples: Examples) -> Trust:
-    """What the anchors say of rows, all with a score, by their nonconformity."""
     anchors, wrong = (separation.nonconformity(part) for part in (examples.anchors, examples.corrupted))
-    p_value, kinds = p_values(rows, anchors), examples.kinds
+    p_value = p_values(ours, anchors)
+    judged = _judge(ours, anchors, wrong, examples.kinds) if len(wrong) else _judge_alone(ours, anchors, p_value)
     weights = dict(zip(separation.signals, separation.weights.tolist(), strict=True))
-    verdict = Verdict(len(anchors), weights, None, None, None, blind=False, unlike=[])
-    if not len(wrong):
-        return _judge_alone(Trust(rows, p_value, p_value, verdict), anchors)
+    verdict = Verdict(len(anchors), weights, judged.clean, judged.passing_clean, judged.power, find_unlike(table))
+    whole = [_spread(values, scored) for values in (ours, p_value, judged.probability)]
+    return Trust(whole[0], whole[1], whole[2], verdict)
+
+
+class _Judged(NamedTuple):
+    """What is said of rows, all with a score; see `Trust` and `Verdict`."""
+
+    probability: Values
+    clean: Interval | None
+    passing_clean: Interval | None
+    power: Power | None
+
+
+def _judge(rows: Values, anchors: Values, wrong: Values, kinds: NDArray[np.str_]) -> _Judged:
+    """Judge rows by what anchors and corrupted anchors look like."""
     counted = count(rows, anchors, wrong, kinds)
-    probability = counted.mixture().at(rows)
-    cut = _cut(rows, probability)
+    probability = counted.probability(rows)
+    passing = probability >= PASSING_PROBABILITY
+    cut = float(rows[passing].max()) if passing.any() else -math.inf
     power = measure_power(anchors, wrong, kinds, cut)
-    pool, passing = (None, None) if power.blind else clean_intervals(counted, cut)
-    return Trust(rows, p_value, probability, Verdict(len(anchors), weights, pool, passing, power, power.blind, []))
+    pool, passed = (None, None) if power.blind else clean_intervals(counted, cut)
+    return _Judged(probability, pool, passed, power)
 
 
-def _judge_alone(trust: Trust, anchors: Values) -> Trust:
+def _judge_alone(rows: Values, anchors: Values, p_value: Values) -> _Judged:
     """The same where no corrupted anchors say what harm looks like: all that is unlike the anchors is taken for it."""
-    share = clean_share(trust.p_value)
-    probability = np.clip(share * density_ratio(trust.nonconformity, anchors), 0.0, 1.0)
+    share = clean_share(p_value)
+    probability = np.clip(share * density_ratio(rows, anchors), 0.0, 1.0)
     passing = probability >= PASSING_PROBABILITY
     expected = float(probability[passing].mean()) if passing.any() else math.nan
-    clean, passing_clean = (Interval(value, math.nan, math.nan) for value in (share, expected))
-    return trust._replace(
-        probability=probability, verdict=trust.verdict._replace(clean=clean, passing_clean=passing_clean)
-    )
-
-
-def _cut(rows: Values, probability: Values) -> float:
-    """Nonconformity up to which rows pass."""
-    passing = probability >= PASSING_PROBABILITY
-    return float(rows[passing].max()) if passing.any() else -math.inf
+    pool, passed = (Interval(value, math.nan, math.nan) for value in (share, expected))
+    return _Judged(probability, pool, passed, None)
 
 
 def read_examples(table: ScoreTable) -> Examples:
@@ -256,7 +257,9 @@ def _has_signals(table: ScoreTable, reference: ScoreTable) -> bool:
 
 def p_values(rows: Values, anchors: Values) -> Values:
     """Share of the anchors with at least the nonconformity of each row, the row counted in: conformal p-values."""
-    return rank(rows, np.sort(anchors))
+    ordered = np.sort(anchors)
+    values: Values = (1 + len(ordered) - np.searchsorted(ordered, rows, side="left")) / (1 + len(ordered))
+    return values
 
 
 def density_ratio(rows: Values, anchors: Values) -> Values:
@@ -267,7 +270,7 @@ def density_ratio(rows: Values, anchors: Values) -> Values:
     """
     step = max(1, len(rows) // _MOST_FOR_DENSITY)
     some = np.sort(rows)[step // 2 :: step]
-    width = max(anchors.std(ddof=1) * len(anchors) ** -0.2, 1e-9)
+    width = kernel_width(anchors)
     grid = np.linspace(min(anchors.min(), some[0]), max(anchors.max(), some[-1]), _GRID)
     theirs, ours = (_density(values, width, grid) for values in (anchors, some))
     ours = np.maximum(ours, np.finfo(float).tiny)

@@ -32,8 +32,10 @@ REFERENCE = "reference.parquet"
 
 CORRUPTED = "corrupted.parquet"
 """Beside it, a table of the same columns for corrupted copies of the anchors: what harm looks like to the method. Its
-own columns are `anchor` (uid of the copied one), `kind` (of corruption), and `span_start` and `span_end` (where it is,
-in characters of the answer; null for pictures)."""
+own columns are `CORRUPTION_COLUMNS`."""
+
+CORRUPTION_COLUMNS = ("anchor", "kind", "span_start", "span_end")
+"""Uid of the copied anchor, kind of corruption, and where it is: in characters of the answer, null for pictures."""
 
 _ROW_GROUP = 65_536
 _COMPRESSION = "zstd"

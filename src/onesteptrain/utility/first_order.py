@@ -17,7 +17,7 @@ from onesteptrain.proxy import Batch, Encoded, Proxy, prepare
 from onesteptrain.proxy.memory import BATCH_TOKENS, in_memory, too_large
 from onesteptrain.proxy.model import Direction
 from onesteptrain.utility.forward_mode import FewerPasses, one_by_one
-from onesteptrain.utility.gradients import gradient_norm
+from onesteptrain.utility.gradients import gradient_norm, slope_along
 
 FirstOrder = Literal["fd", "jvp"]
 
@@ -130,10 +130,9 @@ def check_forward_mode(proxy: Proxy, probes: Sequence[Encoded], direction: Direc
         return  # there is no memory for them, as rows of their size will say
     measured = torch.stack([record.derivative.mean(1) for record in records]).mean(0).tolist()
     for along, value in zip(directions, measured, strict=True):
-        here = {name: gradient[name].float() for name in along if name in gradient}
-        wanted = sum(float((slope * along[name].float()).sum()) for name, slope in here.items())
-        if not abs(value - wanted) <= _FORWARD_ERROR[proxy.dtype] * gradient_norm(here) * gradient_norm(along):
-            raise _blind(f"it gives {value:.3g} for the anchors, where their gradient gives {wanted:.3g}")
+        wanted = slope_along(gradient, along)
+        if not abs(value - wanted.value) <= _FORWARD_ERROR[proxy.dtype] * wanted.lengths:
+            raise _blind(f"it gives {value:.3g} for the anchors, where their gradient gives {wanted.value:.3g}")
 
 
 def _blocks(direction: Direction) -> list[Direction]:

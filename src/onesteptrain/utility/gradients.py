@@ -1,8 +1,9 @@
-"""The gradient of one sample as a vector: its length, and Adam's update from it."""
+"""A gradient as a vector: its length, its slope along a direction, and Adam's update from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,23 @@ def gradient_norm(gradient: Mapping[str, Tensor]) -> float:
     here = [value if value.device.type in ("cpu", "cuda") else value.cpu() for value in gradient.values()]
     norms = [torch.linalg.vector_norm(value, dtype=torch.float64).cpu() for value in here]
     return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+class Slope(NamedTuple):
+    """How fast a loss changes along a direction, by its gradient."""
+
+    value: float
+    """Inner product of gradient and direction."""
+
+    lengths: float
+    """Of the gradient, where the direction goes, times that of the direction: the most that the value can be."""
+
+
+def slope_along(gradient: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Slope:
+    """The slope along a direction; a parameter that either of the two does not have adds nothing."""
+    here = {name: value.float() for name, value in gradient.items() if name in direction}
+    value = sum(float((slope * direction[name].float()).sum()) for name, slope in here.items())
+    return Slope(value, gradient_norm(here) * gradient_norm(direction))
 
 
 def adam_update(

@@ -17,7 +17,7 @@ from onesteptrain.proxy import Encoded, Proxy, prepare
 from onesteptrain.proxy.model import Direction
 from onesteptrain.utility.answers import answer_losses
 from onesteptrain.utility.first_order import token_derivatives
-from onesteptrain.utility.gradients import gradient_norm
+from onesteptrain.utility.gradients import Slope, slope_along
 
 RELATIVE_SHIFTS: tuple[float, ...] = tuple(10.0 ** (-exponent / 2) for exponent in range(4, 21))
 """Candidate sizes of the shift, as a share of the norm of the weights it moves: from 1e-2 to 1e-10."""
@@ -132,11 +132,8 @@ class _Probes(NamedTuple):
     direction: Direction
     batch_size: int | None
     losses: Float64[Tensor, " probe"]
-    slope: float
-    """Derivative of their mean loss along the direction."""
-
-    lengths: float
-    """Of that loss's gradient, times that of the direction."""
+    slope: Slope
+    """Of their mean loss along the direction."""
 
     @classmethod
     def of(cls, proxy: Proxy, probes: Sequence[Encoded], direction: Direction, batch_size: int | None) -> _Probes:
@@ -144,12 +141,10 @@ class _Probes(NamedTuple):
         losses = _means(answer_losses(proxy, probes, batch_size=batch_size))
         fit = [probe for probe, loss in zip(probes, losses, strict=True) if loss.isfinite()]
         if not fit:
-            return cls(proxy, fit, direction, batch_size, losses[:0], 0.0, 0.0)
+            return cls(proxy, fit, direction, batch_size, losses[:0], Slope(0.0, 0.0))
         _, gradient = proxy.gradient([prepare(proxy, [probe]) for probe in fit])
-        along = {name: slope for name, slope in gradient.items() if name in direction}
-        slope = sum(float((value.float() * direction[name].float()).sum()) for name, value in along.items())
-        lengths = gradient_norm(along) * gradient_norm(direction)
-        return cls(proxy, fit, direction, batch_size, losses[losses.isfinite()], slope, lengths)
+        slope = slope_along(gradient, direction)
+        return cls(proxy, fit, direction, batch_size, losses[losses.isfinite()], slope)
 
     def measure(self, shift: float) -> _Tokens:
         """What a shift says."""
@@ -170,7 +165,7 @@ class _Probes(NamedTuple):
         return (
             moved <= _LOSS_ERROR * float(self.losses.mean())
             and (moved <= 0 or _same_order(losses, self.losses))
-            and abs(slope - self.slope) <= _SLOPE_ERROR * abs(self.slope) + _CANCELLED * self.lengths
+            and abs(slope - self.slope.value) <= _SLOPE_ERROR * abs(self.slope.value) + _CANCELLED * self.slope.lengths
         )
 
 

@@ -22,7 +22,7 @@ from onesteptrain.data.pool import Sample, text_of
 from onesteptrain.errors import ConfigError
 from onesteptrain.storage.seeds import seeded_bits, uniform
 
-__all__ = ["KINDS", "Corrupted", "corrupt"]
+__all__ = ["KINDS", "STYLE", "Corrupted", "corrupt"]
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -40,6 +40,9 @@ KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What each kind of corruption does."""
+
+STYLE = "bare_answer"
+"""The kind that changes the style alone: no error, and none that must be noticed."""
 
 _TEXT_KINDS: dict[str, TextKind] = {
     name: getattr(texts, name) for name in KINDS if name not in ("other_picture", "blank_picture")
@@ -70,7 +73,7 @@ class Corrupted(NamedTuple):
     first character to its last; of a cut, the last word before it; of pictures, None."""
 
 
-def corrupt(anchors: Sequence[Sample], *, count: int, seed: int) -> list[Corrupted]:
+def corrupt(anchors: Sequence[Sample], *, count: int, seed: int = 0) -> list[Corrupted]:
     """Corrupt anchors, each as often as the others and in as many different ways as apply.
 
     What comes out depends on the seed and on the anchors with their uids, not on their order; a smaller count gives the

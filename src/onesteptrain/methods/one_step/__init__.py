@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 
-from onesteptrain.data.corruption import corrupt
 from onesteptrain.errors import AnchorError, ConfigError
 from onesteptrain.methods import Scorer, Setting, check_batch_size
 from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, GroupGradients, Representations, stacked
@@ -177,7 +176,7 @@ class OneStep:
             epsilon=epsilon,
             preconditioner=preconditioner,
             anchors=setting.anchors,
-            corrupted=corrupt(setting.anchors, count=self.corrupted, seed=0) if self.corrupted else [],
+            copies=self.corrupted,
             folds=self.reference_folds,
             seed=setting.seed,
         )
@@ -214,10 +213,8 @@ class OneStep:
         self, proxy: Proxy, measured: Mapping[str, tuple[Sequence[Encoded], Direction]], estimator: Literal["fd", "jvp"]
     ) -> tuple[Literal["fd", "jvp"], dict[str, float]]:
         """How the anchors and each group of them are differentiated along: the estimator, and its shifts for fd."""
-        directions = {name: direction for name, (_, direction) in measured.items()}
-        for direction in directions.values():
+        for _, direction in measured.values():
             check_direction(direction)
-        none = dict.fromkeys(measured, 0.0)
         if estimator == "fd":
             shifts = {name: self._shift(proxy, members[:_PROBES], along) for name, (members, along) in measured.items()}
             known = {name: shift for name, shift in shifts.items() if shift is not None}
@@ -226,10 +223,11 @@ class OneStep:
             if self.estimator == "fd" or self.fd_epsilon is not None:
                 raise ConfigError(_NO_SHIFT if self.fd_epsilon is None else f"fd_epsilon is {self.fd_epsilon}: {_FAR}")
         try:
-            check_forward_mode(proxy, measured[""][0][:_FEW_PROBES], directions[""])
+            everyone, direction = measured[""]
+            check_forward_mode(proxy, everyone[:_FEW_PROBES], direction)
         except ConfigError as error:
             raise error if estimator == "jvp" else ConfigError(f"{_NO_SHIFT}; {error}") from error
-        return "jvp", none
+        return "jvp", dict.fromkeys(measured, 0.0)
 
     def _shift(self, proxy: Proxy, probes: Sequence[Encoded], direction: Direction) -> float | None:
         if self.fd_epsilon is None:

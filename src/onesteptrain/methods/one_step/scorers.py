@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float64
 from torch import Tensor
 
-from onesteptrain.data.corruption import Corrupted
+from onesteptrain.data.corruption import corrupt
 from onesteptrain.data.pool import Sample
 from onesteptrain.methods import Reference
 from onesteptrain.methods.one_step.extras import Extra, GroupGradients, Scored
@@ -159,8 +159,8 @@ class Referenced:
     epsilon: float
     preconditioner: Preconditioner = field(repr=False)
     anchors: Sequence[Sample] = field(repr=False)
-    corrupted: Sequence[Corrupted] = field(repr=False)
-    """Copies of anchors with something wrong."""
+    copies: int
+    """How many copies of anchors with something wrong are measured too, at most."""
 
     folds: int
     seed: int
@@ -171,17 +171,18 @@ class Referenced:
 
     def reference(self) -> Reference:
         """Anchors and copies with their records, each along the gradient of the anchors in other folds."""
+        made = corrupt(self.anchors, count=self.copies) if self.copies else []
         anchors: dict[str, Record] = {}
         corrupted: dict[str, Record] = {}
         for fold in in_parts(self.anchors, min(self.folds, len(self.anchors)), seed=self.seed):
             scorer = self.scorer.along(self._others(fold), self.epsilon)
             uids = {anchor.uid for anchor in fold}
-            copies = [copy.sample for copy in self.corrupted if copy.anchor in uids]
+            copies = [copy.sample for copy in made if copy.anchor in uids]
             for samples, records in ((fold, anchors), (copies, corrupted)):
                 records.update(zip((sample.uid for sample in samples), scorer(samples), strict=True))
         return Reference(
             [(anchor, anchors[anchor.uid]) for anchor in self.anchors],
-            [(copy, corrupted[copy.sample.uid]) for copy in self.corrupted],
+            [(copy, corrupted[copy.sample.uid]) for copy in made],
         )
 
     def _others(self, fold: Sequence[Sample]) -> AnchorGroup:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.selection.separation import Separation, equal_weights
+from onesteptrain.selection.separation import equal_weights
 from onesteptrain.selection.trust import FEWEST_ANCHORS, SIGNALS
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -75,11 +75,11 @@ def check_tables(table: ScoreTable) -> ScoreTable:
     return reference
 
 
-def read_means(table: ScoreTable, signals: Sequence[str] = SIGNALS) -> Means:
+def read_means(table: ScoreTable) -> Means:
     """The numbers of all rows."""
-    looked_at = np.stack([table.numbers(name) for name in signals], axis=1)
+    signals = np.stack([table.numbers(name) for name in SIGNALS], axis=1)
     swapped, blank = (table.numbers(name) if name in table.names else None for name in ("swapped_loss", "blank_loss"))
-    return Means(table.numbers("utility"), looked_at, table.numbers("loss"), swapped, blank)
+    return Means(table.numbers("utility"), signals, table.numbers("loss"), swapped, blank)
 
 
 def read_tokens(table: ScoreTable, rows: NDArray[np.int64]) -> Tokens:
@@ -88,10 +88,8 @@ def read_tokens(table: ScoreTable, rows: NDArray[np.int64]) -> Tokens:
     return Tokens(*([np.asarray(row.values, np.float64) for row in column] for column in columns))
 
 
-def harmful_rows(rows: Means, anchors: Means, separation: Separation | None = None) -> NDArray[np.bool_]:
-    """Which rows harm, or look unlike the anchors in the signals of the trust gate together.
-
-    The signals count as the gate weighs them, or alike.
+def harmful_rows(rows: Means, anchors: Means) -> NDArray[np.bool_]:
+    """Which rows harm, or look unlike the anchors in harm, loss and worst loss together, which count alike.
 
     Negative utility alone would name every fifth clean row of the digits data: see `experiments/token_harm`.
     """
@@ -99,8 +97,8 @@ def harmful_rows(rows: Means, anchors: Means, separation: Separation | None = No
     scored = np.asarray(np.isfinite(rows.signals).all(1))
     lowest = min(0.0, float(np.nanquantile(anchors.utility, 1 - LEVEL)))
     harmful = np.zeros(len(scored), np.bool_)
-    weighed = separation or equal_weights(SIGNALS, theirs)
-    ours, usual = weighed.nonconformity(rows.signals[scored]), weighed.nonconformity(theirs)
+    separation = equal_weights(SIGNALS, theirs)
+    ours, usual = separation.nonconformity(rows.signals[scored]), separation.nonconformity(theirs)
     harmful[scored] = (ours > np.quantile(usual, LEVEL)) | (rows.utility[scored] < lowest)
     return harmful
 
