@@ -330,3 +330,10 @@ def test_most_kinds_apply_to_most_worked_answers():
         always = ("other_answer", "wrong_step", *PICTURES, "cut_off", "foreign_sentence", "bare_answer")
         assert all(per_kind[name] == 40 for name in always)
         assert all(per_kind[name] >= 20 for name in ("wrong_result", "carried_error", "shuffled_steps"))
+
+
+def test_what_comes_out_as_it_was_is_no_corruption():
+    same = sample("same", "Why?", "So it is. So it is. So it is. The answer is so.")
+    kinds = {one.kind for one in everything([same])}
+    assert "shuffled_steps" not in kinds  # equal sentences in another order
+    assert "cut_off" in kinds

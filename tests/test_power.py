@@ -46,6 +46,48 @@ def test_learned_weights_tell_bad_rows_apart_better_than_equal_ones():
     assert learned > equal + 0.03
 
 
+def test_a_kind_counts_alike_however_many_copies_it_has():
+    anchors, harmful, surprising = moved(200, 1, (0, 0, 0)), moved(20, 2, (2, 0, 0)), moved(20, 3, (0, 2, 0))
+
+    def pull(times: int) -> np.ndarray:
+        """How much each logarithm counts; the scales that weights refer to change with the copies."""
+        copies = np.concatenate([harmful, *[surprising] * times])
+        separation = separate(SIGNALS, anchors, copies, np.repeat(["other_picture", "cut_off"], [20, 20 * times]))
+        return separation.weights / separation.scale / (separation.weights / separation.scale).sum()
+
+    # harm would have a weight below 0.1 if all copies counted alike
+    np.testing.assert_allclose(pull(20), pull(1), atol=0.12)
+    assert pull(20)[0] > 0.25
+
+
+def test_a_change_of_style_alone_moves_neither_weights_nor_what_is_said(tmp_path):
+    rows, _ = mixture(0.5)
+    copies, kinds = corrupted_like(SEEN, 9)
+    styled = np.concatenate([copies, moved(200, 5, (1, 0, 0))]), np.concatenate([kinds, np.repeat([STYLE], 200)])
+    plain, more = (
+        table_of(tmp_path / name, rows, signals(ANCHORS, 7), tried)
+        for name, tried in (("plain", (copies, kinds)), ("more", styled))
+    )
+    for one, other in zip(read_examples(plain).separate(), read_examples(more).separate(), strict=True):
+        assert np.array_equal(one, other)
+    first, second = measure_trust(plain), measure_trust(more)
+    np.testing.assert_array_equal(first.passing(), second.passing())
+    assert second.verdict.clean == first.verdict.clean
+    assert second.verdict.power.at_cut == first.verdict.power.at_cut
+
+
+def test_a_kind_that_nobody_could_notice_drops_no_row():
+    """It looks clean at every cut; if it moved the cut, clean rows would go with it and harm would stay."""
+    generator = np.random.default_rng(0)
+    anchors, seen, unseen = generator.normal(0, 1, 200), generator.normal(6, 1, 100), generator.normal(0, 1, 300)
+    rows = np.concatenate([generator.normal(0, 1, 600), generator.normal(6, 1, 1400)])
+    kinds = np.repeat(["cut_off", "wrong_step", "wrong_result", "carried_error"], 100)
+    without = count(rows, anchors, seen, kinds[:100]).probability(rows) >= 0.5
+    with_it = count(rows, anchors, np.concatenate([seen, unseen]), kinds).probability(rows) >= 0.5
+    assert without[:600].mean() > 0.98
+    np.testing.assert_array_equal(with_it, without)
+
+
 @pytest.mark.parametrize("zeros", [0.6, 1.0])
 def test_a_signal_that_is_zero_for_most_anchors_is_no_switch(zeros):
     """As harm is for short answers; a tiny harm must not stand out like a large one."""

@@ -16,6 +16,7 @@ from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy
 from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.utility import choose_shift, measure_anchors, shift_is_sound, token_derivatives
 from onesteptrain.utility.answers import answer_losses
+from onesteptrain.utility.shift import _Probes
 
 SMOOTH, SHARP, SHARPEST = 1.0, 100.0, 1e6
 
@@ -84,6 +85,22 @@ def test_a_shift_at_which_the_loss_saturates_is_not_sound(samples):
     ends = token_derivatives(proxy, encoded, [along], estimator="fd", epsilons=[large], batch_size=8)
     assert means(one.loss for one in ends).mean() > 10 * means(answer_losses(proxy, encoded, batch_size=8)).mean()
     assert not shift_is_sound(proxy, encoded, along, large, batch_size=8)
+
+
+def test_a_shift_is_sound_only_if_loss_order_and_slope_are_all_right(samples):
+    proxy = sharpened(SMOOTH)
+    encoded = [proxy.encoder.encode(one) for one in samples[:16]]
+    along = direction(proxy, encoded)
+    known = _Probes.of(proxy, encoded, along, 8)
+    told = known.measure(choose_shift(proxy, encoded, along, batch_size=8))
+    assert known.agree(told)
+    assert not known.agree(told._replace(losses=[1.05 * values for values in told.losses]))
+    assert not known.agree(told._replace(derivatives=[1.1 * values for values in told.derivatives]))
+    assert not known.agree(told._replace(derivatives=[-values for values in told.derivatives]))
+    near = 0.001 * torch.randn(len(known.losses), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    level = known._replace(losses=1 + near)  # in another order, though within the error of the mean
+    assert not level.agree(told._replace(losses=[(1 - value)[None] for value in near]))
+    assert level.agree(told._replace(losses=[(1 + value)[None] for value in near]))
 
 
 def test_where_no_shift_is_sound_forward_mode_takes_over(samples):

@@ -230,6 +230,10 @@ def test_fewer_pass_than_are_asked_for_unless_the_rest_is_filled(tmp_path):
     bare = select_rows(table, keep="90%")
     filled = select_rows(table, keep="90%", options=SelectOptions(fill=True))
     assert len(bare.rows) == trust.passing().sum() < len(filled.rows) == 0.9 * ROWS
+    told = trust.verdict.passing_clean.value
+    assert bare.kept.clean_share == pytest.approx(told)
+    others = trust.probability[np.setdiff1d(filled.rows, bare.rows)]  # of the rest, each by its own
+    assert filled.kept.clean_share == pytest.approx((told * len(bare.rows) + others.sum()) / len(filled.rows))
     left = np.setdiff1d(np.arange(ROWS), filled.rows)
     assert trust.nonconformity[left].min() >= trust.nonconformity[filled.rows].max()
 
