@@ -105,6 +105,15 @@ def test_a_table_that_is_not_there_is_refused(tmp_path):
         ScoreTable(tmp_path / "scores.parquet")
 
 
+@pytest.mark.parametrize("name", ["scores", "reference", "corrupted"])
+def test_a_table_that_was_cut_is_refused_by_name(tmp_path, name):
+    write_table(to_table([("u0", 0, Record(1.0))]), tmp_path / "scores.parquet")
+    whole = (tmp_path / "scores.parquet").read_bytes()
+    (tmp_path / f"{name}.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ScoreError, match=rf"{name}\.parquet is damaged .*--overwrite"):
+        _ = getattr(ScoreTable(tmp_path / "scores.parquet"), name)
+
+
 def test_a_table_tells_in_a_notebook_what_it_holds(tmp_path):
     records = [*RECORDS, Record(reason="<script>")]
     table = read_scores(merged(tmp_path / "run", 3, records).parent)

@@ -137,6 +137,10 @@ class ScoreTable:
     def __post_init__(self) -> None:
         if not self.path.is_file():
             raise ScoreError(f"{self.path} does not exist; score the pool first, or let the scoring finish")
+        try:
+            pq.read_metadata(self.path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ScoreError(f"{self.path} is damaged ({error}); score the pool again, with --overwrite") from error
 
     def __len__(self) -> int:
         return self.rows
