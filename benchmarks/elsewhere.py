@@ -57,6 +57,7 @@ def main() -> None:
         if "select" in options.only:
             write_scores(options.score_rows, Path(scratch) / "scores.parquet", seed=0)
             write_scores(100, Path(scratch) / "reference.parquet", seed=1)
+            write_scores(300, Path(scratch) / "corrupted.parquet", seed=2, worse=2.0)
             for name in CHOICES:
                 subject = f"choosing 20 % of {options.score_rows} scores: {name}"
                 record("elsewhere", subject, unit="s, MB", **apart(name, scratch))
@@ -127,16 +128,24 @@ def write_pool(rows: int, path: Path) -> None:
             file.write(json.dumps({"id": f"row-{row}", "images": [f"images/{row}.png"], "messages": messages}) + "\n")
 
 
-def write_scores(rows: int, path: Path, *, seed: int) -> None:
-    """Scores drawn at random, with the columns that choosing reads, a part at a time."""
+def write_scores(rows: int, path: Path, *, seed: int, worse: float = 0.0) -> None:
+    """Scores drawn at random, with the columns that choosing reads, a part at a time.
+
+    Args:
+        rows: How many.
+        path: The file.
+        seed: Of the draw.
+        worse: Standard deviations by which the signals of the trust gate are larger than of usual rows.
+    """
     generator = np.random.default_rng(seed)
     writer = None
     for first in range(0, rows, _AT_ONCE):
         count = min(_AT_ONCE, rows - first)
         columns = {"uid": [f"row-{row}" for row in range(first, first + count)], "row": np.arange(first, first + count)}
         columns |= {"score": generator.normal(size=count), "reason": pa.nulls(count, pa.string())}
-        columns |= {name: np.exp(generator.normal(size=count)) for name in ("loss", "worst_loss")}
-        columns |= {"harm": -np.exp(generator.normal(size=count)), "utility": columns["score"]}
+        columns |= {name: np.exp(worse + generator.normal(size=count)) for name in ("loss", "worst_loss")}
+        columns |= {"harm": -np.exp(worse + generator.normal(size=count)), "utility": columns["score"]}
+        columns |= {"kind": np.repeat("cut_off", count)} if worse else {}
         columns |= {f"utility.{name}": generator.normal(size=count) for name in "abcd"}
         columns |= {"tokens": generator.integers(50, 500, count), "skill": generator.choice(list("wxyz"), count)}
         part = pa.table(columns)

@@ -14,7 +14,7 @@ from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.jobs.job import Job, read_job
 from onesteptrain.jobs.planning import plan
 from onesteptrain.jobs.recipe import Recipe
-from onesteptrain.storage.score_table import read_scores
+from onesteptrain.storage.score_table import Record, read_scores, to_table, write_table
 from tests import running_page
 from tests.building import checkpoint, write_pool
 
@@ -208,7 +208,7 @@ def test_the_scores_of_a_run_are_those_of_its_second_pass_if_it_took_one(tmp_pat
     for parts in ("score", "second/score"):
         folder = tmp_path / "run" / parts
         folder.mkdir(parents=True)
-        (folder / "scores.parquet").touch()
+        write_table(to_table([("u", 0, Record(1.0))]), folder / "scores.parquet")
         assert read_scores(tmp_path / "run").path == folder / "scores.parquet"
     assert read_scores(tmp_path / "run" / "score").path == tmp_path / "run" / "score" / "scores.parquet"
     assert read_scores(tmp_path / "run" / "score" / "scores.parquet").path.parent.name == "score"

@@ -28,7 +28,7 @@ _FIRST = 4
 _LOSS_ERROR, _LEAST_RANK = 0.02, 0.97
 """The mean loss of both ends may be off by this share of the loss of the probes, and must rank them like it: its own
 error is half the curvature times the shift squared, where that of the derivative is the third derivative's sixth. Of
-nine models seen, those within it had token derivatives right to 4 %, and the shift that is chosen to 0.1 %."""
+a model of real weights, shifts within it have token derivatives right to 5 % (`experiments/real_weights`, --shifts)."""
 
 _ROUND_OFF = 1e-6
 """Nats that float32 cannot tell apart in a mean loss."""
