@@ -146,6 +146,17 @@ def test_advise_select_and_the_page_tell_the_same_of_a_share(tmp_path):
     assert f" 20 % 20 {100 * told.tokens_share:.1f} % {shown} " in page_of(run, tmp_path).text
 
 
+def test_the_page_says_that_a_ranking_is_no_guide(tmp_path):
+    def record(utility, **columns):
+        return Record(utility, columns={**columns, "utility": utility})
+
+    run = make_run(tmp_path, write_pool(tmp_path / "pool", 6), lambda row: record(float(row)))
+    write_table(to_table((f"a{row}", row, record(float(row))) for row in range(30)), run / "reference.parquet")
+    wrong = ((f"c{row}", row, record(row + 50.0, kind="cut_off", anchor=f"a{row}")) for row in range(30))
+    write_table(to_table(wrong), run / "corrupted.parquet")
+    assert "Utility is inverted here: in 100% (100% to 100%) of all pairs" in page_of(run, tmp_path).text
+
+
 def test_the_ends_are_the_lowest_and_highest_rows_in_order(run, tmp_path):
     ordered = sorted(scored_rows(run), key=lambda row: row["utility"])
     text = page_of(run, tmp_path, options=ReportOptions(examples=3)).text

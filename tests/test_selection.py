@@ -128,6 +128,7 @@ def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
         "dropped": 0,
         "clean_share": None,
         "verdict": None,
+        "guidance": [],
         "groups": None,
         "kept": {
             "rows": 1,

@@ -67,7 +67,8 @@ def table_of(folder: Path, rows: np.ndarray, anchors: np.ndarray | None, corrupt
         columns = {"uid": [f"u{row}" for row in range(len(values))], "row": np.arange(len(values))}
         columns |= {"score": -values[:, 1], "reason": pa.nulls(len(values), pa.string())}
         columns |= dict(zip(SIGNALS, values.T, strict=True)) | (more if name == "scores" else {})
-        columns |= {"kind": corrupted[1]} if name == "corrupted" else {}
+        if name == "corrupted":
+            columns |= {"kind": corrupted[1], "anchor": [f"u{row % len(anchors)}" for row in range(len(values))]}
         write_table(pa.table(columns), folder / f"{name}.parquet")
     return ScoreTable(folder / "scores.parquet")
 

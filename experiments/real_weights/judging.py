@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 import onesteptrain as ost
 from onesteptrain.data.pool import write_subset
+from onesteptrain.selection.guidance import measure_guidance
 from onesteptrain.selection.trust import measure_trust
 from onesteptrain.storage.atomic import write_json
 from onesteptrain.synthetic import SyntheticData, SyntheticOptions, make_synthetic
@@ -62,6 +63,9 @@ class Result(NamedTuple):
 
     rows_per_second: float
 
+    guidance: list[str]
+    """What anchors and their corrupted copies say of the utility and of harm."""
+
 
 def provide_data(folder: Path) -> Data:
     """Make the data, once, and draw the anchors."""
@@ -106,6 +110,7 @@ def judge(data: Data, proxy: Path, scope: str, out: Path, epsilon: float | None)
         clean_share=trust.clean_share,
         clean_loss=float(np.median(table.numbers("loss")[clean])),
         rows_per_second=len(table) / seconds,
+        guidance=[_guidance(table, column) for column in ("utility", "harm")],
     )
 
 
@@ -141,7 +146,7 @@ def print_result(result: Result) -> None:
     print(
         f"\nclean rows that pass {result.passing['clean']:.1%}, clean of what passes {result.clean_of_passing:.1%}, "
         f"estimated clean {result.clean_share:.1%}, median loss of clean rows {result.clean_loss:.4f}, "
-        f"{result.rows_per_second:.2f} rows a second",
+        f"{result.rows_per_second:.2f} rows a second\n\nby corrupted anchors: {'; '.join(result.guidance)}",
         flush=True,
     )
 
@@ -160,6 +165,15 @@ def print_summary(results: list[Result]) -> None:
 def keep(results: list[Result], out: Path) -> None:
     """All figures in one file."""
     write_json(out, [result._asdict() for result in results])
+
+
+def _guidance(table: ost.ScoreTable, column: str) -> str:
+    told = measure_guidance(table, column)
+    return (
+        f"{column} unknown"
+        if told is None
+        else "{} {}, {:.2f} ({:.2f} to {:.2f})".format(column, told.verdict, *told.area)
+    )
 
 
 def _by_kind(values: np.ndarray, kinds: np.ndarray, names: list[str]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from cyclopts import Parameter
 
@@ -21,6 +21,7 @@ from onesteptrain.scoring.audit import Audit as AuditResult
 from onesteptrain.scoring.audit import AuditOptions, trusted_step_size
 from onesteptrain.scoring.forecast import Forecast
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
+from onesteptrain.selection.guidance import Guidance, measure_guidance
 from onesteptrain.selection.trust import Verdict, can_trust, measure_trust
 from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
 
@@ -131,7 +132,8 @@ class Score(ModelRunner):
             result = score_into(self.out, request, overwrite=self.overwrite, progress=progress)
         then = ["select", self.out, "--keep", "20%", "--out", f"subset{self.pool.suffix}"]
         verdict = measure_trust(result.table).verdict if can_trust(result.table) else None
-        self.say(describe_scoring(result, verdict), scoring_facts(result, verdict), then)
+        told = Told(verdict, measure_guidance(result.table, "score"))
+        self.say(describe_scoring(result, told), scoring_facts(result, told), then)
 
 
 def score_command(method: str) -> type[Score]:
@@ -215,7 +217,14 @@ class Audit(ModelRunner):
         self.say(describe_audit(result, self.options), facts, then)
 
 
-def describe_scoring(result: ScoringResult, verdict: Verdict | None) -> str:
+class Told(NamedTuple):
+    """What anchors and their corrupted copies say of the scores; None where they say nothing."""
+
+    verdict: Verdict | None
+    guidance: Guidance | None
+
+
+def describe_scoring(result: ScoringResult, told: Told) -> str:
     """What came out of scoring, for people."""
     rate = f", {result.scored_now / result.seconds:.1f} rows/s" if result.scored_now else ""
     lines = [
@@ -225,12 +234,11 @@ def describe_scoring(result: ScoringResult, verdict: Verdict | None) -> str:
     if result.failed:
         lines.append(f"{result.failed} rows have a reason in place of a score, such as:")
         lines += [f"  {count} x {reason}" for reason, count in result.reasons]
-    if verdict is not None:
-        lines += verdict.sentences()
+    lines += [sentence for part in told if part is not None for sentence in part.sentences()]
     return "\n".join(lines)
 
 
-def scoring_facts(result: ScoringResult, verdict: Verdict | None) -> dict[str, Any]:
+def scoring_facts(result: ScoringResult, told: Told) -> dict[str, Any]:
     """What came out of scoring, for machines."""
     return {
         "scores": str(result.table.path),
@@ -238,7 +246,7 @@ def scoring_facts(result: ScoringResult, verdict: Verdict | None) -> dict[str, A
         "failed": result.failed,
         "reasons": [{"reason": reason, "rows": count} for reason, count in result.reasons],
         "scored_now": result.scored_now,
-        "verdict": verdict and verdict.facts(),
+        **{name: part and part.facts() for name, part in told._asdict().items()},
         "seconds": result.seconds,
     }
 

@@ -28,6 +28,7 @@ from onesteptrain.reporting.examples import Ends, read_ends
 from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
 from onesteptrain.selection import default_rule, scored_pool
 from onesteptrain.selection.advice import SHARES
+from onesteptrain.selection.guidance import measure_guidance
 from onesteptrain.storage.atomic import refuse_existing, write_text
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
@@ -130,7 +131,8 @@ def _table_facts(table: ScoreTable) -> dict[str, Any]:
     except ScoreError as error:
         return {**facts, "kept": [], "gate": "none", "verdict": [], "no_rule": str(error)}
     kept = [(share, rule.figures(share)) for share in SHARES]
-    verdict = rule.gated.trust.verdict.sentences() if rule.gated.trust else []
+    said = [rule.gated.trust.verdict if rule.gated.trust else None, measure_guidance(table, "score")]
+    verdict = [sentence for part in said if part is not None for sentence in part.sentences()]
     return {**facts, "kept": kept, "gate": rule.gated.gate, "verdict": verdict, "no_rule": ""}
 
 

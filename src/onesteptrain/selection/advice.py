@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.certainty import COLUMN, AnchorCount, anchor_curve, read_parts, stable_share, top_frequency
 from onesteptrain.selection.figures import DefaultRule, Figures, default_rule
+from onesteptrain.selection.guidance import Guidance, measure_guidance
 from onesteptrain.selection.trust import Verdict
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -35,11 +36,14 @@ class Advice(NamedTuple):
     """Share at which more rows begin to add little utility, the best first."""
 
     recommended: float
-    """Share that passes the trust gate, or the knee without one."""
+    """Share that passes the trust gate, or the knee without one; all that is scored where nothing can be told."""
 
     why: str
     verdict: Verdict | None
     """What the trust gate says of the pool and of itself; None without it."""
+
+    guidance: Guidance | None
+    """What anchors and their corrupted copies say of the utility; None where the method measured none."""
 
     stable: float | None
     """Share of the recommended top rows that nine of ten draws of the anchors would keep; None without intervals."""
@@ -55,6 +59,7 @@ class Advice(NamedTuple):
             **self._asdict(),
             "shares": shares,
             "verdict": self.verdict and self.verdict.facts(),
+            "guidance": self.guidance and self.guidance.facts(),
             "anchors": anchors,
         }
 
@@ -86,7 +91,8 @@ def advise(table: ScoreTable, *, seconds_per_row: float | None = None) -> Advice
     trust = rule.gated.trust
     recommended, why = _recommended(rule, knee)
     stable, curve = _certainty(table, recommended)
-    return Advice(shares, knee, recommended, why, trust and trust.verdict, stable, curve)
+    guidance = measure_guidance(table, "utility")
+    return Advice(shares, knee, recommended, why, trust and trust.verdict, guidance, stable, curve)
 
 
 def find_knee(curve: NDArray[np.float64]) -> int:
@@ -104,11 +110,11 @@ def _advice(rule: DefaultRule, share: float, seconds_per_row: float | None) -> S
 
 
 def _recommended(rule: DefaultRule, knee: float) -> tuple[float, str]:
+    share = len(rule.gated.passed) / rule.table.rows
+    if rule.gated.gate == "blind":
+        return share, "nothing can be told from these scores, so that no row is named"
     if rule.gated.trust is None:
         return knee, "the knee of the utility curve; scores with a reference of the anchors would tell what is clean"
-    share = len(rule.gated.passed) / rule.table.rows
-    if rule.gated.trust.verdict.blind:
-        return share, "nothing can be told from these scores, so that no row is named"
     return share, "the rows that look like the anchors; fewer make training cheaper"
 
 

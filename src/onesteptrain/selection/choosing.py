@@ -15,7 +15,8 @@ from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.selection.figures import Figures, read_measures
 from onesteptrain.selection.gating import pass_gate
-from onesteptrain.selection.keeping import keep_rows, preference
+from onesteptrain.selection.guidance import Guidance, guidances
+from onesteptrain.selection.keeping import keep_rows, preference, ranking_column
 from onesteptrain.selection.options import Budget, SelectOptions, parse_floor, read_budget
 from onesteptrain.selection.quotas import Groups, read_groups
 from onesteptrain.selection.trust import Verdict
@@ -51,7 +52,7 @@ class Selection:
     """Rows that were passed over because they resemble a kept one; None if they were not compared."""
 
     gate: str
-    """What dropped rows: trust, a share, a lowest value, or none; blind where the trust gate could not tell."""
+    """What dropped rows: trust, a share, a lowest value, or none; blind where the scores could not tell."""
 
     prefer: str
     dropped: int
@@ -59,6 +60,10 @@ class Selection:
 
     verdict: Verdict | None
     """What the trust gate says of the pool and of itself; None without it."""
+
+    guidance: tuple[Guidance, ...]
+    """What anchors and their corrupted copies say of the columns that it rests on, or would not rest on; nothing where
+    the method measured none."""
 
     groups: Mapping[str, int] | None
     """Kept rows of each quota group; None without a quota."""
@@ -105,6 +110,7 @@ class Selection:
         names = ("pool_rows", "scored_rows", "threshold", "budget", "skipped_similar", "gate", "prefer", "dropped")
         facts = {name: getattr(self, name) for name in (*names, "clean_share", "groups")}
         facts["verdict"] = self.verdict and self.verdict.facts()
+        facts["guidance"] = [guidance.facts() for guidance in self.guidance]
         expected = None if self.expected is None else self.expected._asdict()
         return {"rows": len(self), **facts, "kept": self.kept._asdict(), "expected": expected}
 
@@ -150,6 +156,7 @@ def select_rows(
     gated = pass_gate(table, options, floor)
     groups = None if options.quota is None else read_groups(table, options.quota, lambda: scored_pool(table, pool))
     kept, prefer = keep_rows(table, gated, options, budget, groups), preference(options, gated)
+    ranked = ranking_column(options, gated)
     chosen, values = np.sort(kept.rows), table.numbers(options.by or "score")
     measures = read_measures(table, gated.trust)
     drawn = prefer == "draw" and groups is None and kept.skipped is None and budget.tokens is None
@@ -167,6 +174,7 @@ def select_rows(
         prefer=prefer,
         dropped=gated.dropped,
         verdict=gated.trust and gated.trust.verdict,
+        guidance=tuple(dict.fromkeys([*gated.guidance, *guidances(table, [ranked] if ranked else [])])),
         groups=None if groups is None else _count(groups, chosen),
         given_pool=pool,
     )

@@ -77,13 +77,13 @@ class DefaultRule(NamedTuple):
     measures: Measures
 
     def figures(self, keep_share: float) -> Figures:
-        """What it keeps of a share of the pool: behind the trust gate the mean over draws, without one the best rows.
+        """What it keeps of a share: the mean over draws behind the trust gate, even a blind one; elsewhere the best.
 
         Where fewer rows pass the gate than are asked for, these are all of them.
         """
         passed = self.gated.passed
         rows = min(max(1, round(keep_share * self.table.rows)), len(passed))
-        if self.gated.trust is not None:
+        if self.gated.gate in ("trust", "blind"):
             return self.measures.figures(passed, rows)
         return self.measures.figures(top_order(self.table.numbers("score"), passed)[:rows])
 

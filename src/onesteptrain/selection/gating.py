@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
+from onesteptrain.selection.guidance import Guidance, guidances
 from onesteptrain.selection.options import SelectOptions, gate_share
 from onesteptrain.selection.trust import Trust, can_trust, measure_trust
 from onesteptrain.storage.score_table import ScoreTable
@@ -20,7 +21,8 @@ class Gated(NamedTuple):
     """What a gate lets pass."""
 
     gate: str
-    """What it was: trust, a share, a lowest value, or none; blind where trust could not tell and let all pass."""
+    """What it was: trust, a share, a lowest value, or none; blind where neither trust nor the ranking column can tell
+    and all pass."""
 
     passed: Positions
     """Ascending."""
@@ -32,6 +34,9 @@ class Gated(NamedTuple):
     """Scored rows that it dropped; those below a lowest value are not counted where another gate stands before it."""
 
     trust: Trust | None
+
+    guidance: tuple[Guidance, ...] = ()
+    """What anchors say of the columns that it rests on, or that it would not rest on."""
 
 
 def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = None) -> Gated:
@@ -51,10 +56,14 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = N
         gated = _by_trust(table, finite, asked=options.gate == "trust")
     elif options.gate in ("auto", "none"):
         gated = Gated("none", finite, np.empty(0, np.int64), 0, None)
+        if floor is None and options.choosing:
+            gated = _by_guidance(gated, guidances(table, [column]))
     else:
-        gated = _by_share(table.numbers("harm") if "harm" in table.names else values, finite, options.gate)
+        ranked = "harm" if "harm" in table.names else column
+        gated = _by_share(table.numbers(ranked), finite, options.gate)._replace(guidance=guidances(table, [ranked]))
     if floor is None:
         return gated
+    gated = gated._replace(guidance=(*gated.guidance, *guidances(table, [column])))
     if not len(gated.passed[values[gated.passed] >= floor]):
         where = "" if gated.gate == "none" else f" that passes the gate {gated.gate}"
         raise ScoreError(
@@ -80,6 +89,12 @@ def _by_trust(table: ScoreTable, finite: Positions, *, asked: bool) -> Gated:
     return Gated("trust", passed, dropped[order], len(dropped), trust)
 
 
+def _by_guidance(gated: Gated, guidance: tuple[Guidance, ...]) -> Gated:
+    """All rows, which are not ranked by default where anchors say that the ranking is no guide."""
+    guided = all(one.verdict == "guide" for one in guidance)
+    return gated._replace(gate="none" if guided else "blind", guidance=guidance)
+
+
 def _by_share(values: NDArray[np.float64], finite: Positions, gate: str) -> Gated:
     """The best share of the scored rows."""
     ranking = finite[np.argsort(-np.nan_to_num(values[finite], nan=-np.inf), kind="stable")]
@@ -91,5 +106,5 @@ def _from_floor(gated: Gated, values: NDArray[np.float64], floor: float) -> Gate
     """A lowest value holds for what a gate lets pass, and for what may be filled up with."""
     passed, others = (rows[values[rows] >= floor] for rows in (gated.passed, gated.others))
     if gated.gate == "none":
-        return Gated(f">={floor:g}", passed, others, len(gated.passed) - len(passed), None)
+        return Gated(f">={floor:g}", passed, others, len(gated.passed) - len(passed), None, gated.guidance)
     return gated._replace(passed=passed, others=others)

@@ -53,6 +53,17 @@ def preference(options: SelectOptions, gated: Gated) -> Preference:
     return "draw" if gated.gate in ("trust", "blind") and options.by is None else "top"
 
 
+def ranking_column(options: SelectOptions, gated: Gated) -> str | None:
+    """The column that the preference rests on; None if it draws. Of all groups' utilities, that of all anchors."""
+    match preference(options, gated):
+        case "top":
+            return options.by or "score"
+        case "setwise" | "maxmin":
+            return "utility"
+        case _:
+            return None
+
+
 def keep_rows(table: ScoreTable, gated: Gated, options: SelectOptions, budget: Budget, groups: Groups | None) -> Kept:
     """Keep rows behind a gate, as they are preferred, until the budget is spent.
 

@@ -38,7 +38,8 @@ class SelectOptions:
     prefer: Preference = "auto"
     """Which of the other rows are kept: top keeps the highest scores; draw keeps some at random; cover draws from all
     parts of the proxy's representation; setwise counts what each row adds to those kept before; maxmin serves the group
-    of anchors that is worst off. auto is draw behind the trust gate unless by is named, and top elsewhere."""
+    of anchors that is worst off. auto is draw behind the trust gate unless by is named, and top elsewhere, if anchors
+    call the score a guide; the output says where what a selection rests on is none."""
 
     quota: str | None = None
     """Column of the pool, such as skill or source, each of whose values gets its share of the budget."""
@@ -67,6 +68,11 @@ class SelectOptions:
     def trusting(self) -> bool:
         """Whether the trust gate is used on scores that allow it."""
         return self.gate == "trust" or (self.gate == "auto" and self.by is None and self.prefer != "top")
+
+    @property
+    def choosing(self) -> bool:
+        """Whether it is left open what drops and what is preferred."""
+        return self.trusting and self.gate == "auto" and self.prefer == "auto"
 
     @property
     def draws(self) -> bool:
