@@ -1,155 +1,124 @@
-"""The trust gate over many settings, with its defaults: which rows pass, and what it says of itself.
+"""Score the settings that the trust gate is judged on; judge.py judges what is stored, as often as the gate changes.
 
-run.py OUT [--only digits-own a100 ...] makes data, warms proxies up, scores, and prints a line for each setting whose
-name has all of these parts. What is in OUT is not made again. No option is set for a setting; the planted labels judge.
+run.py WORK [--only digits-own a100 ...] makes data, warms proxies up and scores, all options at their defaults, for
+each setting whose name has all of these parts. What is in WORK is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
-import math
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
+from onesteptrain.data.anchors import draw_anchors
 from onesteptrain.data.pool import open_pool
 from onesteptrain.jobs.demo import WARMUP
-from onesteptrain.jobs.recipe import Bench, Places, Recipe
+from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, provide_proxy, score_into
+from onesteptrain.jobs.steps import AnchorOptions
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import ScopeOptions
-from onesteptrain.selection.power import Interval
-from onesteptrain.selection.trust import SIGNALS, measure_trust
-from onesteptrain.storage.score_table import ScoreTable
-from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
+from onesteptrain.storage.score_table import SCORES
+from onesteptrain.synthetic import MixedOptions, SyntheticOptions, checkpoint, make_synthetic
+from onesteptrain.synthetic.mixed import SOURCES
+from onesteptrain.training import WarmupOptions
+
+sys.path.insert(0, str(Path(__file__).parent))
+from settings import SEEDS, WRONG_SHARE, Setting, clean_rows, settings
+
+ROWS, HELDOUT_ROWS = 800, 600
+
+OWN = {"digits": "proxy", "charts": "charts_proxy", "mixed": "mixed_proxy"}
+FOREIGN = {"digits": "digits_foreign", "charts": "charts_foreign", "mixed": "senses"}
+"""Models of experiments/foreign_proxies."""
+
+BRIEF = WarmupOptions(0.05, WARMUP)
+LONG = WarmupOptions(0.5, dataclasses.replace(WARMUP, learning_rate=1e-3))
+"""Of a foreign proxy, chosen by experiments/foreign_proxies/measure.py."""
+
+PRETRAIN = Path(__file__).parents[1] / "foreign_proxies" / "pretrain.py"
 
 
-class Setting(NamedTuple):
-    """What is scored by what."""
-
-    world: str
-    proxy: str
-    noise: float
-    anchors: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{self.world}-{self.proxy}-n{round(100 * self.noise)}-a{self.anchors}-s{self.seed}"
-
-
-PROXIES = {
-    ("digits", "own"): "proxy",
-    ("charts", "own"): "charts_proxy",
-    ("digits", "foreign"): "charts_proxy",
-    ("charts", "foreign"): "proxy",
-}
-ROWS = 800
-
-
-def settings() -> list[Setting]:
-    """All settings, those first that say most."""
-    product = itertools.product(("digits", "charts"), ("own", "foreign"), (0.4, 0.0, 0.7), (100, 30, 300), (0, 1, 2))
-    return [Setting(*values) for values in product]
-
-
-def data_of(setting: Setting, out: Path) -> Path:
-    """The folder of a setting's data."""
-    return out / "data" / f"{setting.world}-n{round(100 * setting.noise)}-s{setting.seed}"
-
-
-def score(setting: Setting, out: Path) -> Path:
+def score(setting: Setting, work: Path) -> None:
     """Score the pool of a setting."""
-    folder = data_of(setting, out)
-    if not folder.exists():
-        options = SyntheticOptions(
-            pool_rows=ROWS, heldout_rows=600, benchmark_rows=1, noise_share=setting.noise, seed=100 + setting.seed
-        )
-        make_synthetic(setting.world, options, folder)
-    share, warmup = (0.05, WARMUP) if setting.proxy == "own" else (0.25, dataclasses.replace(WARMUP, epochs=20))
-    recipe = Recipe(
-        pool=folder / "pool.jsonl",
-        proxy=str(checkpoint(PROXIES[setting.world, setting.proxy])),
-        heldout=folder / "heldout.jsonl",
-        anchor_count=setting.anchors,
-        warmup_share=share,
-        warmup=warmup,
-        scope=ScopeOptions(scope="all"),
+    out = work / "runs" / setting.name
+    if (out / "score" / SCORES).is_file():
+        return
+    print(setting.name, flush=True)
+    pool = open_pool(data_of(setting, work) / "pool.jsonl")
+    warmup = LONG if setting.proxy == "foreign" else BRIEF
+    warmup = dataclasses.replace(warmup, finetune=dataclasses.replace(warmup.finetune, seed=setting.seed))
+    start = ProxyOptions(str(model_of(setting, work)), ScopeOptions(scope="all"))
+    warmed = provide_proxy(work / "warmups" / setting.warmup, start, pool, warmup, print)
+    request = ScoreRequest(
+        pool,
+        OneStep(store_tokens=True),
+        anchors=anchors_of(setting, work),
+        anchor_reading=AnchorOptions(anchor_image_root=work / "data"),
+        proxy=warmed.proxy,
         seed=setting.seed,
     )
-    bench = Bench(recipe, open_pool(recipe.pool), Places(out / "runs" / setting.name), print)
-    (out / "runs" / setting.name).mkdir(parents=True, exist_ok=True)
-    return bench.score("one_step", OneStep(store_tokens=True)).run
+    score_into(out / "score", request)
 
 
-class Judged(NamedTuple):
-    """What the gate did and said in a setting, and what is true; NaN where nothing of the kind is there."""
-
-    setting: str
-    clean: float
-    said: Interval | None
-    clean_pass: float
-    bad_pass: float
-    kept_clean: float
-    kept_said: Interval | None
-    power: float
-    order: float
-    """Area under the ROC curve of nonconformity for bad rows."""
-
-    best_signal: float
-    """The same of the best single signal."""
+def data_of(setting: Setting, work: Path) -> Path:
+    """The folder of a setting's data."""
+    folder, noise_share, seed = work / "data" / setting.data, setting.noise_percent / 100, 100 + setting.seed
+    if folder.exists():
+        return folder
+    if setting.world == "mixed":  # its own shares of noise are 40 % in all
+        shares = {} if setting.noise_percent == 40 else dict.fromkeys(SOURCES, noise_share)
+        make_synthetic("mixed", MixedOptions(ROWS, HELDOUT_ROWS, 1, noise_shares=shares, seed=seed), folder)
+    else:
+        make_synthetic(setting.world, SyntheticOptions(ROWS, HELDOUT_ROWS, 1, noise_share, seed=seed), folder)
+    return folder
 
 
-def judge(setting: Setting, run: Path, out: Path) -> Judged:
-    """Compare what the gate says with the planted labels."""
-    table = ScoreTable(run / "scores.parquet")
-    trust = measure_trust(table)
-    truth = data_of(setting, out) / "truth.parquet"
-    clean = pq.read_table(truth, columns=["clean"])["clean"].to_numpy(zero_copy_only=False).astype(bool)
-    passing, verdict = trust.passing(), trust.verdict
-    singles = [np.abs(table.numbers(name)) for name in SIGNALS]
-    return Judged(
-        setting.name,
-        float(clean.mean()),
-        verdict.clean,
-        _mean(passing[clean]),
-        _mean(passing[~clean]),
-        _mean(clean[passing]),
-        verdict.passing_clean,
-        math.nan if verdict.power is None else verdict.power.at_cut,
-        _area(~clean, trust.nonconformity),
-        max(_area(~clean, signal) for signal in singles),
-    )
+def model_of(setting: Setting, work: Path) -> Path:
+    """The checkpoint that the warm-up starts from."""
+    if setting.proxy == "own":
+        return checkpoint(OWN[setting.world])
+    models = work / "models"
+    if not (models / FOREIGN[setting.world]).exists():
+        subprocess.run([sys.executable, str(PRETRAIN), str(models)], check=True)
+    return models / FOREIGN[setting.world]
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, Interval):
-        return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def anchors_of(setting: Setting, work: Path) -> Path:
+    """The anchors, drawn from held-out rows; where some are to be wrong, bad rows of another pool stand in for them."""
+    path, data = work / "runs" / setting.name / "anchors.jsonl", data_of(setting, work)
+    if path.exists():
+        return path
+    drawn = draw_anchors(open_pool(data / "heldout.jsonl"), count=setting.anchors, seed=setting.seed)
+    rows = read_rows(data / "heldout.jsonl", drawn)
+    if setting.wrong:
+        other = data_of(setting._replace(seed=(setting.seed + 1) % SEEDS), work)
+        count = round(WRONG_SHARE * setting.anchors)
+        bad = np.random.default_rng(setting.seed).choice(np.flatnonzero(~clean_rows(other)), count, replace=False)
+        rows[:count] = read_rows(other / "pool.jsonl", bad)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
-def _mean(values: NDArray[np.bool_]) -> float:
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _area(bad: NDArray[np.bool_], values: NDArray[np.float64]) -> float:
-    return float(roc_auc_score(bad, values)) if bad.any() else math.nan
+def read_rows(file: Path, places: np.ndarray) -> list[dict[str, object]]:
+    """Some rows of a file; their pictures are found from the folder of all data."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(lines[place]) for place in places]
+    return [row | {"images": [f"{file.parent.name}/{image}" for image in row["images"]]} for row in rows]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("work", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for setting in settings():
         if all(part in setting.name for part in asked.only):
-            told = judge(setting, score(setting, asked.out), asked.out)
-            print("  ".join(f"{name} {_shown(value)}" for name, value in told._asdict().items()), flush=True)
+            score(setting, asked.work)

@@ -67,31 +67,46 @@ class Course(NamedTuple):
     """What the tokenizer is trained on, given the problems."""
 
 
-def run(description: str, models: Mapping[str, Recipe], courses: Course | Mapping[str, Course]) -> None:
-    """The command line: make one of the models, of one course for all or one for each."""
+def run(description: str, models: Mapping[str, Recipe], course: Course) -> None:
+    """The command line: make one of the models."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("name", choices=models)
+    parser.add_argument("--out", type=Path)
+    options = asked(parser)
+    make(models[options.name], course, options.out or CHECKPOINTS / options.name, options)
+
+
+def asked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What is asked for, with how much is learned."""
     parser.add_argument("--most-steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--start", type=Path, help="folder of a model to go on from, in place of fresh weights")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def make(recipe: Recipe, course: Course, out: Path, options: argparse.Namespace, *, start: Path | None = None) -> None:
+    """Make a model.
+
+    Args:
+        recipe: How.
+        course: What it learns.
+        out: Its folder.
+        options: How much it learns.
+        start: Folder of a model to go on from, in place of fresh weights.
+    """
     torch.set_num_threads(1)
-    recipe = models[options.name]
-    course = courses if isinstance(courses, Course) else courses[options.name]
     generator = np.random.default_rng(1)
     drawn = [(row, part) for part in recipe.parts for row in course.problems(options.rows, part, generator)]
     check = course.problems(300, recipe.check, generator)
-    if options.start is None:
+    if start is None:
         proxy = fresh(recipe, course.texts([row for row, _ in drawn]))
     else:
-        proxy = load_proxy(options.start, options=LoadOptions(device="cpu"))
+        proxy = load_proxy(start, options=LoadOptions(device="cpu"))
     count = sum(parameter.numel() for parameter in proxy.parameters.values())
-    print(f"{options.name}: {recipe.architecture}, {count:,} parameters", flush=True)
+    print(f"{out.name}: {recipe.architecture}, {count:,} parameters", flush=True)
     rows = [encode(proxy, course.lesson(row, part)) for row, part in drawn]
     pretrain(proxy, rows, [encode(proxy, course.lesson(row, recipe.check)) for row in check], recipe, options)
-    save(proxy, options.out or CHECKPOINTS / options.name)
+    save(proxy, out)
 
 
 def fresh(recipe: Recipe, texts: Sequence[str]) -> Proxy:
