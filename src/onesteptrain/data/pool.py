@@ -22,6 +22,7 @@ import numpy as np
 from markupsafe import Markup
 
 from onesteptrain.data.formats.container import Container, RawRow, RowNumbers
+from onesteptrain.data.formats.loss_weights import in_loss
 from onesteptrain.data.formats.memory import MemoryRows, open_memory, to_dataset
 from onesteptrain.data.formats.opening import open_container
 from onesteptrain.data.formats.schemas import COLUMNS, FormatName, detect_format, read_fields, read_turns
@@ -207,7 +208,7 @@ class Pool:
             what = type(raw.value).__name__
             return Unreadable(uid, row, f"{raw.where}: the row is a {what}, not an object; mend or delete it")
         try:
-            turns = read_turns(raw.value, self.format, self.image_root)
+            turns = in_loss(read_turns(raw.value, self.format, self.image_root), raw.value)
         except SampleError as error:
             return Unreadable(uid, row, f"{raw.where}: {error}")
         return Sample(uid, row, turns, read_fields(raw.value))

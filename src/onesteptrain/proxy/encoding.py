@@ -5,6 +5,10 @@ generation prompt and once with the turn, and what the second adds to the first 
 mark. Characters become tokens through the tokenizer's own offsets and the processor's record of how it expanded image
 placeholders. The masked tokens are then decoded and compared with the answer, so that a template that rewrites
 answers is refused instead of being scored wrongly.
+
+Answers may count differently in the loss, or not at all (`Turn`). The loss of a sample is the mean of its answer tokens
+by their weights, sum(w * loss) / sum(w); so each token's loss is multiplied, here and nowhere else, by w over the mean
+of the sample's w, and whoever takes a plain mean of what comes out has the weighted one.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from onesteptrain.data.formats.loss_weights import NOTHING_LEFT
 from onesteptrain.data.images import load_image
 from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
@@ -31,7 +36,10 @@ class Encoded(NamedTuple):
     """What the processor made: a batch of one."""
 
     answer: Bool[Tensor, " token"]
-    """True for the tokens that the assistant wrote, the end-of-turn mark included."""
+    """True for the tokens in the loss: what the assistant wrote, its end-of-turn mark included, as far as it counts."""
+
+    weight: Float[Tensor, " token"] | None = None
+    """What each of them counts; None where all count 1."""
 
     @property
     def tokens(self) -> int:
@@ -54,12 +62,18 @@ class Answers(NamedTuple):
     lengths: tuple[int, ...]
     """Answer tokens of each sample."""
 
+    weight: Float[Tensor, " answer_token"] | None = None
+    """What each token's loss is multiplied with; the mean over each sample is 1. None stands for 1 everywhere."""
+
 
 class Batch(NamedTuple):
     """Several samples, padded to one length."""
 
     inputs: dict[str, Tensor]
     answer: Bool[Tensor, "sample token"]
+    weight: Float[Tensor, "sample token"] | None = None
+    """As each sample has it; None where all answer tokens of all samples count 1."""
+
     located: Answers | None = None
     """The answers, once `to` has located them."""
 
@@ -74,7 +88,7 @@ class Batch(NamedTuple):
     @property
     def answers(self) -> Answers:
         """Where the answers are."""
-        return self.located or find_answers(self.inputs["input_ids"], self.answer)
+        return self.located or find_answers(self.inputs["input_ids"], self.answer, self.weight)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """The same batch on a device; pixels take the model's floating-point type.
@@ -85,8 +99,10 @@ class Batch(NamedTuple):
         def move(value: Tensor) -> Tensor:
             return sent(value, device, dtype if value.is_floating_point() else None)
 
-        place, target, sample, lengths = self.answers
-        located = Answers(move(place), move(target), move(sample), lengths)
+        place, target, sample, lengths, weight = self.answers
+        wide = torch.promote_types(dtype, torch.float32)
+        weight = None if weight is None else sent(weight, device, wide)
+        located = Answers(move(place), move(target), move(sample), lengths, weight)
         inputs = {name: move(value) for name, value in self.inputs.items()}
         # as they are: half precision cannot count far
         positions = None if self.plan.positions is None else sent(self.plan.positions, device)
@@ -137,7 +153,12 @@ class Encoder:
         offsets = inputs.pop("offset_mapping")[0]
         masks = [_tokens_in(_expanded(span, replaced), offsets) for span in spans]
         self._check(inputs["input_ids"][0], masks, sample.turns)
-        encoded = Encoded(dict(inputs), torch.stack(masks).any(0))
+        weight = torch.zeros(len(offsets))
+        for mask, answer in zip(masks, answers_of(sample.turns), strict=True):
+            weight[mask] = answer.weight
+        for span in unlearned_spans(text, spans, sample.turns):
+            weight[_tokens_in(_expanded(span, replaced), offsets)] = 0
+        encoded = _encoded(dict(inputs), weight)
         if encoded.tokens > self.max_tokens:
             raise SampleError(
                 f"{encoded.tokens} tokens are more than the limit of {self.max_tokens}; "
@@ -172,8 +193,7 @@ class Encoder:
     def _check(self, ids: Tensor, masks: list[Tensor], turns: Sequence[Turn]) -> None:
         """Refuse a mask whose tokens do not read as the assistant's words; white space is the tokenizer's affair."""
         tokenizer = self.processor.tokenizer
-        answers = [turn for turn in turns if turn.role == "assistant"]
-        for mask, turn in zip(masks, answers, strict=True):
+        for mask, turn in zip(masks, answers_of(turns), strict=True):
             marked = _squeezed(tokenizer.decode(ids[mask], skip_special_tokens=True))
             if marked and marked == _squeezed(turn.text):
                 continue
@@ -221,6 +241,35 @@ def answer_spans(render: Any, turns: Sequence[Turn]) -> tuple[str, list[tuple[in
     return full, spans
 
 
+def answers_of(turns: Sequence[Turn]) -> list[Turn]:
+    """The assistant turns."""
+    return [turn for turn in turns if turn.role == "assistant"]
+
+
+def unlearned_spans(text: str, spans: Sequence[tuple[int, int]], turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """Half-open ranges of a rendered conversation that answers leave out of the loss.
+
+    Args:
+        text: The rendered text.
+        spans: Where each answer stands in it, as `answer_spans` gives it.
+        turns: The conversation.
+
+    Raises:
+        SampleError: the template changes an answer of which a part is left out.
+    """
+    found = []
+    for (first, last), answer in zip(spans, answers_of(turns), strict=True):
+        if not answer.unlearned:
+            continue
+        words = answer.text.strip()
+        start = text.find(words, first, last) - answer.text.index(words)
+        if start + answer.text.index(words) < first:
+            raise SampleError(f"the chat template does not keep the answer as it is (it starts {words[:40]!r})")
+        end = start + len(answer.text)
+        found += [(start + begins, last if start + ends > end else start + ends) for begins, ends in answer.unlearned]
+    return found
+
+
 def kind_of(samples: Sequence[Encoded]) -> tuple[str, ...]:
     """The kind of the batch that samples make; see `Batch.kind`."""
     return tuple(sorted({name for sample in samples for name in sample.inputs}))
@@ -232,11 +281,19 @@ def longest(model: Any) -> int:
     return int(getattr(text, "max_position_embeddings", None) or 1_000_000)
 
 
-def find_answers(input_ids: Int[Tensor, "sample token"], answer: Bool[Tensor, "sample token"]) -> Answers:
+def find_answers(
+    input_ids: Int[Tensor, "sample token"],
+    answer: Bool[Tensor, "sample token"],
+    weight: Float[Tensor, "sample token"] | None = None,
+) -> Answers:
     """Find where answer tokens are predicted; nothing predicts the first token of a row."""
     row, column = answer[:, 1:].nonzero(as_tuple=True)
-    lengths = tuple(answer[:, 1:].sum(1).tolist())
-    return Answers(row * answer.shape[1] + column, input_ids[row, column + 1], row, lengths)
+    counts = answer[:, 1:].sum(1)
+    lengths = tuple(counts.tolist())
+    if weight is not None:
+        weight = weight[row, column + 1].double()
+        weight = weight * counts[row] / weight.new_zeros(len(lengths)).index_add(0, row, weight)[row]
+    return Answers(row * answer.shape[1] + column, input_ids[row, column + 1], row, lengths, weight)
 
 
 def collate(samples: Sequence[Encoded], *, pad_token_id: int, side: Literal["left", "right"] = "right") -> Batch:
@@ -257,7 +314,10 @@ def collate(samples: Sequence[Encoded], *, pad_token_id: int, side: Literal["lef
             inner = [max(sizes) for sizes in zip(*(value.shape[1:] for value, _ in values), strict=True)]
             joined[name] = torch.cat([_pad(value, (value.shape[0], *inner), 0) for value, _ in values])
     answer = torch.stack([_pad(sample.answer, (longest,), 0, side) for sample in samples])
-    return Batch(joined, answer)
+    if all(sample.weight is None for sample in samples):
+        return Batch(joined, answer)
+    weights = [sample.answer.float() if sample.weight is None else sample.weight for sample in samples]
+    return Batch(joined, answer, torch.stack([_pad(weight, (longest,), 0, side) for weight in weights]))
 
 
 def sent(value: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
@@ -277,6 +337,14 @@ def _pad(value: Tensor, shape: Sequence[int], fill: int, side: Literal["left", "
     padded = value.new_full(tuple(shape), fill)
     padded[tuple(slice(-size, None) if side == "left" else slice(size) for size in value.shape)] = value
     return padded
+
+
+def _encoded(inputs: dict[str, Tensor], weight: Float[Tensor, " token"]) -> Encoded:
+    """A sample whose tokens count so much; 0 is no part of the loss."""
+    answer = weight > 0
+    if not answer.any():
+        raise SampleError(NOTHING_LEFT)
+    return Encoded(inputs, answer, None if (weight[answer] == 1).all() else weight)
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:

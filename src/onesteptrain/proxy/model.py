@@ -28,7 +28,7 @@ class TokenLosses(NamedTuple):
     """Losses of the answer tokens of a batch, sample after sample, in reading order."""
 
     loss: Float[Tensor, " answer_token"]
-    """Negative log-likelihood of each answer token, in nats."""
+    """Negative log-likelihood of each answer token, in nats, times what the token counts among those of its sample."""
 
     sample: Int[Tensor, " answer_token"]
     """Which sample of the batch each token belongs to."""
@@ -56,6 +56,13 @@ class AnswerLogits(NamedTuple):
 
     lengths: Sequence[int]
     """Answer tokens of each sample."""
+
+    weight: Float[Tensor, " answer_token"] | None = None
+    """What each token counts, 1 in the mean of each sample; None stands for 1 everywhere."""
+
+    def weighed(self, values: Float[Tensor, " answer_token"]) -> Float[Tensor, " answer_token"]:
+        """Something of each token, times what it counts: its plain mean over a sample is the weighted one."""
+        return values if self.weight is None else values * self.weight
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Proxy:
         """Loss of each answer token; arguments and errors are those of `answer_logits`."""
         answers = self.answer_logits(batch, weights)
         losses = nn.functional.cross_entropy(answers.logits, answers.target, reduction="none")
-        return TokenLosses(losses, answers.sample, answers.lengths)
+        return TokenLosses(answers.weighed(losses), answers.sample, answers.lengths)
 
     def answer_logits(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> AnswerLogits:
         """Logits of each answer token; the vocabulary is only computed where an answer token is predicted.
@@ -138,7 +145,7 @@ class Proxy:
                 logits = torch.func.functional_call(self.model, dict(weights), args=(), kwargs=arguments).logits
         logits = _at(answers.place, batch.answer.shape, logits)
         wide = torch.promote_types(logits.dtype, torch.float32)
-        return AnswerLogits(logits.to(wide), answers.target, answers.sample, answers.lengths)
+        return AnswerLogits(logits.to(wide), answers.target, answers.sample, answers.lengths, answers.weight)
 
     def gradient(self, batches: Iterable[Batch], *, count: int | None = None) -> tuple[float, dict[str, Tensor]]:
         """Mean sample loss over some batches, in nats a token, and its gradient.

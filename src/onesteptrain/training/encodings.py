@@ -46,7 +46,8 @@ class Encodings(Sequence[Encoded]):
             encoded = self._encoder.encode(sample)
         except SampleError as error:
             return str(error)
-        self._bytes_left -= sum(value.nbytes for value in (*encoded.inputs.values(), encoded.answer))
+        tensors = (*encoded.inputs.values(), encoded.answer, encoded.weight)
+        self._bytes_left -= sum(value.nbytes for value in tensors if value is not None)
         if self._bytes_left > 0:
             self._kept[len(self)] = encoded
         self._samples.append(sample)

@@ -34,6 +34,9 @@ IGNORED = -100
 
 BOOKS = "ledger.json"
 
+_WEIGHTS = "token_weights"
+"""Beside the labels of a batch, what each token counts; not there where all count 1."""
+
 
 class Ledger(TrainerCallback):
     """Keeps the losses, tokens and seconds of a training, across a cut too; refuses a loss that is not finite."""
@@ -82,12 +85,13 @@ class Ledger(TrainerCallback):
         write_json(Path(args.output_dir, f"checkpoint-{state.global_step}", BOOKS), kept)
 
     def collate(self, places: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
-        """Encode samples and pad them to one batch; labels are -100 wherever the assistant did not write."""
+        """Encode samples and pad them to one batch; labels are -100 wherever nothing is in the loss."""
         samples = [self._samples[place["sample"]] for place in places]
         batch = collate(samples, pad_token_id=self._pad)
         labels = batch.inputs["input_ids"].masked_fill(~batch.answer, IGNORED)
         labels[:, 0] = IGNORED  # nothing predicts the first token
-        return {**batch.inputs, "labels": labels}
+        weights = {} if batch.weight is None else {_WEIGHTS: batch.weight}
+        return {**batch.inputs, "labels": labels, **weights}
 
     def note(self, loss: float, *, tokens: int) -> None:
         """Take note of the loss and tokens of one batch, before its backward pass."""
@@ -128,15 +132,21 @@ class AnswerTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The part of this batch in the mean loss over the answer tokens of the step."""
-        labels = inputs.pop("labels")
+        """The part of this batch in the mean loss over the answer tokens of the step, by their weights."""
+        labels, weights = inputs.pop("labels"), inputs.pop(_WEIGHTS, None)
         pixel_type = next(iter(self._proxy.model.parameters())).dtype
         batch = Batch(inputs, labels != IGNORED).to(self._proxy.device, pixel_type)
         with torch.autocast(self._proxy.device.type, torch.bfloat16, enabled=self._autocast):
             losses = replace(self._proxy, model=model).token_losses(batch)
-        loss = losses.loss.sum() / num_items_in_batch
+        each = losses.loss if weights is None else losses.loss * weights[labels != IGNORED]
+        loss = each.sum() / num_items_in_batch
         self._ledger.note(loss.item(), tokens=int(batch.inputs["attention_mask"].sum()))
         return (loss, losses) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """What the answer tokens of a whole step count together."""
+        counts = [(batch.get(_WEIGHTS, 1) * (batch["labels"] != IGNORED)).sum() for batch in batch_samples]
+        return torch.as_tensor(sum(counts)).to(device)
 
     def _save_checkpoint(self, *given: Any, **named: Any) -> None:
         with self._ledger.paused():

@@ -41,14 +41,14 @@ def answer_losses(
 def answer_means(
     proxy: Proxy, samples: Sequence[Encoded], measures: Sequence[TokenMeasure], *, batch_size: int | None
 ) -> Float64[Tensor, "sample measure"]:
-    """Mean of some measures over the answer tokens of each sample, in one pass; summed in float64.
+    """Mean of some measures over the answer tokens of each sample by their weights, in one pass; summed in float64.
 
     NaN of a sample that does not fit into memory.
     """
 
     def means(batch: Sequence[Encoded]) -> Tensor:
         answers = proxy.answer_logits(prepare(proxy, batch))
-        tokens = torch.stack([measure(answers).cpu().double() for measure in measures], dim=1)
+        tokens = torch.stack([answers.weighed(measure(answers)).cpu().double() for measure in measures], dim=1)
         lengths = torch.tensor(answers.lengths)
         totals = tokens.new_zeros(len(lengths), len(measures))
         return totals.index_add(0, torch.repeat_interleave(lengths), tokens) / lengths[:, None]

@@ -130,7 +130,9 @@ def _corrupted(own: Anchor, anchors: Sequence[Anchor], kind: str, seed: int) -> 
 def _with_pictures(turns: Sequence[Turn], new: Sequence[ImageRef]) -> tuple[Turn, ...]:
     rest = iter(new)
     return tuple(
-        Turn(turn.role, tuple(next(rest) if isinstance(part, ImageRef) else part for part in turn.parts))
+        dataclasses.replace(
+            turn, parts=tuple(next(rest) if isinstance(part, ImageRef) else part for part in turn.parts)
+        )
         if turn.role == "user"
         else turn
         for turn in turns
@@ -138,13 +140,12 @@ def _with_pictures(turns: Sequence[Turn], new: Sequence[ImageRef]) -> tuple[Turn
 
 
 def _with_text(own: Anchor, change: Change) -> tuple[Turn, ...]:
-    turns = list(own.sample.turns)
-    last = max(place for place, turn in enumerate(turns) if turn.role == "assistant")
+    turns, last = list(own.sample.turns), own.place or 0  # a change was made, so there is one
     parts = list(turns[last].parts)
     while parts and isinstance(parts[-1], str):
         parts.pop()
     new = own.text[: change.start] + change.new + own.text[change.end :]
-    turns[last] = Turn("assistant", (*parts, new))
+    turns[last] = dataclasses.replace(turns[last], parts=(*parts, new), unlearned=())
     return tuple(turns)
 
 
@@ -153,5 +154,6 @@ def _span(own: Anchor, change: Change) -> tuple[int, int]:
     if not change.new:
         kept = own.text[max(0, start - _LAST_CHARACTERS) : start]
         start -= len((kept.split() or [kept])[-1])
-    before = len(text_of(own.sample, "assistant")) - len(own.text)
+    up_to = dataclasses.replace(own.sample, turns=own.sample.turns[: (own.place or 0) + 1])
+    before = len(text_of(up_to, "assistant")) - len(own.text)
     return before + start, before + end

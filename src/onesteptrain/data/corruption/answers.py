@@ -88,10 +88,15 @@ class Anchor:
     sample: Sample
 
     @cached_property
+    def place(self) -> int | None:
+        """Which turn is the last answer in the loss; None where there is none."""
+        places = [place for place, turn in enumerate(self.sample.turns) if turn.role == "assistant" and turn.weight]
+        return places[-1] if places else None
+
+    @cached_property
     def text(self) -> str:
-        """The last assistant turn, from its last picture on; empty where there is none."""
-        turn = next((turn for turn in reversed(self.sample.turns) if turn.role == "assistant"), None)
-        parts = turn.parts if turn else ()
+        """The last answer in the loss, from its last picture on; empty where there is none."""
+        parts = () if self.place is None else self.sample.turns[self.place].parts
         after = max((place + 1 for place, part in enumerate(parts) if isinstance(part, ImageRef)), default=0)
         return "".join(part for part in parts[after:] if isinstance(part, str))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeGuard
 
+from onesteptrain.data.formats.loss_weights import answer_loss
 from onesteptrain.data.formats.turns import (
     Draft,
     ImageRef,
@@ -51,6 +53,9 @@ class _Message(NamedTuple):
     llava: bool
     """Written with `from` and `value`, where a newline beside an image belongs to the placeholder."""
 
+    whole: Mapping[str, object]
+    """All of it, with the flags for the loss."""
+
     @property
     def parts(self) -> list[object]:
         """The parts of the content, where it is a list."""
@@ -80,7 +85,7 @@ def read_turns(row: Mapping[str, object], name: FormatName, image_root: Path) ->
     placed = put_in_place(drafts, column_images(row, image_root))
     turns = tuple(Turn(role, tuple(part for part in parts if part is not None)) for role, parts in placed)
     _check(turns)
-    return turns
+    return _with_loss(turns, messages)
 
 
 def read_fields(row: Mapping[str, object]) -> dict[str, object]:
@@ -121,18 +126,19 @@ def _messages(row: Mapping[str, object], name: FormatName) -> list[_Message]:
 def _column_messages(column: str, value: object) -> list[_Message]:
     role = {"prompt": "user", "completion": "assistant"}.get(column)
     if isinstance(value, str) and role is not None:
-        return [_Message(role, value, llava=False)]
+        return [_Message(role, value, False, {})]
     if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
         raise SampleError(f"{column} is not a list of messages; each needs a role and a content")
-    return [_message(message) for message in value]
+    # TRL learns the completion alone: answers in a prompt are context
+    return [_message({**message, "loss": False} if column == "prompt" else message) for message in value]
 
 
 def _message(message: Mapping[str, object]) -> _Message:
     if message.get("tool_calls"):
         raise SampleError("a message has tool_calls, which are not supported; take this row out")
     if message.get("role") is None and message.get("from") is not None:
-        return _Message(message["from"], message.get("value"), llava=True)
-    return _Message(message.get("role"), message.get("content"), llava=False)
+        return _Message(message["from"], message.get("value"), True, message)
+    return _Message(message.get("role"), message.get("content"), False, message)
 
 
 def _draft(number: int, message: _Message, images_are_parts: bool, image_root: Path) -> Draft:
@@ -151,6 +157,17 @@ def _draft(number: int, message: _Message, images_are_parts: bool, image_root: P
         text = piece if isinstance(piece, str) else _part_text(number, piece)
         parts += [text] if images_are_parts else split_at_placeholders(text, llava=message.llava)
     return role, parts
+
+
+def _with_loss(turns: Sequence[Turn], messages: Sequence[_Message]) -> tuple[Turn, ...]:
+    """What each answer counts in the loss; before the messages may stand a system turn of its own column."""
+    before = len(turns) - len(messages)
+    return tuple(
+        dataclasses.replace(turn, **answer_loss(number, messages[number - 1].whole, turn.text)._asdict())
+        if turn.role == "assistant"
+        else turn
+        for number, turn in enumerate(turns, 1 - before)
+    )
 
 
 def _part_text(number: int, part: object) -> str:

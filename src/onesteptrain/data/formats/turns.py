@@ -45,6 +45,13 @@ class Turn:
     parts: tuple[str | ImageRef, ...]
     """Texts and images in the order in which the model reads them; placeholders are already resolved."""
 
+    weight: float = 1.0
+    """What each token of an answer counts in the loss; 0 leaves the answer as context alone."""
+
+    unlearned: tuple[tuple[int, int], ...] = ()
+    """Ranges of characters of an answer's text that are out of the loss: the first, and the one after the last. One
+    that goes beyond the text takes the end-of-turn mark along."""
+
     @property
     def text(self) -> str:
         """The texts of this turn, joined, without its images."""

@@ -79,8 +79,12 @@ def _taken(task: Any, place: int) -> Encoded:
         result = task.result()[place]
     if isinstance(result, str):
         raise SampleError(result)
-    inputs, answer = result
-    return Encoded({name: torch.from_numpy(value) for name, value in inputs.items()}, torch.from_numpy(answer))
+    inputs, answer, weight = result
+    return Encoded(
+        {name: torch.from_numpy(value) for name, value in inputs.items()},
+        torch.from_numpy(answer),
+        None if weight is None else torch.from_numpy(weight),
+    )
 
 
 @contextlib.contextmanager
@@ -110,7 +114,9 @@ def _encode_all(samples: Sequence[Sample]) -> list[Any]:
     for sample in samples:
         try:
             encoded = _encoder[0].encode(sample)
-            results.append(({name: value.numpy() for name, value in encoded.inputs.items()}, encoded.answer.numpy()))
+            weight = None if encoded.weight is None else encoded.weight.numpy()
+            inputs = {name: value.numpy() for name, value in encoded.inputs.items()}
+            results.append((inputs, encoded.answer.numpy(), weight))
         except SampleError as error:
             results.append(str(error))
     return results

@@ -157,12 +157,12 @@ def load_quoter(proxy: str | Path, *, trust_remote_code: bool = False) -> Quoter
 
 
 def token_places(processor: Any, turns: Sequence[Turn]) -> list[Place]:
-    """Where each answer token of a conversation stands in the answer; no image is read.
+    """Where each answer token in the loss of a conversation stands in the answer; no image is read.
 
     Raises:
         SampleError: the chat template rewrites the answer.
     """
-    from onesteptrain.proxy.encoding import answer_spans
+    from onesteptrain.proxy.encoding import answer_spans, answers_of, unlearned_spans
 
     def render(messages: list[dict[str, Any]], generation_prompt: bool) -> str:
         return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt))
@@ -171,10 +171,12 @@ def token_places(processor: Any, turns: Sequence[Turn]) -> list[Place]:
     tokenizer = processor.tokenizer
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not has_bos)["offset_mapping"]
+    out = unlearned_spans(text, spans, turns)
+    offsets = [token for token in offsets if not any(token[0] < end and token[1] > start for start, end in out)]
     places: list[Place] = []
     before = 0
-    for turn, span in zip((turn for turn in turns if turn.role == "assistant"), spans, strict=True):
-        places += _places(turn.text, before, text, span, offsets)
+    for turn, span in zip(answers_of(turns), spans, strict=True):
+        places += _places(turn.text, before, text, span, offsets) if turn.weight else []
         before += len(turn.text) + 1
     return places
 
