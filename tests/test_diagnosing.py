@@ -1,4 +1,5 @@
 import json
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -457,3 +458,17 @@ def test_the_pictures_of_a_run_without_ablations_are_not_judged(tmp_path):
     done("score", pool, *given, "--store-tokens")
     assert "score again with --ablate" in done("explain", tmp_path / "run").out
     assert pq.read_table(tmp_path / "run" / "explanations.parquet")["blind"].null_count == 8
+
+
+def test_a_target_is_trained_without_harmful_tokens_and_with_weights(tmp_path):
+    pool, given = explained().parent / "pool.jsonl", ["--target", checkpoint(), "--steps", 1, "--batch-size", 60]
+    plain = done("train", pool, *given, "--out", tmp_path / "plain", "--json")
+    masked = done("train", pool, *given, "--out", tmp_path / "masked", "--mask-harmful", explained())
+    found = re.search(r"(\d+) of (\d+) answer tokens are out of the loss", masked.out)
+    table = ScoreTable(explained() / "scores.parquet")
+    assert int(found[2]) == int(table.numbers("answer_tokens").sum())
+    assert 0 < int(found[1]) < int(found[2])
+    facts = json.loads((tmp_path / "masked" / "train.json").read_text(encoding="utf-8"))
+    assert facts["losses"] < json.loads(plain.out)["losses"]  # without the worst tokens
+    # an untrained proxy cannot tell: its gate is blind, and no weight is made up
+    assert "the gate is blind" in refusal("train", pool, *given, "--out", tmp_path / "w", "--weigh", explained())

@@ -16,6 +16,7 @@ from onesteptrain.evaluation.paired import Difference, paired_difference, paired
 from onesteptrain.evaluation.results import REPLIES, Counting, check_columns, evaluate_into, read_results, summary_facts
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.progress import progress_bar
+from onesteptrain.jobs.reweighting import reweight
 from onesteptrain.jobs.steps import PoolOptions, plain
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.storage.fingerprints import fingerprint
@@ -40,6 +41,13 @@ class Train(ModelRunner):
     out: Path
     """Checkpoint folder to write."""
 
+    mask_harmful: Path | None = None
+    """Run directory of scores with --store-tokens: tokens of answers that stand out against its anchors are left out
+    of the loss."""
+
+    weigh: Path | None = None
+    """Run directory of scores: each row counts in the loss by its probability to be clean."""
+
     finetune: Annotated[FinetuneOptions, HOW] = FinetuneOptions()
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
@@ -49,12 +57,15 @@ class Train(ModelRunner):
         """Train and say how the loss fell."""
         options = TrainOptions(finetune=self.finetune, scope=self.scope, load=self.loading)
         subset = self.reading.open(self.subset)
+        rows, said = reweight(subset, mask_harmful=self.mask_harmful, weigh=self.weigh)
         with progress_bar("training", "steps") as progress:
-            result = train(self.target, subset, options, self.out, overwrite=self.overwrite, progress=progress)
+            result = train(self.target, rows, options, self.out, overwrite=self.overwrite, progress=progress)
         text = (
             f"trained on {result.rows} rows in {result.steps} steps and {result.seconds:.1f} s, "
             f"loss {result.losses[0]:.3f} to {result.losses[-1]:.3f}: {result.checkpoint}"
         )
+        if said:
+            text += f"\n{said}"
         if result.refused:
             text += f"\n{len(result.refused)} rows left out, such as: {next(iter(result.refused.values()))}"
         facts = {**result._asdict(), "checkpoint": str(result.checkpoint)}

@@ -100,8 +100,8 @@ class Batch(NamedTuple):
             return sent(value, device, dtype if value.is_floating_point() else None)
 
         place, target, sample, lengths, weight = self.answers
-        wide = torch.promote_types(dtype, torch.float32)
-        weight = None if weight is None else sent(weight, device, wide)
+        if weight is not None:  # some devices know no float64
+            weight = sent(weight.to(torch.promote_types(dtype, torch.float32)), device)
         located = Answers(move(place), move(target), move(sample), lengths, weight)
         inputs = {name: move(value) for name, value in self.inputs.items()}
         # as they are: half precision cannot count far

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onesteptrain.data.pool import Sample, Turn, Unreadable, text_of
+from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ModelError, PoolError, SampleError
 from onesteptrain.evaluation.answers import extract_answer
 from onesteptrain.reporting.diagnosis.bias import Column
@@ -154,6 +155,12 @@ def load_quoter(proxy: str | Path, *, trust_remote_code: bool = False) -> Quoter
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(f"the proxy {str(proxy)!r} that scored this run cannot be read; put it back") from error
     return lambda sample: token_places(processor, sample.turns)
+
+
+def recorded_quoter(table: ScoreTable) -> Quoter:
+    """Through the tokenizer of the proxy that scored a table."""
+    asked = read_score_record(table.path.parent).asked
+    return load_quoter(asked["proxy"], trust_remote_code=asked["loading"]["trust_remote_code"])
 
 
 def token_places(processor: Any, turns: Sequence[Turn]) -> list[Place]:
