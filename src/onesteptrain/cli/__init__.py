@@ -23,7 +23,7 @@ from onesteptrain.errors import ConfigError, OneStepError
 COMMANDS = {
     "init": ("starting", "Write a commented YAML file to run on your own files."),
     "run": ("jobs", "Do all steps from one YAML file."),
-    "anchors": ("pools", "Draw anchors from held-out data; refuse those that stand in the pool."),
+    "anchors": ("anchoring", "Draw anchors, look at them, suggest rows to check, take checked ones in."),
     "guard": ("pools", "Find near-duplicates, contradictions and leaks in a pool."),
     "warmup": ("scoring", "Fine-tune the proxy on a few per cent of the pool."),
     "score": ("scoring", "Score every sample of a pool."),
@@ -38,8 +38,8 @@ COMMANDS = {
     "methods": ("starting", "List the installed scoring methods."),
     "demo": ("jobs", "Take the built-in digits through everything."),
 }
-"""Module and purpose of each; the command `name` is the class `Name`. Three modules load no torch: starting, pools
-and choosing."""
+"""Module and purpose of each; the command `name` is the class `Name`. Four modules load no torch: starting,
+anchoring, pools and choosing."""
 
 _GONE = {
     "candidates": "exact steps are taken one after the other; leave it out",

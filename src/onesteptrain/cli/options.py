@@ -31,7 +31,6 @@ def panel(title: str, place: int) -> Parameter:
 
 
 MAIN = Group("Everyday options", sort_key=0)
-PLAIN = Parameter(name="*")
 HOW = panel("How it is done", 1)
 FILES = panel("How files are read", 2)
 MODEL = panel("How the model is loaded", 3)

@@ -1,4 +1,4 @@
-"""`ost anchors` and `ost guard`: trusted samples, and what stands in a pool more than once."""
+"""`ost guard`: what stands in a pool more than once, or in the anchors or a benchmark."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.cli.options import FILES, HOW, PLAIN, Writer
-from onesteptrain.cli.output import listed, moved_images
+from onesteptrain.cli.options import FILES, HOW, Writer
+from onesteptrain.cli.output import listed
 from onesteptrain.data.deduplication import (
     Duplicate,
     FinalAnswers,
@@ -26,45 +26,9 @@ from onesteptrain.data.deduplication import guard as search
 from onesteptrain.data.pool import Pool, Sample, Turn, Unreadable, open_pool
 from onesteptrain.errors import ScoreError
 from onesteptrain.jobs.progress import progress_bar
-from onesteptrain.jobs.steps import AnchorDraw, PoolOptions, draw_anchor_file
+from onesteptrain.jobs.steps import PoolOptions
 from onesteptrain.storage.atomic import refuse_existing
 from onesteptrain.storage.score_table import read_scores
-
-
-@dataclass(frozen=True)
-class Anchors(Writer):
-    """Draw a stratified anchor set from held-out data.
-
-    Example: `ost anchors heldout.jsonl --pool pool.json --by topic level --out anchors.jsonl`
-    """
-
-    heldout: Path
-    """Trusted samples that no model was trained on."""
-
-    _: KW_ONLY
-
-    out: Path
-    """The anchor file to write, in the format of the held-out data."""
-
-    pool: Path | None = None
-    """The pool to be scored; anchors that stand in it are refused."""
-
-    draw: Annotated[AnchorDraw, PLAIN] = AnchorDraw()
-    reading: Annotated[PoolOptions, FILES] = PoolOptions()
-
-    pool_image_root: Path | None = None
-    """Folder that the pool's relative image paths start from."""
-
-    def __call__(self) -> None:
-        """Draw, write and say how many."""
-        pool = open_pool(self.pool, image_root=self.pool_image_root) if self.pool is not None else None
-        heldout = self.reading.open(self.heldout)
-        drawn = draw_anchor_file(heldout, pool, self.out, self.draw, overwrite=self.overwrite)
-        checked = "none of them stands in the pool" if pool else "not checked against a pool; give --pool"
-        text = f"drew {drawn} anchors: {self.out} ({checked})" + moved_images(heldout.image_root, self.out)
-        facts = {"anchors": drawn, "out": str(self.out), "image_root": str(heldout.image_root)}
-        then = ["warmup", self.pool or "POOL", "--proxy", "MODEL", "--out", "warm"]
-        self.say(text, facts, then)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from cyclopts import Parameter
 
 from onesteptrain.cli.options import FILES, HOW, MODEL, WORK, ModelRunner, panel
-from onesteptrain.cli.output import duration
+from onesteptrain.cli.output import duration, tell
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into, forecast_scoring, score_into
 from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
@@ -22,6 +22,7 @@ from onesteptrain.scoring.audit import AuditOptions, trusted_step_size
 from onesteptrain.scoring.forecast import Forecast
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
 from onesteptrain.selection.guidance import Guidance, measure_guidance
+from onesteptrain.selection.likeness import find_unlike
 from onesteptrain.selection.trust import Verdict, can_trust, measure_trust
 from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
 
@@ -129,7 +130,7 @@ class Score(ModelRunner):
             self.say(describe_forecast(expected), expected._asdict())
             return
         with progress_bar("scoring") as progress:
-            result = score_into(self.out, request, overwrite=self.overwrite, progress=progress)
+            result = score_into(self.out, request, overwrite=self.overwrite, progress=progress, tell=tell)
         then = ["select", self.out, "--keep", "20%", "--out", f"subset{self.pool.suffix}"]
         verdict = measure_trust(result.table).verdict if can_trust(result.table) else None
         told = Told(verdict, measure_guidance(result.table, "score"))
@@ -235,6 +236,7 @@ def describe_scoring(result: ScoringResult, told: Told) -> str:
         lines.append(f"{result.failed} rows have a reason in place of a score, such as:")
         lines += [f"  {count} x {reason}" for reason, count in result.reasons]
     lines += [sentence for part in told if part is not None for sentence in part.sentences()]
+    lines += find_unlike(result.table) if told.verdict is None else ()
     return "\n".join(lines)
 
 
@@ -247,6 +249,7 @@ def scoring_facts(result: ScoringResult, told: Told) -> dict[str, Any]:
         "reasons": [{"reason": reason, "rows": count} for reason, count in result.reasons],
         "scored_now": result.scored_now,
         **{name: part and part.facts() for name, part in told._asdict().items()},
+        "unlike": find_unlike(result.table),
         "seconds": result.seconds,
     }
 

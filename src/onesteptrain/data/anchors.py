@@ -22,6 +22,9 @@ from onesteptrain.errors import AnchorError, ConfigError, SampleError
 _NAMED = 5
 """Leaks that an error spells out; it counts the others."""
 
+ACCEPTED = "accepted_from"
+"""Column of an anchor that was a row of a pool until somebody checked it: the pool's path."""
+
 LeakKind = Literal["same sample", "same question and image, other answer"]
 
 
@@ -94,7 +97,7 @@ def allocate(sizes: Sequence[int], count: int) -> list[int]:
     return shares
 
 
-def find_leaks(anchors: Iterable[Sample | Unreadable], pool: Pool) -> list[Leak]:
+def find_leaks(anchors: Iterable[Sample | Unreadable], pool: Iterable[Sample | Unreadable]) -> list[Leak]:
     """Rows of the pool that ask an anchor's question about the same images, whatever they answer.
 
     Texts are compared after NFKC, case folding and collapsing of white space; images by their pixels. The same image
@@ -110,21 +113,38 @@ def find_leaks(anchors: Iterable[Sample | Unreadable], pool: Pool) -> list[Leak]
     return [leak for sample in _samples(pool) for leak in _leaks(known.get(_text_hash(sample, "user"), ()), sample)]
 
 
-def refuse_leaks(anchors: Iterable[Sample | Unreadable], pool: Pool) -> None:
-    """Make sure that no anchor stands in the pool.
+def refuse_leaks(anchors: Iterable[Sample | Unreadable], pool: Pool) -> list[int]:
+    """Make sure that no anchor stands in the pool, but for those that were accepted from it.
+
+    Returns:
+        Rows of the pool that say what accepted anchors say: they must be left out of it.
 
     Raises:
-        AnchorError: one does; the text names the rows.
+        AnchorError: another anchor does; the text names the rows.
     """
-    leaks = find_leaks(anchors, pool)
+    leaks, accepted = sort_leaks(anchors, pool)
     if leaks:
-        named = "; ".join(f"row {leak.pool_row} is anchor {leak.anchor_uid!r} ({leak.kind})" for leak in leaks[:_NAMED])
-        more = f"; and {len(leaks) - _NAMED} more" if len(leaks) > _NAMED else ""
-        rows = len({leak.pool_row for leak in leaks})
-        raise AnchorError(
-            f"{pool.path}: {rows} rows are anchors too: {named}{more}; "
-            "take these rows out of the pool, or draw anchors from rows that are held out"
-        )
+        raise AnchorError(f"{pool.path}: {describe_leaks(leaks)}, or draw anchors from rows that are held out")
+    return accepted
+
+
+def sort_leaks(
+    anchors: Iterable[Sample | Unreadable], pool: Iterable[Sample | Unreadable]
+) -> tuple[list[Leak], list[int]]:
+    """Leaks of anchors that were never meant to be in the pool, and rows of the pool that are accepted anchors now."""
+    known = list(_samples(anchors))
+    accepted = {anchor.row for anchor in known if anchor.fields.get(ACCEPTED)}
+    leaks = find_leaks(known, pool)
+    rows = {leak.pool_row for leak in leaks if leak.anchor_row in accepted}
+    return [leak for leak in leaks if leak.anchor_row not in accepted], sorted(rows)
+
+
+def describe_leaks(leaks: Sequence[Leak]) -> str:
+    """Which rows of a pool are anchors too, the first by name, and what to do."""
+    named = "; ".join(f"row {leak.pool_row} is anchor {leak.anchor_uid!r} ({leak.kind})" for leak in leaks[:_NAMED])
+    more = f"; and {len(leaks) - _NAMED} more" if len(leaks) > _NAMED else ""
+    rows = len({leak.pool_row for leak in leaks})
+    return f"{rows} rows are anchors too: {named}{more}; take these rows out of the pool"
 
 
 class _Stratum:

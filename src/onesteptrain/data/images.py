@@ -57,6 +57,20 @@ def load_image(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     raise SampleError(f"image {_name(ref)}: {size}, more than {max_pixels:,}; scale it down or take the row out")
 
 
+def image_size(ref: ImageRef) -> tuple[int, int]:
+    """Width and height in pixels as the head of the file gives them, before it is turned; nothing is decoded.
+
+    Raises:
+        SampleError: the image is missing, or no image.
+    """
+    source = _opened(ref)
+    try:
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+            return image.size
+    except (Image.DecompressionBombError, UnidentifiedImageError, *_DECODE_ERRORS) as error:
+        raise SampleError(f"image {_name(ref)}: has no size that can be read ({error}); get it again") from error
+
+
 def image_fingerprint(ref: ImageRef) -> str:
     """SHA-256 of the size and the RGB pixels: the same for a PNG and its copy in WebP lossless, not for a JPEG of it.
 

@@ -108,6 +108,9 @@ class Pool:
     image_root: Path
     """The folder that relative image paths start from."""
 
+    left_out: Mapping[int, str] = field(default_factory=dict, compare=False)
+    """Rows that come as ones that cannot be used, and why."""
+
     @property
     def path(self) -> Path:
         """The file or folder; of a pool in memory, how messages call it."""
@@ -176,10 +179,14 @@ class Pool:
         if len(chosen) and chosen[-1] >= len(self):
             raise _missing_row(self, int(chosen[-1]))
         if isinstance(self.container, MemoryRows):
-            return dataclasses.replace(self, container=self.container.take(chosen))
+            return dataclasses.replace(self, container=self.container.take(chosen), left_out={})
         wanted = set(chosen.tolist())
         values = [_parsed(raw) for row, raw in enumerate(self.container.raw_rows()) if row in wanted]
-        return dataclasses.replace(self, container=MemoryRows(values, "list"))
+        return dataclasses.replace(self, container=MemoryRows(values, "list"), left_out={})
+
+    def without(self, rows: Iterable[int], reason: str) -> Pool:
+        """The same pool, with a reason in place of some rows; positions, uids and fingerprint stay as they are."""
+        return dataclasses.replace(self, left_out={**self.left_out, **dict.fromkeys(rows, reason)})
 
     def to_dataset(self, rows: Iterable[int] | None = None) -> Any:
         """The rows, or some of them, as a `datasets.Dataset`; images of other sources become a column of images.
@@ -202,6 +209,8 @@ class Pool:
         return hashlib.sha256(b"".join(self.container.digests())).hexdigest()
 
     def _read(self, uid: str, row: int, raw: RawRow) -> Sample | Unreadable:
+        if row in self.left_out:
+            return Unreadable(uid, row, self.left_out[row])
         if raw.problem is not None:
             return Unreadable(uid, row, f"{raw.where}: {raw.problem}")
         if not isinstance(raw.value, Mapping):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from onesteptrain.data.likeness import FINDINGS, compare, write_findings
 from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.data.score_record import IN_MEMORY, refuse_flat
 from onesteptrain.errors import ConfigError
@@ -77,9 +78,12 @@ class ScoreRequest:
     seed: int = 0
     """Fixes all that is random."""
 
-    def read_anchors(self) -> list[Sample]:
-        """The anchors, if there are to be some, after they were checked against the pool."""
-        return read_anchors(self.anchors, self.pool, self.anchor_reading) if self.anchors is not None else []
+    def read_anchors(self) -> tuple[list[Sample], Pool]:
+        """The anchors, if there are to be some, after they were checked against the pool, and what is left of it."""
+        if self.anchors is None:
+            return [], self.pool
+        anchors, pool = read_anchors(self.anchors, self.pool, self.anchor_reading)
+        return anchors, pool or self.pool
 
     def setting(self, anchors: Sequence[Sample]) -> Setting:
         """What the method works with; loads the proxy."""
@@ -134,15 +138,22 @@ def _on_record(rows: Path | Pool | Sequence[Sample]) -> Path | str:
 
 
 def score_into(
-    run_path: Path, request: ScoreRequest, *, overwrite: bool = False, progress: Progress | None = None
+    run_path: Path,
+    request: ScoreRequest,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> ScoringResult:
     """Score a pool into a run directory, continuing one that was interrupted.
+
+    Before, anchors and pool are compared; RUN/anchors.json keeps what was found, and `tell` is told of it.
 
     Raises:
         AnchorError: an anchor stands in the pool, or cannot be used.
         RunError: the directory is in use for something else.
     """
-    anchors = request.read_anchors()
+    anchors, pool = request.read_anchors()
     if not overwrite and (run_path / "config.yaml").is_file():
         refuse_flat(run_path, Run(run_path).config.get("score") or {"method": {}})
     config = {"score": request.record()}
@@ -155,13 +166,19 @@ def score_into(
                 run.record(device=str(proxy.device), dtype=str(proxy.dtype), scoped_parameters=len(proxy.parameters))
             return made
 
+        look = bool(anchors) and not (run.path / FINDINGS).is_file()
+        findings = compare(anchors, pool) if look else []
+        if tell is not None:
+            for finding in findings:
+                tell(f"anchors: {finding.text}")
+
         def prefetch(asked: int | None) -> AbstractContextManager[Expect]:
             proxy = setting().proxy
             return no_prefetch(asked) if proxy is None else prefetching(proxy.encoder, readers(asked, proxy.device))
 
-        scored = score_pool(
-            request.pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, prefetch
-        )
+        scored = score_pool(pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, prefetch)
+        if look:
+            write_findings(findings, run.path)
         run.record(rows=scored.rows, failed=scored.failed)
     return scored
 
@@ -183,10 +200,8 @@ def forecast_scoring(request: ScoreRequest, *, rows: int = 80) -> Forecast:
         AnchorError: an anchor stands in the pool, or cannot be used.
         PoolError: the pool holds no row that can be read.
     """
-    anchors = request.read_anchors()
-    return forecast(
-        request.pool, lambda: request.method.prepare(request.setting(anchors)), rows=rows, seed=request.seed
-    )
+    anchors, pool = request.read_anchors()
+    return forecast(pool, lambda: request.method.prepare(request.setting(anchors)), rows=rows, seed=request.seed)
 
 
 class Warmed(NamedTuple):
@@ -235,7 +250,8 @@ def audit_into(
     if not isinstance(request.method, OneStep):
         raise ConfigError(f"an audit compares estimators of method one_step, not {request.name}")
     refuse_existing(out, "audit.json", overwrite=overwrite)
-    result = audit(request.pool, request.method, request.setting(request.read_anchors()), options, progress)
+    anchors, pool = request.read_anchors()
+    result = audit(pool, request.method, request.setting(anchors), options, progress)
     write_json(out, audit_facts(result, request.method, options))
     return result
 

@@ -12,11 +12,13 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from onesteptrain.data.anchors import draw_anchors, refuse_leaks
 from onesteptrain.data.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.errors import AnchorError
+
+_IS_ANCHOR = "the row was accepted as an anchor, and is neither scored nor selected"
 
 Tell = Callable[[str], None]
 """Told in a line what a step has done."""
@@ -108,8 +110,16 @@ def provide_anchors(
     return dataclasses.replace(reading, anchor_image_root=root)
 
 
-def read_anchors(anchors: Path | Pool | Sequence[Sample], pool: Pool | None, options: AnchorOptions) -> list[Sample]:
-    """Read anchors and refuse them if one stands in the pool.
+class Anchored(NamedTuple):
+    """Anchors, and what is scored by them."""
+
+    anchors: list[Sample]
+    pool: Pool | None
+    """Without the rows that were accepted as anchors."""
+
+
+def read_anchors(anchors: Path | Pool | Sequence[Sample], pool: Pool | None, options: AnchorOptions) -> Anchored:
+    """Read anchors and refuse them if one stands in the pool; rows that were accepted as anchors are left out of it.
 
     Raises:
         AnchorError: there are no anchors, one cannot be read, or one stands in the pool.
@@ -118,8 +128,8 @@ def read_anchors(anchors: Path | Pool | Sequence[Sample], pool: Pool | None, opt
     if not samples:
         raise AnchorError(f"{anchors} holds no anchors; give at least one readable sample")
     if pool is not None and not options.allow_leaks:
-        refuse_leaks(samples, pool)
-    return samples
+        pool = pool.without(refuse_leaks(samples, pool), _IS_ANCHOR)
+    return Anchored(samples, pool)
 
 
 def readable(rows: Iterable[Sample | Unreadable]) -> Iterable[Sample]:

@@ -1,17 +1,20 @@
-"""Whether anchors and pool look like samples of one kind: lengths of answers and of questions."""
+"""What sets a scored pool and its anchors apart: texts and pictures, lengths in tokens, and the proxy's loss."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onesteptrain.data.likeness import Finding, compare_sizes, read_findings, share_below
 from onesteptrain.storage.score_table import ScoreTable
 
-_WIDER = 1.5
-"""Times that the range of the anchors' lengths is widened at both ends, as a few anchors do not show all of it."""
+_MANY = 0.25
+"""Share of rows with an uncommon loss from which on it is worth a word; noise alone makes some high."""
 
-_MANY = 0.1
-"""Share of rows, or of anchors, from which on it is worth a word."""
+_HIGH = 0.9
+"""Share of the anchors whose loss is below that of all but the easiest rows where no row is like them."""
 
 
 def find_unlike(table: ScoreTable) -> list[str]:
@@ -20,28 +23,36 @@ def find_unlike(table: ScoreTable) -> list[str]:
     Rows beyond all anchors are judged by what they are not like; anchors beyond all rows make rows look better, or
     worse, than they are.
     """
+    return [finding.text for finding in likeness_findings(table, read_findings(table.path.parent))]
+
+
+def likeness_findings(table: ScoreTable, before: Sequence[Finding]) -> list[Finding]:
+    """What was found before scoring, and what the scores tell."""
     reference = table.reference
-    if reference is None or not {"answer_tokens", "tokens"} <= set(table.names) & set(reference.names):
-        return []
+    shared = set(table.names) & set(reference.names) if reference is not None else set()
+    if reference is None or not {"answer_tokens", "tokens"} <= shared:
+        return list(before)
     answers, usual_answers = (part.numbers("answer_tokens") for part in (table, reference))
     prompts, usual_prompts = (part.numbers("tokens") - part.numbers("answer_tokens") for part in (table, reference))
-    pairs = (("answers", answers, usual_answers), ("questions, with their pictures,", prompts, usual_prompts))
-    return [sentence for name, rows, anchors in pairs for sentence in _compare(name, rows, anchors)]
+    return [
+        *(finding for finding in before if finding.about != "lengths"),  # tokens count what the proxy sees
+        *compare_sizes("answers", "tokens", answers, usual_answers),
+        *compare_sizes("questions, with their pictures,", "tokens", prompts, usual_prompts),
+        *(_compare_losses(table.numbers("loss"), reference.numbers("loss")) if "loss" in shared else ()),
+    ]
 
 
-def _compare(name: str, rows: NDArray[np.float64], anchors: NDArray[np.float64]) -> list[str]:
+def _compare_losses(rows: NDArray[np.float64], anchors: NDArray[np.float64]) -> list[Finding]:
     rows, anchors = rows[np.isfinite(rows)], anchors[np.isfinite(anchors)]
     if not len(rows) or not len(anchors):
         return []
-    sentences = []
-    for part, beyond, others in (("rows", rows, "anchor's"), ("anchors", anchors, "row's")):
-        limits = anchors if part == "rows" else rows
-        low, high = limits.min() / _WIDER, limits.max() * _WIDER
-        for share, how in ((float((beyond < low).mean()), "shorter"), (float((beyond > high).mean()), "longer")):
-            if share >= _MANY:
-                ends = f"{limits.min():.0f} to {limits.max():.0f} tokens"
-                sentences.append(
-                    f"{share:.0%} of the {part} have {name} that are {how} than any {others} ({ends}): "
-                    "give anchors that answer as the pool does"
-                )
-    return sentences
+    if (share := share_below(rows, anchors)) >= _MANY:
+        text = (
+            f"the proxy finds {share:.0%} of the rows easier than nearly all anchors, so that too many may look clean"
+        )
+        return [Finding("loss", f"{text}: give anchors that are like the rows")]
+    if np.quantile(rows, _MANY) > (usual := float(np.quantile(anchors, _HIGH))):
+        text = f"the proxy finds {1 - _MANY:.0%} of the rows harder than {_HIGH:.0%} of the anchors"
+        remedy = "where such rows can be right, give anchors that are like them"
+        return [Finding("loss", f"{text} (loss above {usual:.2g} nats a token): {remedy}")]
+    return []
