@@ -623,7 +623,7 @@ def test_a_warmed_up_proxy_scores_with_the_optimizer_it_was_warmed_up_with(tmp_p
 
 
 def test_the_best_rows_are_written_as_they_stand(tmp_path):
-    facts = json.loads(done("select", scored(), "--keep", "25%", "--out", tmp_path / "best.jsonl", "--json").out)
+    facts = json.loads(done("select", scored(), "--keep", "25%", "--prefer", "top", "--out", tmp_path / "best.jsonl", "--json").out)
     values = scores_of(scored())
     best = sorted(np.argsort(-values, kind="stable")[: round(ROWS / 4)])
     lines = world().pool.read_bytes().splitlines(keepends=True)
