@@ -260,7 +260,7 @@ def test_tokens_of_the_exact_step_are_refused(tmp_path):
         ("", ["is empty", "a pool is a JSON"]),
         ("[]", ["holds no rows"]),
         ('[{"messages": 1},\n {"id": ', ["line 2: invalid JSON array", "convert it to JSONL"]),
-        ('{"a": 1}\n{"b": 2}\n', ["no known format", "its rows have the columns a", "llava: conversations"]),
+        ('{"a": 1}\n{"b": 2}\n', ["hold no conversation", "they have the columns a", "prompt+completion"]),
         ("hello\n", ["starts with b'hello", "a pool is a JSON"]),
         ("\x1f\x8bzip", ["compressed with gzip; unpack it"]),
     ],
@@ -385,7 +385,7 @@ def test_init_writes_a_file_that_run_accepts_and_in_which_every_default_may_be_p
     assert done(*arguments, "--out", job).err.splitlines()[-1] == f"next: ost run {job} --dry-run"
     assert "exists" in refusal(*arguments, "--out", job)
     text = job.read_text()
-    assert f"{ROWS} rows of format messages" in text
+    assert f"{ROWS} rows in {world().pool}" in text
     assert {"anchor_by: [topic]", "anchor_count: 30"} <= set(text.splitlines())
     assert "all of it: about" in done("run", job, "--dry-run").out
     assert not (tmp_path / "run").exists()
@@ -623,7 +623,9 @@ def test_a_warmed_up_proxy_scores_with_the_optimizer_it_was_warmed_up_with(tmp_p
 
 
 def test_the_best_rows_are_written_as_they_stand(tmp_path):
-    facts = json.loads(done("select", scored(), "--keep", "25%", "--prefer", "top", "--out", tmp_path / "best.jsonl", "--json").out)
+    facts = json.loads(
+        done("select", scored(), "--keep", "25%", "--prefer", "top", "--out", tmp_path / "best.jsonl", "--json").out
+    )
     values = scores_of(scored())
     best = sorted(np.argsort(-values, kind="stable")[: round(ROWS / 4)])
     lines = world().pool.read_bytes().splitlines(keepends=True)

@@ -59,7 +59,7 @@ def test_the_same_rows_in_memory_and_in_a_file_give_the_same_samples(schema, kin
     file = open_pool(write(tmp_path / "pool", rows))
     pool = open_pool(in_memory(rows, kind), image_root=tmp_path)
     assert contents(pool) == contents(file)
-    assert (len(pool), pool.format) == (len(file), file.format)
+    assert len(pool) == len(file)
     for start in range(4):
         assert list(pool.rows(start)) == list(file.rows(start))
 
@@ -204,9 +204,9 @@ def test_a_pool_shows_itself_in_a_notebook(tmp_path):
     photo().save(tmp_path / "a.png")
     rows = [qa("<b>Q</b>", id="0", images=["a.png"]), qa(id="1", images=["gone.png"]), "no row", *[qa()] * 9]
     pool = open_pool(rows, image_root=tmp_path)
-    assert repr(pool) == "Pool(list in memory, format messages)"
+    assert repr(pool) == "Pool(list in memory)"
     shown = pool._repr_html_()
-    assert "12 rows, format messages" in shown
+    assert "12 rows" in shown
     assert shown.count("<tr>") == 1 + 5
     assert "&lt;b&gt;Q&lt;/b&gt;" in shown
     assert shown.count('<img src="data:image/png;base64,') == 1
@@ -230,7 +230,7 @@ def test_a_row_that_cannot_be_used_has_a_reason_and_the_others_go_on():
         (datasets.Dataset.from_list([qa()]).to_iterable_dataset(), "not a datasets.IterableDataset"),
         ({"messages": []}, "not a builtins.dict"),
         ([], "holds no rows"),
-        ([{"a": 1}], "no known format"),
+        ([{"a": 1}], "hold no conversation"),
     ],
 )
 def test_what_is_no_pool_is_refused_in_one_line(source, words):

@@ -80,7 +80,7 @@ def make_run(folder, pool_path, record=utility_record, **asked):
     run.mkdir()
     write_table(to_table((one.uid, one.row, record(one.row)) for one in pool), folder / "shard.parquet")
     merge([folder / "shard.parquet"], run / "scores.parquet", {"pool": pool.fingerprint})
-    reading = {"format": pool.format, "image_root": str(pool.image_root)}
+    reading = {"format": "auto", "image_root": str(pool.image_root)}
     proxy = {"proxy": asked.pop("proxy")} if "proxy" in asked else {}
     method = {"name": asked.pop("method", "one_step"), "options": asked}
     request = {"pool": str(pool.path), "pool_reading": reading, "method": method, **proxy}

@@ -4,9 +4,30 @@ Each class also inherits the built-in that a programmer would expect. A message 
 what is needed, what to do. It is one string, so that errors survive pickling between processes.
 """
 
+_LONGEST = 1000
+
+
+def printable(text: str) -> str:
+    """A text that every table, log and terminal can take: what cannot be printed is spelled out, but for line ends.
+
+    Such are lone surrogates, which UTF-8 cannot hold, and the escapes of terminals.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """A printable text with spaces for line ends; of more than 1,000 characters the middle is left out."""
+    line, half = printable(text).replace("\n", " "), _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
+
 
 class OneStepError(Exception):
-    """Root of all mistakes that a user can mend; the command line prints its text as one line."""
+    """Root of all mistakes that a user can mend; its text is one printable line."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(one_line(text))
 
 
 class ConfigError(OneStepError, ValueError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onesteptrain.cli.options import FILES, Writer, panel
-from onesteptrain.cli.output import moved_images
+from onesteptrain.cli.output import moved_images, tell
 from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import ConfigError
@@ -44,7 +44,7 @@ class Anchors(Writer):
     _: KW_ONLY
 
     out: Path | None = None
-    """The file to write: anchors in the format of the held-out data, or suggested rows in that of the pool."""
+    """The file to write: anchors in the format of the held-out data, or suggested rows as messages."""
 
     pool: Path | None = None
     """The pool to be scored; anchors that stand in it are refused."""
@@ -123,10 +123,12 @@ class Anchors(Writer):
     def _anchors(self, what: str) -> Pool:
         if self.heldout is None:
             raise ConfigError(f"no file is given; name {what}, as in `ost anchors FILE`")
-        return self.reading.open(self.heldout)
+        return self.reading.open_checked(self.heldout, tell)
 
     def _pool(self) -> Pool | None:
-        return None if self.pool is None else open_pool(self.pool, image_root=self.pool_image_root)
+        if self.pool is None:
+            return None
+        return open_pool(self.pool, image_root=self.pool_image_root, image_column=self.reading.image_column)
 
     def _out(self) -> Path:
         if self.out is None:

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from onesteptrain.errors import printable
+
 LISTED = 5
 """Things that a text for people names; it counts the others."""
 
 
 def tell(text: str) -> None:
     """Say on stderr what has been done."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def moved_images(image_root: Path, out: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.cli.options import FILES, HOW, Writer
-from onesteptrain.cli.output import listed
+from onesteptrain.cli.output import listed, tell
 from onesteptrain.data.deduplication import (
     Duplicate,
     FinalAnswers,
@@ -73,7 +73,7 @@ class Guard(Writer):
         """Search, write and name some of what there is."""
         from onesteptrain.evaluation.answers import extract_answer, same_answer
 
-        pool = self.reading.open(self.pool)
+        pool = self.reading.open_checked(self.pool, tell)
         table = self._table()
         scores = _scores(self.run, self.by, pool) if self.run is not None else None
         against = self._against()
@@ -104,12 +104,13 @@ class Guard(Writer):
     def _against(self) -> dict[str, Iterable[Sample | Unreadable]]:
         """The files to compare with; benchmark questions as rows that answer what is right."""
         against: dict[str, Iterable[Sample | Unreadable]] = {}
+        columns = self.reading.image_column
         if self.anchors is not None:
-            against["anchors"] = open_pool(self.anchors, image_root=self.anchor_image_root)
+            against["anchors"] = open_pool(self.anchors, image_root=self.anchor_image_root, image_column=columns)
         if self.benchmark is not None:
             from onesteptrain.evaluation import read_benchmark
 
-            questions = read_benchmark(self.benchmark, image_root=self.benchmark_image_root)
+            questions = read_benchmark(self.benchmark, image_root=self.benchmark_image_root, image_column=columns)
             against["benchmark"] = [
                 Sample(question.uid, row, (*question.turns, Turn("assistant", (question.answer,))))
                 for row, question in enumerate(questions)

@@ -60,7 +60,7 @@ class Warmup(ModelRunner):
 
     def __call__(self) -> None:
         """Train and say how the loss fell."""
-        pool, proxy = self.reading.open(self.pool), load_proxy(self.proxy, self.scope, self.loading)
+        pool, proxy = self.reading.open_checked(self.pool, tell), load_proxy(self.proxy, self.scope, self.loading)
         options = WarmupOptions(share=self.share, finetune=self.finetune, checkpoints=self.checkpoints)
         with progress_bar("warm-up", "steps") as progress:
             result = warm_up(proxy, pool, options, self.out, overwrite=self.overwrite, progress=progress)
@@ -116,7 +116,7 @@ class Score(ModelRunner):
     def __call__(self) -> None:
         """Score, or say what scoring will take."""
         request = ScoreRequest(
-            self.reading.open(self.pool),
+            self.reading.open_checked(self.pool, tell),
             self.options,
             self.method,
             anchors=self.anchors,
@@ -204,7 +204,7 @@ class Audit(ModelRunner):
     def __call__(self) -> None:
         """Compare and say up to which step size the two agree."""
         request = ScoreRequest(
-            self.reading.open(self.pool),
+            self.reading.open_checked(self.pool, tell),
             self.method,
             anchors=self.anchors,
             anchor_reading=self.anchor_reading,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from onesteptrain.cli.options import FILES, HOW, MODEL, ModelRunner, panel
+from onesteptrain.cli.output import tell
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import Accuracy, EvaluateOptions, Evaluation, Graded, Question, read_benchmark
 from onesteptrain.evaluation import evaluate as evaluate_model
@@ -17,7 +18,7 @@ from onesteptrain.evaluation.results import REPLIES, Counting, check_columns, ev
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.reweighting import reweight
-from onesteptrain.jobs.steps import PoolOptions, plain
+from onesteptrain.jobs.steps import PoolOptions, plain, tell_unread
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.storage.fingerprints import fingerprint
 from onesteptrain.training import FinetuneOptions, TrainOptions, train
@@ -56,7 +57,7 @@ class Train(ModelRunner):
     def __call__(self) -> None:
         """Train and say how the loss fell."""
         options = TrainOptions(finetune=self.finetune, scope=self.scope, load=self.loading)
-        subset = self.reading.open(self.subset)
+        subset = self.reading.open_checked(self.subset, tell)
         rows, said = reweight(subset, mask_harmful=self.mask_harmful, weigh=self.weigh)
         with progress_bar("training", "steps") as progress:
             result = train(self.target, rows, options, self.out, overwrite=self.overwrite, progress=progress)
@@ -88,6 +89,9 @@ class BenchmarkOptions:
 
     image_root: Path | None = None
     """Folder that relative image paths start from; by default the benchmark's own."""
+
+    image_column: tuple[str, ...] = ()
+    """Columns of a benchmark file that hold pictures; by default `images` or `image`."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,10 @@ class Evaluate(ModelRunner):
         source = self.source
         if source.suite is not None:
             return load_suite(source.suite, path=source.suite_path, split=source.split, image_root=source.image_root)
-        return read_benchmark(self.benchmark or Path(), image_root=source.image_root)
+        path = self.benchmark or Path()
+        questions = read_benchmark(path, image_root=source.image_root, image_column=source.image_column)
+        tell_unread(path, questions, tell)
+        return questions
 
     def _by_lmms_eval(self, suite: SuiteName) -> Evaluation:
         if self.source.suite_path is not None:
@@ -192,6 +199,7 @@ class Evaluate(ModelRunner):
             "benchmark": self.benchmark,
             "model": Path(self.model) if Path(self.model).exists() else self.model,
             "image_root": source.image_root,
+            "image_column": source.image_column or None,
             "max_new_tokens": self.options.max_new_tokens,
             "device": loading.device,
             "dtype": loading.dtype,

@@ -9,10 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 import struct
+import unicodedata
 import zlib
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from urllib.parse import unquote
 
 from markupsafe import Markup, escape
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -48,13 +52,13 @@ def load_image(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         size = "far too many pixels"
     except UnidentifiedImageError as error:
         raise SampleError(
-            f"image {_name(ref)}: not an image that Pillow can read; convert it to PNG or JPEG"
+            f"image {_short(ref.name)}: not an image that Pillow can read; convert it to PNG or JPEG"
         ) from error
     except _DECODE_ERRORS as error:
         raise SampleError(
-            f"image {_name(ref)}: broken or cut off ({error}); get it again or take the row out"
+            f"image {_short(ref.name)}: broken or cut off ({error}); get it again or take the row out"
         ) from error
-    raise SampleError(f"image {_name(ref)}: {size}, more than {max_pixels:,}; scale it down or take the row out")
+    raise SampleError(f"image {_short(ref.name)}: {size}, more than {max_pixels:,}; scale it down or take the row out")
 
 
 def image_size(ref: ImageRef) -> tuple[int, int]:
@@ -68,7 +72,7 @@ def image_size(ref: ImageRef) -> tuple[int, int]:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             return image.size
     except (Image.DecompressionBombError, UnidentifiedImageError, *_DECODE_ERRORS) as error:
-        raise SampleError(f"image {_name(ref)}: has no size that can be read ({error}); get it again") from error
+        raise SampleError(f"image {_short(ref.name)}: has no size that can be read ({error}); get it again") from error
 
 
 def image_fingerprint(ref: ImageRef) -> str:
@@ -81,6 +85,44 @@ def image_fingerprint(ref: ImageRef) -> str:
     return hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()
 
 
+def image_file(path: Path, name: str) -> Path:
+    """The file of an image, which may be spelled in another way than its name in the row.
+
+    Tried are: escapes of a file URI, backslashes, spaces around, and both ways to write accents in Unicode.
+
+    Args:
+        path: Where it should be.
+        name: How the row names it.
+
+    Raises:
+        SampleError: there is no such file.
+    """
+    what = ""
+    for spelling in _spellings(path, is_uri=name[:5].lower() == "file:"):
+        try:
+            if spelling.is_file():
+                return spelling
+            if not what:
+                link = spelling.is_symlink()
+                what = (
+                    "is a folder" if spelling.is_dir() else "is a link that leads nowhere" if link else "no such file"
+                )
+        except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered
+            what = what or f"cannot be a file here ({getattr(error, 'strerror', None) or error})"
+    raise SampleError(
+        f"image {_short(name)}: {what} (looked for {_short(str(path))}); "
+        "mend the path, or give the folder that holds the images as image root"
+    )
+
+
+def _spellings(path: Path, *, is_uri: bool) -> Iterator[Path]:
+    written = str(path)
+    for text in (unquote(written), written) if is_uri else (written,):
+        yield Path(text)
+        for plain in (text, re.sub(r"\s*/\s*", "/", text.replace("\\", "/")).strip()):
+            yield from (Path(unicodedata.normalize(form, plain)) for form in ("NFC", "NFD"))
+
+
 def image_bytes(ref: ImageRef) -> bytes:
     """The encoded image as it stands; of a Pillow image, a PNG of it.
 
@@ -88,7 +130,7 @@ def image_bytes(ref: ImageRef) -> bytes:
         OSError: the file cannot be read.
     """
     if isinstance(ref.source, Path):
-        return ref.source.read_bytes()
+        return image_file(ref.source, ref.name).read_bytes()
     return ref.source if isinstance(ref.source, bytes) else encoded(ref.source)
 
 
@@ -105,13 +147,7 @@ def thumbnail_html(ref: ImageRef, side: int = 96) -> Markup:
 def _opened(ref: ImageRef) -> Path | io.BytesIO | Image.Image:
     if not isinstance(ref.source, Path):
         return io.BytesIO(ref.source) if isinstance(ref.source, bytes) else ref.source
-    if not ref.source.is_file():
-        what = "is a folder" if ref.source.is_dir() else "no such file"
-        raise SampleError(
-            f"image {_name(ref)}: {what} (looked for {ref.source}); "
-            "mend the path, or give the folder that holds the images as image root"
-        )
-    return ref.source
+    return image_file(ref.source, ref.name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -122,5 +158,5 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _name(ref: ImageRef) -> str:
-    return repr(ref.name if len(ref.name) <= 200 else ref.name[:200] + "...")
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 200 else name[:200] + "...")

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import itertools
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,19 @@ from onesteptrain.data.formats.container import Container, RawRow, RowNumbers
 from onesteptrain.data.formats.loss_weights import in_loss
 from onesteptrain.data.formats.memory import MemoryRows, open_memory, to_dataset
 from onesteptrain.data.formats.opening import open_container
-from onesteptrain.data.formats.schemas import COLUMNS, FormatName, detect_format, read_fields, read_turns
+from onesteptrain.data.formats.schemas import (
+    COLUMNS,
+    FormatName,
+    Reading,
+    has_conversation,
+    read_fields,
+    read_turns,
+    unread_pictures,
+)
 from onesteptrain.data.formats.turns import ImageRef, Role, Turn
 from onesteptrain.data.formats.uids import UidCounter, base_uid
 from onesteptrain.data.images import thumbnail_html
-from onesteptrain.errors import PoolError, SampleError
+from onesteptrain.errors import PoolError, SampleError, one_line
 from onesteptrain.storage.atomic import whole
 from onesteptrain.storage.display import html_table
 from onesteptrain.storage.seeds import uniform
@@ -49,8 +57,8 @@ __all__ = [
     "write_subset",
 ]
 
-_ROWS_TO_DETECT = 32
-"""Rows that are looked at to tell the format."""
+_FIRST_ROWS = 32
+"""Rows of which one must hold a conversation, for a file to be taken for a pool."""
 
 _ROWS_SHOWN, _IMAGES_SHOWN = 5, 3
 _SHOWN_COLUMNS = ("row", "uid", "images", "question", "answer")
@@ -70,6 +78,9 @@ class Sample:
 
     fields: Mapping[str, object] = field(default_factory=dict)
     """The row's other columns (topic, level, ...): groups, strata and reports use them, scores do not."""
+
+    unread: str = field(default="", repr=False, compare=False)
+    """Of a row without images, where something stands that looks like one: "column image_path"; else nothing."""
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -102,11 +113,13 @@ class Pool:
 
     container: Container
 
-    format: FormatName
-    """How a row becomes a conversation; never "auto"."""
+    reading: Reading
+    """How its rows are read."""
 
-    image_root: Path
-    """The folder that relative image paths start from."""
+    @property
+    def image_root(self) -> Path:
+        """The folder that relative image paths start from."""
+        return self.reading.image_root
 
     left_out: Mapping[int, str] = field(default_factory=dict, compare=False)
     """Rows that come as ones that cannot be used, and why."""
@@ -142,11 +155,11 @@ class Pool:
         return [rows[row] for row in chosen]
 
     def __repr__(self) -> str:
-        return f"Pool({self.path}, format {self.format})"
+        return f"Pool({self.path})"
 
     def _repr_html_(self) -> str:
         first = [_shown(row) for row in itertools.islice(self, _ROWS_SHOWN)]
-        return html_table(f"{self.path}: {len(self)} rows, format {self.format}", _SHOWN_COLUMNS, first)
+        return html_table(f"{self.path}: {len(self)} rows", _SHOWN_COLUMNS, first)
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Sample | Unreadable]:
         """The rows from `start` up to `stop`, which is left out.
@@ -211,39 +224,52 @@ class Pool:
     def _read(self, uid: str, row: int, raw: RawRow) -> Sample | Unreadable:
         if row in self.left_out:
             return Unreadable(uid, row, self.left_out[row])
-        if raw.problem is not None:
-            return Unreadable(uid, row, f"{raw.where}: {raw.problem}")
-        if not isinstance(raw.value, Mapping):
-            what = type(raw.value).__name__
-            return Unreadable(uid, row, f"{raw.where}: the row is a {what}, not an object; mend or delete it")
         try:
-            turns = in_loss(read_turns(raw.value, self.format, self.image_root), raw.value)
+            if raw.problem is not None:
+                raise SampleError(raw.problem)
+            if not isinstance(raw.value, Mapping):
+                raise SampleError(f"the row is a {type(raw.value).__name__}, not an object; mend or delete it")
+            turns = in_loss(read_turns(raw.value, self.reading), raw.value)
+            sample = Sample(uid, row, turns, read_fields(raw.value, self.reading))
+            unread = "" if sample.images else unread_pictures(raw.value, self.reading)
         except SampleError as error:
-            return Unreadable(uid, row, f"{raw.where}: {error}")
-        return Sample(uid, row, turns, read_fields(raw.value))
+            return Unreadable(uid, row, f"{one_line(raw.where)}: {error}")
+        except RecursionError:
+            return Unreadable(uid, row, f"{one_line(raw.where)}: the row is nested too deeply; mend or delete it")
+        return dataclasses.replace(sample, unread=unread) if unread else sample
 
 
-def open_pool(source: object, *, format: FormatName = "auto", image_root: str | Path | None = None) -> Pool:  # noqa: A002
+def open_pool(
+    source: object,
+    *,
+    format: FormatName = "auto",  # noqa: A002
+    image_root: str | Path | None = None,
+    image_column: str | Sequence[str] = (),
+) -> Pool:
     """Open a pool on disk or in memory; nothing but the first rows is read.
 
     Args:
         source: The path of a JSON array, JSONL, a Parquet file or a folder of them, or a folder made by
             `save_to_disk`; or a `datasets.Dataset`, a pandas frame or a list of dicts.
-        format: How rows are read; "auto" tells it from the first rows.
+        format: Which columns hold the conversation; "auto" reads each row by those that it has.
         image_root: The folder that relative image paths start from; by default, the folder of the pool, or the
             working directory for rows in memory.
+        image_column: Columns that hold pictures; a row in which none is filled is read by `images` or `image`.
 
     Raises:
-        PoolError: there is no such file, it is in no known container, or its rows are in no known format.
+        PoolError: there is no such file, it is in no known container, or its rows hold no conversations.
     """
-    if format not in ("auto", *COLUMNS):
-        raise PoolError(f"format {format!r} is not known; choose auto, {', '.join(COLUMNS)}")
+    if format not in COLUMNS:
+        raise PoolError(f"format {format!r} is not known; choose {', '.join(COLUMNS)}")
     container = open_container(Path(source)) if isinstance(source, str | Path) else open_memory(source)
     path = container.path
     root = Path(image_root) if image_root is not None else path if path.is_dir() else path.parent
     if not root.is_dir():
         raise PoolError(f"image root {root}: no such folder; give the folder that relative image paths start from")
-    return Pool(container, _detect(container) if format == "auto" else format, root)
+    if format == "auto":
+        _refuse_foreign(container)
+    columns = (image_column,) if isinstance(image_column, str) else tuple(image_column)
+    return Pool(container, Reading(format, root, columns))
 
 
 def draw_rows(pool: Iterable[Sample | Unreadable], count: int, seed: int) -> list[Sample]:
@@ -280,18 +306,18 @@ def write_subset(pool: Pool, rows: Iterable[int], out: str | Path, *, overwrite:
     return copied
 
 
-def _detect(container: Container) -> FormatName:
-    first = list(itertools.islice(container.raw_rows(), _ROWS_TO_DETECT))
+def _refuse_foreign(container: Container) -> None:
+    """Refuse a file in which none of the first rows holds a conversation."""
+    first = list(itertools.islice(container.raw_rows(), _FIRST_ROWS))
     rows = [raw.value for raw in first if raw.problem is None and isinstance(raw.value, Mapping)]
-    name = detect_format(rows)
-    if name is not None:
-        return name
-    known = "; ".join(f"{name}: {' or '.join('+'.join(c) for c in choices)}" for name, choices in COLUMNS.items())
+    if any(map(has_conversation, rows)):
+        return
     if rows:
-        what = f"no known format; its rows have the columns {', '.join(map(str, rows[0]))}"
+        what = f"its rows hold no conversation; they have the columns {', '.join(map(str, rows[0]))}"
     else:
         what = f"no row can be read; {first[0].where}: {first[0].problem}" if first else "holds no rows"
-    raise PoolError(f"{container.path}: {what}; needed are the columns of a format ({known})")
+    known = " or ".join("+".join(columns) for columns in COLUMNS["auto"])
+    raise PoolError(f"{container.path}: {what}; needed are the columns {known}")
 
 
 def _shown(row: Sample | Unreadable) -> list[object]:

@@ -48,7 +48,8 @@ class ScoreRecord:
         """
         if "anchors" not in self.asked:
             raise ConfigError(f"{self.run} holds no scores of a method with anchors; give the --out of `ost score`")
-        return self._open("anchors", image_root=self.asked["anchor_reading"].get("anchor_image_root"))
+        root = self.asked["anchor_reading"].get("anchor_image_root")
+        return self._open("anchors", image_root=root, image_column=self.asked["pool_reading"].get("image_column", ()))
 
     def _open(self, what: str, **reading: Any) -> Pool:
         path = self.asked[what]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onesteptrain.data.formats.schemas import read_fields, read_turns
+from onesteptrain.data.formats.schemas import read_fields, read_turns, unread_pictures
 from onesteptrain.data.formats.uids import UidCounter, base_uid
-from onesteptrain.data.pool import Pool, Turn, open_pool
+from onesteptrain.data.pool import ImageRef, Pool, Turn, open_pool
 from onesteptrain.errors import PoolError, SampleError
 
 
@@ -28,19 +28,24 @@ class Question:
     fields: Mapping[str, object] = field(default_factory=dict)
     """The row's other columns (skill, level, ...)."""
 
+    unread: str = ""
+    """Of a question without images, where something stands that looks like one; see `Sample.unread`."""
+
     check: Callable[[str], bool] | None = None
     """Whether a stated answer is right, where the benchmark has a rule of its own; else `same_answer` decides."""
 
 
-def read_benchmark(path: str | Path, *, image_root: str | Path | None = None) -> list[Question]:
+def read_benchmark(
+    path: str | Path, *, image_root: str | Path | None = None, image_column: str | Sequence[str] = ()
+) -> list[Question]:
     """Read all questions of a benchmark file.
 
-    A row that ends with an assistant turn is asked without it.
+    A row that ends with an assistant turn is asked without it. Images are found as `open_pool` finds them.
 
     Raises:
         PoolError: the file cannot be read, is empty, or a row has no answer or no question.
     """
-    pool = open_pool(path, image_root=image_root)
+    pool = open_pool(path, image_root=image_root, image_column=image_column)
     uids = UidCounter()
     questions = [
         _question(pool, raw.where, raw.problem or raw.value, uids.assign(base_uid(raw.value)))
@@ -65,26 +70,13 @@ def questions_fingerprint(questions: Sequence[Question]) -> str:
 def _question(pool: Pool, where: str, row: Any, uid: str) -> Question:
     if not isinstance(row, Mapping):
         raise PoolError(f"{where}: the row is no object ({str(row)[:80]}); mend or delete it")
-    fields = read_fields(row)
+    fields = read_fields(row, pool.reading)
     answer = str(fields.pop("answer", "")).strip()
     if not answer:
         raise PoolError(f"{where}: the row has no column 'answer' with a text or number; a benchmark needs one")
     try:
-        turns = read_turns(_answered(row, answer), pool.format, pool.image_root)
+        turns = read_turns(row, pool.reading, answer=answer)
     except SampleError as error:
         raise PoolError(f"{where}: {error}") from error
-    return Question(uid, turns[:-1], answer, fields)
-
-
-def _answered(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
-    """The row with an assistant turn at its end, as the formats ask for one."""
-    column = next((name for name in ("messages", "conversations", "prompt") if row.get(name) is not None), None)
-    if column is None or column == "prompt":
-        return {**row, "completion": row.get("completion") or answer}
-    messages = list(row[column])
-    last = messages[-1] if messages else {}
-    speaker = "from" if "from" in last else "role"
-    if last.get(speaker) in ("assistant", "gpt"):
-        return dict(row)
-    added = {"from": "gpt", "value": answer} if speaker == "from" else {"role": "assistant", "content": answer}
-    return {**row, column: [*messages, added]}
+    has_image = any(isinstance(part, ImageRef) for turn in turns for part in turn.parts)
+    return Question(uid, turns[:-1], answer, fields, "" if has_image else unread_pictures(row, pool.reading))

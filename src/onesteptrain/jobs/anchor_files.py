@@ -92,7 +92,7 @@ class Suggested(NamedTuple):
 def suggest_file(
     table: ScoreTable, out: Path, *, count: int, kinds: Sequence[str] = (), overwrite: bool = False
 ) -> Suggested:
-    """Write rows whose checking would help most, in the pool's format, with an empty mark for each.
+    """Write rows whose checking would help most, as messages, with an empty mark for each.
 
     Args:
         table: Scores of a pool, in their run directory.
@@ -111,10 +111,10 @@ def suggest_file(
     pool, anchors = scored_pool(table), list(readable(read_score_record(table.path.parent).open_anchors()))
     chosen, samples = _choose(table, pool, anchors, count, kinds)
     rows = [
-        {CHECKED: "", WHY: suggestion.why, **_row(sample, pool.format, out.parent), ACCEPTED: str(pool.path.absolute())}
+        {CHECKED: "", WHY: suggestion.why, **_row(sample, out.parent), ACCEPTED: str(pool.path.absolute())}
         for suggestion, sample in zip(chosen, samples, strict=True)
     ]
-    _write(rows, pool, out, image_root=out.parent, overwrite=overwrite)
+    _write(rows, out, image_root=out.parent, overwrite=overwrite)
     write_text(page, _page(chosen, samples))
     return Suggested(len(rows), Counter(suggestion.kind for suggestion in chosen), page)
 
@@ -135,7 +135,7 @@ class Accepted(NamedTuple):
 
 
 def accept_file(anchors: Pool, suggested: Pool, out: Path, *, overwrite: bool = False) -> Accepted:
-    """Write the anchors and the rows that were marked good as a new anchor file, in the anchors' format.
+    """Write the anchors and the rows that were marked good as a new anchor file, the latter as messages.
 
     Args:
         anchors: The anchors so far.
@@ -154,8 +154,8 @@ def accept_file(anchors: Pool, suggested: Pool, out: Path, *, overwrite: bool = 
     repeats = {leak.pool_row for leak in find_leaks(known, good)}
     taken = [sample for sample in good if sample.row not in repeats]
     rows = [raw.value for raw in anchors.container.raw_rows()]
-    rows += [_row(sample, anchors.format, anchors.image_root) for sample in taken]
-    _write(rows, anchors, out, image_root=anchors.image_root, overwrite=overwrite)
+    rows += [_row(sample, anchors.image_root) for sample in taken]
+    _write(rows, out, image_root=anchors.image_root, overwrite=overwrite)
     marks: dict[Mark, int] = {mark: sum(mark == given for _, given in marked) for mark in get_args(Mark)}
     pools = sorted({str(sample.fields[ACCEPTED]) for sample in taken if ACCEPTED in sample.fields})
     return Accepted(len(taken), len(repeats), marks, len(rows), pools)
@@ -208,22 +208,22 @@ def _kinds(table: ScoreTable, pool: Pool, anchors: Sequence[Sample], columns: Se
 
 def _can_be_written(sample: Sample, pool: Pool) -> bool:
     try:
-        to_row(sample.turns, pool.format, pool.image_root)
+        to_row(sample.turns, pool.image_root)
     except SampleError:
         return False
     return True
 
 
-def _row(sample: Sample, format: Any, image_root: Path) -> dict[str, Any]:  # noqa: A002
+def _row(sample: Sample, image_root: Path) -> dict[str, Any]:
     """A row of its own, with the sample's uid and columns; but the marks, and a weight that its answers have by now."""
     fields = {name: value for name, value in sample.fields.items() if name not in (CHECKED, WHY, "weight")}
-    return {"id": sample.uid, **to_row(sample.turns, format, image_root), **fields}
+    return {"id": sample.uid, **to_row(sample.turns, image_root), **fields}
 
 
-def _write(rows: list[Any], like: Pool, out: Path, *, image_root: Path, overwrite: bool) -> None:
+def _write(rows: list[Any], out: Path, *, image_root: Path, overwrite: bool) -> None:
     """Write rows as a pool; typed columns hold pictures as such."""
     source = rows if out.suffix in (".json", ".jsonl") else to_dataset(rows, image_root)
-    made = open_pool(source, format=like.format, image_root=image_root)
+    made = open_pool(source, image_root=image_root)
     write_subset(made, range(len(rows)), out, overwrite=overwrite)
 
 

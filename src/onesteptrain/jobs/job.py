@@ -118,7 +118,7 @@ def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None
     from onesteptrain.jobs.planning import check_job
 
     recipe = job.recipe
-    pool = recipe.pool_reading.open(recipe.pool)
+    pool = recipe.pool_reading.open_checked(recipe.pool, tell)
     check_job(job, pool)
     files = {"proxy": recipe.proxy, "anchors": recipe.anchors, "heldout": recipe.heldout, "benchmark": job.benchmark}
     inputs = {"pool": pool.fingerprint} | {name: fingerprint(path) for name, path in files.items() if path is not None}
@@ -189,7 +189,12 @@ def _trained(job: Job, keep: str, subset: Path, tell: Tell) -> dict[str, Any]:
         return facts
     answers = job.out / f"answers-{out.name.removeprefix('target-')}"
     if not answers.exists():
-        evaluation = evaluate(out, read_benchmark(job.benchmark), job.evaluate, load=recipe.loading)
+        evaluation = evaluate(
+            out,
+            read_benchmark(job.benchmark, image_column=recipe.pool_reading.image_column),
+            job.evaluate,
+            load=recipe.loading,
+        )
         write_evaluation(evaluation, answers)
     summary = json.loads((answers / "summary.json").read_text(encoding="utf-8"))
     tell(f"target trained on {keep}: accuracy {summary['accuracy']['value']:.1%}")

@@ -71,7 +71,7 @@ def check_job(job: Job, pool: Pool) -> None:
     need_matplotlib()
     check_budgets(job.keep, len(pool))
     _check_signals(job)
-    anchors = recipe.anchor_reading.open(recipe.anchors or recipe.heldout or Path())
+    anchors = recipe.anchor_reading.open(recipe.anchors or recipe.heldout or Path(), pool)
     for column in recipe.anchor_by if recipe.heldout else ():
         need_column(anchors, column, f"anchor_by of {anchors.path}")
     if job.score.group_by is not None:
@@ -152,7 +152,7 @@ def plan(job: Job) -> Plan:
     method = dataclasses.replace(job.score, optimizer="sgd")  # the moments of Adam come with the warm-up
     anchors: list[Sample] | Path | None = recipe.anchors
     if recipe.heldout is not None:
-        heldout = recipe.anchor_reading.open(recipe.heldout)
+        heldout = recipe.anchor_reading.open(recipe.heldout, pool)
         drawn = set(draw_anchors(heldout, count=recipe.anchor_count, by=recipe.anchor_by, seed=recipe.seed).tolist())
         anchors = [row for row in heldout if row.row in drawn and isinstance(row, Sample)]
     asked = ScoreRequest(

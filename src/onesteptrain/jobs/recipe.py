@@ -227,7 +227,7 @@ class Bench:
         warmed = self.places.warmup(self.recipe, options) / FACTS
         steps = json.loads(warmed.read_text(encoding="utf-8"))["steps"]
         again = WarmupOptions(1.0, dataclasses.replace(options.finetune, steps=steps))
-        subset = open_pool(trusted, format=self.pool.format, image_root=self.pool.image_root)
+        subset = open_pool(trusted, **self.pool.reading._asdict())
         proxy, warming = provide_proxy(out / "warmup", self.recipe.start(), subset, again, self.tell)
         method = SecondPass(str(first.table.path))
         second = dataclasses.replace(request, method=method, name="second_pass", proxy=proxy)

@@ -98,7 +98,7 @@ class ScoreRequest:
         loaded = self.proxy if isinstance(self.proxy, ProxyOptions) else ProxyOptions("")
         asked = {
             "pool": _on_record(self.pool),
-            "pool_reading": {"format": self.pool.format, "image_root": self.pool.image_root},
+            "pool_reading": self.pool.reading._asdict(),
             "anchors": None if self.anchors is None else _on_record(self.anchors),
             "anchor_reading": dataclasses.asdict(self.anchor_reading),
             "proxy": proxy,

@@ -9,14 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from onesteptrain.data.anchors import draw_anchors, refuse_leaks
+from onesteptrain.data.formats.places import PLACEHOLDER
+from onesteptrain.data.formats.schemas import THE_TEXT
 from onesteptrain.data.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
-from onesteptrain.errors import AnchorError
+from onesteptrain.errors import AnchorError, one_line
+from onesteptrain.evaluation.benchmark import Question
 
 _IS_ANCHOR = "the row was accepted as an anchor, and is neither scored nor selected"
 
@@ -29,14 +33,23 @@ class PoolOptions:
     """How the pool is read."""
 
     format: FormatName = "auto"
-    """Layout of the rows; auto tells it from the first ones."""
+    """Which columns hold the conversation; auto reads each row by those that it has."""
 
     image_root: Path | None = None
     """Folder that relative image paths start from; by default the pool's own."""
 
+    image_column: tuple[str, ...] = ()
+    """Columns that hold pictures; rows in which none is filled are read by `images` or `image`."""
+
     def open(self, path: Path) -> Pool:
         """Open a pool with these options."""
-        return open_pool(path, format=self.format, image_root=self.image_root)
+        return open_pool(path, format=self.format, image_root=self.image_root, image_column=self.image_column)
+
+    def open_checked(self, path: Path, tell: Tell) -> Pool:
+        """Open a pool, and tell what in it looks like pictures that would not be read."""
+        pool = self.open(path)
+        tell_unread(pool.path, pool, tell)
+        return pool
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,10 @@ class AnchorOptions:
     allow_leaks: bool = False
     """Score even though anchors stand in the pool: their utility is then too good to be true."""
 
-    def open(self, path: Path) -> Pool:
-        """Open an anchor file with these options."""
-        return open_pool(path, image_root=self.anchor_image_root)
+    def open(self, path: Path, pool: Pool | None) -> Pool:
+        """Open an anchor file with these options, and with the image columns of the pool."""
+        columns = pool.reading.image_column if pool is not None else ()
+        return open_pool(path, image_root=self.anchor_image_root, image_column=columns)
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,18 @@ class AnchorDraw:
 
     seed: int = 0
     """Another seed, another draw."""
+
+
+def tell_unread(path: Path, rows: Iterable[Sample | Unreadable | Question], tell: Tell) -> None:
+    """Tell in how many rows without images something looks like one; reads all rows."""
+    found = Counter(row.unread for row in rows if not isinstance(row, Unreadable) and row.unread)
+    for where, count in found.most_common():
+        remedy = (
+            f"put {PLACEHOLDER} there and the file into a column images"
+            if where == THE_TEXT
+            else "name it with --image-column"
+        )
+        tell(one_line(f"{path}: {count} rows have no picture, but {where} looks like one; if so, {remedy}"))
 
 
 def draw_anchor_file(
@@ -105,7 +131,9 @@ def provide_anchors(
     """
     root = reading.anchor_image_root or (heldout if heldout.is_dir() else heldout.parent)
     if not out.exists():
-        drawn = draw_anchor_file(PoolOptions(image_root=root).open(heldout), pool, out, draw)
+        drawn = draw_anchor_file(
+            open_pool(heldout, image_root=root, image_column=pool.reading.image_column), pool, out, draw
+        )
         tell(f"drew {drawn} anchors: {out}")
     return dataclasses.replace(reading, anchor_image_root=root)
 
@@ -124,7 +152,7 @@ def read_anchors(anchors: Path | Pool | Sequence[Sample], pool: Pool | None, opt
     Raises:
         AnchorError: there are no anchors, one cannot be read, or one stands in the pool.
     """
-    samples = list(readable(options.open(anchors) if isinstance(anchors, Path) else anchors))
+    samples = list(readable(options.open(anchors, pool) if isinstance(anchors, Path) else anchors))
     if not samples:
         raise AnchorError(f"{anchors} holds no anchors; give at least one readable sample")
     if pool is not None and not options.allow_leaks:

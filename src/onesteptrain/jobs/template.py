@@ -72,7 +72,7 @@ def job_template(
     given |= {"anchor_by": strata or None, "proxy": proxy, "out": str(out), "keep": ["20%"]}
     if heldout is not None and len(trusted) < 100:
         given["anchor_count"] = len(trusted)
-    lines = [f"## {len(opened)} rows of format {opened.format} in {pool}, {len(trusted)} in {heldout or anchors}."]
+    lines = [f"## {len(opened)} rows in {pool}, {len(trusted)} in {heldout or anchors}."]
     lines += ["## What stands behind one # is the default; take the # away to change it.", ""]
     for name, meaning, default in job_keys():
         lines += textwrap.wrap(meaning, 100, initial_indent="## ", subsequent_indent="## ")

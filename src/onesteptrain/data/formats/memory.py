@@ -16,7 +16,7 @@ from PIL import Image
 
 from onesteptrain.data.formats.arrow import dataset_rows
 from onesteptrain.data.formats.container import RawRow, RowNumbers
-from onesteptrain.data.formats.turns import image_ref
+from onesteptrain.data.formats.pictures import image_ref
 from onesteptrain.data.formats.uids import content_digest
 from onesteptrain.errors import PoolError, SampleError
 

@@ -1,197 +1,216 @@
-"""The formats: which columns hold a conversation, and how they become turns."""
+"""The conversation of a row, read by its own shape: which columns hold it, and how messages become turns."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeGuard
+from typing import Literal, NamedTuple
 
-from onesteptrain.data.formats.loss_weights import answer_loss
-from onesteptrain.data.formats.turns import (
-    Draft,
-    ImageRef,
-    Part,
-    Role,
-    Turn,
-    column_images,
-    image_ref,
-    put_in_place,
-    split_at_placeholders,
-)
-from onesteptrain.data.formats.uids import id_column, printable
+from onesteptrain.data.formats.loss_weights import AnswerLoss, answer_loss
+from onesteptrain.data.formats.pictures import IMAGE_COLUMNS, image_ref, look_alikes, names_image, pictures_of
+from onesteptrain.data.formats.places import PLACEHOLDER, Draft, Part, may_name_picture, placed
+from onesteptrain.data.formats.turns import ImageRef, Role, Turn
+from onesteptrain.data.formats.uids import id_column, storable
 from onesteptrain.errors import SampleError
 
 FormatName = Literal["auto", "llava", "sharegpt", "messages", "openai", "trl"]
 
 COLUMNS: Mapping[FormatName, tuple[tuple[str, ...], ...]] = {
+    "auto": (("messages",), ("conversations",), ("prompt", "completion")),
     "llava": (("conversations",),),
     "sharegpt": (("conversations",),),
     "messages": (("messages",),),
     "openai": (("messages",),),
     "trl": (("messages",), ("prompt", "completion")),
 }
-"""The columns that each format reads as one conversation; the first choice that a row has counts."""
+"""The columns that each format reads as one conversation; the first choice that a row has filled counts."""
 
-_ROLES: Mapping[object, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
+THE_TEXT = "the text"
+"""Where a row names a picture that is in no column."""
+
+_ROLES: Mapping[str, Role] = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
 }
-_IMAGE_KEYS = ("image", "image_url", "url", "path")
+_CONTENT_KEYS = ("content", "value", "text")
+_TEXT_KEYS = ("text", "content", "value")
+_TEXT_TYPES = (None, "text", "input_text", "output_text")
+_IMAGE_TYPES = ("image", "image_url", "input_image", "image_path", "img")
+_PARTS = "a part is a text or one image, of the type text, image or image_url: mend it or take this row out"
 _OTHER_MEDIA = ("video", "videos", "audio", "audios")
-_NOT_FIELDS = {"conversations", "messages", "prompt", "completion", "image", "images", "system", "tools", *_OTHER_MEDIA}
+_UNSUPPORTED = {*_OTHER_MEDIA, "tools", "tool_calls"}
+_NOT_FIELDS = {"conversations", "messages", "prompt", "completion", "system", "tools", *IMAGE_COLUMNS, *_OTHER_MEDIA}
 
 
-class _Message(NamedTuple):
-    """One message as the row holds it."""
+class Reading(NamedTuple):
+    """How the rows of a pool are read."""
 
-    role: object
-    content: object
-    llava: bool
-    """Written with `from` and `value`, where a newline beside an image belongs to the placeholder."""
+    format: FormatName = "auto"
+    """Which columns hold the conversation."""
 
-    whole: Mapping[str, object]
-    """All of it, with the flags for the loss."""
+    image_root: Path = Path()
+    """The folder that relative image paths start from."""
 
-    @property
-    def parts(self) -> list[object]:
-        """The parts of the content, where it is a list."""
-        return self.content if isinstance(self.content, list) else []
+    image_column: tuple[str, ...] = ()
+    """Columns that hold pictures, in this order; rows that have none filled are read by `images` or `image`."""
 
 
-def detect_format(rows: Iterable[Mapping[str, object]]) -> FormatName | None:
-    """The format that fits these rows; None if none does. The most special one wins, as it reads the others too."""
-    likely = {_looks_like(row) for row in rows}
-    special_first: tuple[FormatName, ...] = ("openai", "trl", "messages", "sharegpt", "llava")
-    return next((name for name in special_first if name in likely), None)
+def has_conversation(row: Mapping[str, object]) -> bool:
+    """Whether a row has the columns of any format."""
+    return any(all(row.get(column) is not None for column in columns) for columns in COLUMNS["auto"])
 
 
-def read_turns(row: Mapping[str, object], name: FormatName, image_root: Path) -> tuple[Turn, ...]:
+def read_turns(row: Mapping[str, object], reading: Reading, *, answer: str | None = None) -> tuple[Turn, ...]:
     """The conversation of one row, with its images in place.
+
+    Args:
+        row: The raw row.
+        reading: How it is read.
+        answer: What the assistant says where the row ends with a question.
 
     Raises:
         SampleError: the row cannot be trained on as it stands; the text says why, and what to do.
     """
     _refuse_other_media(row)
-    messages = _messages(row, name)
-    images_are_parts = name == "openai" or any(_is_image(part) for message in messages for part in message.parts)
-    drafts = [_draft(number, message, images_are_parts, image_root) for number, message in enumerate(messages, 1)]
+    if answer is not None and not has_conversation(row):
+        row = {**row, "completion": answer}
+    drafts = [_draft(number, message, reading) for number, message in enumerate(_messages(row, reading.format), 1)]
+    if answer is not None and not (drafts and drafts[-1].role == "assistant"):
+        drafts.append(Draft("assistant", [answer]))
     system = row.get("system")
-    if isinstance(system, str) and system.strip() and not (drafts and drafts[0][0] == "system"):
-        drafts.insert(0, ("system", [system]))
-    placed = put_in_place(drafts, column_images(row, image_root))
-    turns = tuple(Turn(role, tuple(part for part in parts if part is not None)) for role, parts in placed)
+    if isinstance(system, str) and system.strip() and not (drafts and drafts[0].role == "system"):
+        drafts.insert(0, Draft("system", [system]))
+    images = pictures_of(row, reading.image_column, reading.image_root)
+    try:
+        parts = placed(drafts, images, reading.image_root)
+    except SampleError as error:
+        unread = "" if images else unread_pictures(row, reading)
+        hint = f"; or read {unread} with --image-column" if unread not in ("", THE_TEXT) else ""
+        raise SampleError(f"{error}{hint}") from error
+    turns = tuple(Turn(draft.role, tuple(of_turn), *draft.loss) for draft, of_turn in zip(drafts, parts, strict=True))
     _check(turns)
-    return _with_loss(turns, messages)
+    return turns
 
 
-def read_fields(row: Mapping[str, object]) -> dict[str, object]:
+def unread_pictures(row: Mapping[str, object], reading: Reading) -> str:
+    """Where a row without images has something that looks like one: "column image_path"; else nothing."""
+    messages = _messages(row, reading.format)
+    names = look_alikes(row, messages, {*_NOT_FIELDS, *reading.image_column, id_column(row) or ""})
+    if names:
+        return f"column{'s' if len(names) > 1 else ''} {', '.join(map(storable, names))}"
+    asked = [message for message in messages if message.get("role", message.get("from")) not in ("assistant", "gpt")]
+    texts = [message.get(key) for message in asked for key in _CONTENT_KEYS]
+    return THE_TEXT if may_name_picture([text for text in texts if isinstance(text, str)]) else ""
+
+
+def read_fields(row: Mapping[str, object], reading: Reading) -> dict[str, object]:
     """The other columns that hold one plain value; never the id, and never an image."""
-    left_out = {*_NOT_FIELDS, id_column(row)}
+    own_id = id_column(row)
     fields: dict[str, object] = {}
     for name, value in row.items():
-        if name in left_out or (isinstance(value, str) and value.startswith("data:")):
+        if name in _NOT_FIELDS or name == own_id or name in reading.image_column:
+            continue
+        if isinstance(value, str) and value.startswith("data:"):
             continue
         if isinstance(value, (str, int, float)):
-            fields[name] = printable(value) if isinstance(value, str) else value
+            fields[storable(name)] = storable(value) if isinstance(value, str) else value
     return fields
 
 
-def _looks_like(row: Mapping[str, object]) -> FormatName | None:
-    if isinstance(messages := row.get("messages"), list):
-        contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
-        parts = [part for content in contents if isinstance(content, list) for part in content]
-        if any(isinstance(part, Mapping) and part.get("image_url") is not None for part in parts):
-            return "openai"
-        return "trl" if parts else "messages"
-    if isinstance(row.get("conversations"), list):
-        return "sharegpt" if row.get("images") is not None or row.get("system") is not None else "llava"
-    return "trl" if row.get("prompt") is not None and row.get("completion") is not None else None
+def _messages(row: Mapping[str, object], name: FormatName) -> list[Mapping[str, object]]:
+    choices = COLUMNS[name]
+    filled = next((columns for columns in choices if all(map(row.get, columns))), None)
+    # columns that are there and empty say themselves what is wrong with them
+    columns = filled or next((there for there in choices if all(row.get(column) is not None for column in there)), None)
+    if columns is not None:
+        return [message for column in columns for message in _column_messages(column, row[column])]
+    needed = " or ".join("+".join(columns) for columns in choices)
+    which = "" if name == "auto" else f", which the format {name} needs"
+    raise SampleError(f"no column {needed}{which}; this row has {', '.join(row)}: mend the row, or name another format")
 
 
-def _messages(row: Mapping[str, object], name: FormatName) -> list[_Message]:
-    for columns in COLUMNS[name]:
-        if all(row.get(column) is not None for column in columns):
-            return [message for column in columns for message in _column_messages(column, row[column])]
-    needed = " or ".join("+".join(columns) for columns in COLUMNS[name])
-    raise SampleError(
-        f"no column {needed}, which the format {name} needs; this row has {', '.join(row)}: "
-        "mend the row, or name another format"
-    )
-
-
-def _column_messages(column: str, value: object) -> list[_Message]:
+def _column_messages(column: str, value: object) -> list[Mapping[str, object]]:
     role = {"prompt": "user", "completion": "assistant"}.get(column)
     if isinstance(value, str) and role is not None:
-        return [_Message(role, value, False, {})]
-    if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise SampleError(f"{column} is not a list of messages; each needs a role and a content")
     # TRL learns the completion alone: answers in a prompt are context
-    return [_message({**message, "loss": False} if column == "prompt" else message) for message in value]
+    return [{**message, "loss": False} for message in value] if column == "prompt" else value
 
 
-def _message(message: Mapping[str, object]) -> _Message:
-    if message.get("tool_calls"):
-        raise SampleError("a message has tool_calls, which are not supported; take this row out")
-    if message.get("role") is None and message.get("from") is not None:
-        return _Message(message["from"], message.get("value"), True, message)
-    return _Message(message.get("role"), message.get("content"), False, message)
-
-
-def _draft(number: int, message: _Message, images_are_parts: bool, image_root: Path) -> Draft:
-    role = _ROLES.get(message.role) if isinstance(message.role, str) else None
+def _draft(number: int, message: Mapping[str, object], reading: Reading) -> Draft:
+    llava = message.get("role") is None
+    said = message.get("from") if llava else message["role"]
+    role = (_ROLES.get(said) or _ROLES.get(said.strip().lower())) if isinstance(said, str) else None
     if role is None:
         raise SampleError(
-            f"message {number} has the role {message.role!r}; only system, user (human) and assistant (gpt) can be "
+            f"message {number} has the role {said!r}; only system, user (human) and assistant (gpt) can be "
             "used: mend the role or take this row out"
         )
-    pieces = [message.content] if isinstance(message.content, str) else message.parts
-    parts: list[Part] = []
-    for piece in pieces:
-        if _is_image(piece):
-            parts.append(_part_image(piece, image_root))
-            continue
-        text = piece if isinstance(piece, str) else _part_text(number, piece)
-        parts += [text] if images_are_parts else split_at_placeholders(text, llava=message.llava)
-    return role, parts
+    pieces = _pieces(number, message)
+    parts = [_part(number, piece, reading.image_root) for piece in pieces]
+    said_nothing = role == "user" and all(isinstance(part, str) and not part.strip() for part in parts)
+    if said_nothing or (role == "system" and not pieces):
+        raise SampleError(
+            f"message {number} is an empty {'question' if role == 'user' else 'system turn'} (it has the keys "
+            f"{', '.join(map(str, message))}); write its text under content, or {PLACEHOLDER} if an image is all of it"
+        )
+    if len(message) == 2:  # no more than a role and a content
+        return Draft(role, parts, llava)
+    _refuse_other_media(message)
+    images = pictures_of(message, reading.image_column, reading.image_root)
+    if images:
+        parts = [*placed([Draft(role, parts, llava)], images, reading.image_root)[0]]
+    text = "".join(part for part in parts if isinstance(part, str))
+    return Draft(role, parts, llava, answer_loss(number, message, text) if role == "assistant" else AnswerLoss())
 
 
-def _with_loss(turns: Sequence[Turn], messages: Sequence[_Message]) -> tuple[Turn, ...]:
-    """What each answer counts in the loss; before the messages may stand a system turn of its own column."""
-    before = len(turns) - len(messages)
-    return tuple(
-        dataclasses.replace(turn, **answer_loss(number, messages[number - 1].whole, turn.text)._asdict())
-        if turn.role == "assistant"
-        else turn
-        for number, turn in enumerate(turns, 1 - before)
+def _pieces(number: int, message: Mapping[str, object]) -> list[object]:
+    """What a message says, in parts; nothing where it says nothing."""
+    if len(message) == 2 and isinstance(content := message.get("content"), str):  # nearly all messages
+        return [content]
+    said = [message[key] for key in _CONTENT_KEYS if message.get(key) is not None]
+    if len(said) > 1 and any(other != said[0] for other in said[1:]):
+        raise SampleError(f"message {number} says one thing under content and another under value or text; keep one")
+    if not said:
+        return []
+    if isinstance(said[0], int) and not isinstance(said[0], bool):
+        return [str(said[0])]
+    if isinstance(said[0], float | bool):
+        raise SampleError(
+            f"message {number} has the content {said[0]!r}, a {type(said[0]).__name__}; write it as a text"
+        )
+    return said[0] if isinstance(said[0], list) else said
+
+
+def _part(number: int, part: object, image_root: Path) -> Part:
+    """A text, an image, or None for the next image of the image column."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise SampleError(f"message {number} has a part of the type {type(part).__name__!r}; {_PARTS}")
+    kind, image = part.get("type"), names_image(part)
+    text = next((part[key] for key in _TEXT_KEYS if part.get(key) is not None), None)
+    if text in (None, "") and (kind in _IMAGE_TYPES or (kind is None and image)):
+        return image_ref(part, image_root) if image else None
+    if isinstance(text, str) and kind in _TEXT_TYPES and not image:
+        return text
+    raise SampleError(
+        f"message {number} has a part of the type {kind!r} with the keys {', '.join(map(str, part))}; {_PARTS}"
     )
 
 
-def _part_text(number: int, part: object) -> str:
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise SampleError(f"message {number} has a part of the type {kind!r}; only text, image and image_url can be used")
-
-
-def _part_image(part: Mapping[str, object], image_root: Path) -> ImageRef | None:
-    """The image that stands in a part; None if it is the next one of the image column."""
-    value = next((part[key] for key in _IMAGE_KEYS if part.get(key) is not None), None)
-    return None if value is None else image_ref(value, image_root)
-
-
-def _is_image(part: object) -> TypeGuard[Mapping[str, object]]:
-    return isinstance(part, Mapping) and part.get("type") in ("image", "image_url")
-
-
-def _refuse_other_media(row: Mapping[str, object]) -> None:
+def _refuse_other_media(holder: Mapping[str, object]) -> None:
+    if _UNSUPPORTED.isdisjoint(holder):
+        return
     for column in _OTHER_MEDIA:
-        if row.get(column):
+        if holder.get(column):
             raise SampleError(f"the column {column} is filled; only texts and images are supported: take this row out")
-    if row.get("tools") not in (None, "", "[]", []):
+    if holder.get("tool_calls"):
+        raise SampleError("a message has tool_calls, which are not supported; take this row out")
+    if holder.get("tools") not in (None, "", "[]", []):
         raise SampleError("the column tools is filled; tool calls are not supported: take this row out")
 
 
@@ -207,9 +226,10 @@ def _check(turns: Sequence[Turn]) -> None:
     if roles[-1] != "assistant":
         raise SampleError("the conversation ends with a question; add the answer or take the last turn out")
     for number, turn in enumerate(turns, 1):
-        if turn.role == "assistant" and not turn.text.strip():
+        text = turn.text
+        if turn.role == "assistant" and not text.strip():
             raise SampleError(f"turn {number} is an empty answer; write the answer or take this row out")
         if turn.role == "assistant" and any(isinstance(part, ImageRef) for part in turn.parts):
             raise SampleError(f"turn {number} is an answer with an image; only texts can be trained on as answers")
-        if printable(turn.text) != turn.text:
+        if storable(text) != text:
             raise SampleError(f"turn {number} has characters that UTF-8 cannot hold; write the row again as UTF-8")

@@ -25,7 +25,7 @@ def id_column(row: Mapping[str, object]) -> str | None:
 def base_uid(value: object) -> str:
     """A row's own id, else 16 hex digits of the SHA-256 of its content, bytes of images included."""
     if isinstance(value, Mapping) and (name := id_column(value)) is not None:
-        return printable(str(value[name]))
+        return storable(str(value[name]))
     return content_hash(value)
 
 
@@ -42,7 +42,7 @@ def content_digest(value: object) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def printable(text: str) -> str:
+def storable(text: str) -> str:
     """The text itself, with lone surrogates escaped: no UTF-8 file can hold those."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 

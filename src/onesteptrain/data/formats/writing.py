@@ -1,4 +1,4 @@
-"""From a conversation back to a row of some format, its pictures named so that they are found again."""
+"""From a conversation back to a row, its pictures named so that they are found again."""
 
 from __future__ import annotations
 
@@ -8,37 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from onesteptrain.data.formats.memory import encoded
-from onesteptrain.data.formats.schemas import FormatName
-from onesteptrain.data.formats.turns import PLACEHOLDER, ImageRef, Turn
+from onesteptrain.data.formats.places import PLACEHOLDER
+from onesteptrain.data.formats.turns import ImageRef, Turn
 from onesteptrain.errors import SampleError
 
-_FROM = {"user": "human", "assistant": "gpt", "system": "system"}
 
-
-def to_row(turns: Sequence[Turn], format: FormatName, image_root: Path) -> dict[str, Any]:  # noqa: A002
-    """The columns of a format that hold a conversation; `read_turns` gives it again.
+def to_row(turns: Sequence[Turn], image_root: Path) -> dict[str, Any]:
+    """The columns that hold a conversation as messages; `read_turns` gives it again.
 
     Args:
         turns: The conversation.
-        format: Which; trl and openai hold messages too.
         image_root: Files inside this folder are named from there, others by their whole path; what is no file goes
             into the row.
 
     Raises:
-        SampleError: a text holds the mark that stands for a picture in this format.
+        SampleError: a text holds the mark that stands for a picture, and there is none.
     """
     images = [_name(part, image_root) for turn in turns for part in turn.parts if isinstance(part, ImageRef)]
-    if format == "openai":
-        return {
-            "messages": [{"role": turn.role, "content": _parts(turn, image_root), **_flags(turn)} for turn in turns]
-        }
-    if format in ("llava", "sharegpt"):
-        talk = [{"from": _FROM[turn.role], "value": _marked(turn, llava=True), **_flags(turn)} for turn in turns]
-        if format == "sharegpt" or not images:
-            return {"conversations": talk, **({"images": images} if format == "sharegpt" else {})}
-        return {"conversations": talk, "image": images[0] if len(images) == 1 else images}
-    messages = [{"role": turn.role, "content": _marked(turn, llava=False), **_flags(turn)} for turn in turns]
-    return {"messages": messages, "images": images}
+    holds_mark = any(PLACEHOLDER in turn.text for turn in turns)
+    if holds_mark and not images:
+        raise SampleError(f"a text holds {PLACEHOLDER} itself, which would be read as a picture")
+    content = [_parts(turn, image_root) if holds_mark else _marked(turn) for turn in turns]
+    messages = [{"role": turn.role, "content": said, **_flags(turn)} for turn, said in zip(turns, content, strict=True)]
+    return {"messages": messages} if holds_mark else {"messages": messages, "images": images}
 
 
 def _flags(turn: Turn) -> dict[str, Any]:
@@ -56,22 +48,8 @@ def _flags(turn: Turn) -> dict[str, Any]:
     return weight | ({"train_detail": trained} if turn.unlearned else {})
 
 
-def _marked(turn: Turn, *, llava: bool) -> str:
-    """The texts of a turn with a mark for each picture.
-
-    LLaVA takes one line break beside pictures that stand first or last for a part of their marks.
-    """
-    if PLACEHOLDER in turn.text:
-        raise SampleError(f"a text holds {PLACEHOLDER} itself, which would be read as a picture")
-    pieces = [PLACEHOLDER if isinstance(part, ImageRef) else part for part in turn.parts]
-    pictures = [isinstance(part, ImageRef) for part in turn.parts]
-    first = pictures.index(False) if False in pictures else 0
-    last = len(pieces) - pictures[::-1].index(False) if False in pictures else len(pieces)
-    if llava and first:
-        pieces[first - 1] += "\n"
-    if llava and last < len(pieces):
-        pieces[last] = "\n" + pieces[last]
-    return "".join(pieces)
+def _marked(turn: Turn) -> str:
+    return "".join(PLACEHOLDER if isinstance(part, ImageRef) else part for part in turn.parts)
 
 
 def _parts(turn: Turn, image_root: Path) -> str | list[dict[str, Any]]:

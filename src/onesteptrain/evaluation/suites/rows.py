@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onesteptrain.data.formats.turns import image_ref
+from onesteptrain.data.formats.pictures import image_ref
 from onesteptrain.data.pool import ImageRef, Turn
 from onesteptrain.errors import PoolError, SampleError
 from onesteptrain.evaluation.benchmark import Question

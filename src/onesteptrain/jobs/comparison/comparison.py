@@ -73,9 +73,9 @@ def compare(job: Comparison, *, workers: int = 0, overwrite: bool = False, tell:
     """
     if workers < 0:
         raise ConfigError(f"workers is {workers}; it must be at least 1, or 0 for one a processor or GPU")
-    pool = job.recipe.pool_reading.open(job.recipe.pool)
+    pool = job.recipe.pool_reading.open_checked(job.recipe.pool, tell)
     check_request(job, pool)
-    asked = {"pool": pool.path, "format": pool.format, "image_root": pool.image_root}
+    asked = {"pool": pool.path, **pool.reading._asdict()}
     with begin_run(job.out, {"compare": plain(asked)}, {"pool": pool.fingerprint}, overwrite=overwrite):
         write_text(job.out / REQUEST, yaml.safe_dump(flat(job), sort_keys=False))
         arms = list(make_arms(job, pool, tell))

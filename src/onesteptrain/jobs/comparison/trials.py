@@ -211,7 +211,7 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     if keep_checkpoints and len(trial.rows):
         target.save(place / CHECKPOINT)
     started = time.perf_counter()
-    evaluation = evaluate(target, _questions(trial.benchmark), trial.evaluate)
+    evaluation = evaluate(target, _questions(trial.benchmark, trial.pool.reading.image_column), trial.evaluate)
     outcome = Outcome(
         accuracy=100 * evaluation.accuracy.value,
         correct=[one.correct for one in evaluation.graded],
@@ -245,5 +245,5 @@ def _encodings(target: str, load: LoadOptions, pool: Pool) -> PoolEncodings:
 
 
 @functools.lru_cache(maxsize=1)
-def _questions(benchmark: Path) -> list[Question]:
-    return read_benchmark(benchmark)
+def _questions(benchmark: Path, image_column: tuple[str, ...]) -> list[Question]:
+    return read_benchmark(benchmark, image_column=image_column)
