@@ -47,7 +47,7 @@ def given(kind: str) -> object:
 def test_five_lines_lead_from_a_pool_to_a_subset(tmp_path, kind):
     pool = ost.open_pool(given(kind))
     table = ost.score(pool, anchors=world().anchors, proxy=proxy(), options=OPTIONS)
-    subset = ost.select(table, keep="50%")
+    subset = ost.select(table, keep="50%", options=ost.SelectOptions(prefer="top"))
     written = subset.write(tmp_path / "subset.jsonl")
 
     expected = scores().numbers("score")

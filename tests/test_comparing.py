@@ -119,7 +119,8 @@ def said_by(job, record):
 
 
 def kept_by_ost(done):
-    return select_rows(ScoreTable(done.scores["ost"] / "scores.parquet"), keep="50%").rows.tolist()
+    table = ScoreTable(done.scores["ost"] / "scores.parquet")
+    return select_rows(table, keep="50%", options=TOP.select).rows.tolist()
 
 
 def test_an_arm_trains_on_the_rows_that_select_keeps():
