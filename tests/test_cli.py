@@ -408,6 +408,19 @@ def test_an_output_folder_of_somebody_else_is_left_alone(tmp_path):
     assert [child.name for child in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
+def test_a_folder_is_never_deleted_for_a_subset_or_for_anchors(tmp_path):
+    done("score", world().pool, "--method", "random", "--out", tmp_path / "run")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.jpg").write_text("cat")
+    for arguments in (["select", tmp_path / "run", "--keep", "2"], ["anchors", heldout(tmp_path), "--count", "10"]):
+        for extra in ([], ["--overwrite"]):
+            line = refusal(*arguments, "--out", photos, *extra)
+            assert "is no folder that ost made" in line
+            assert "--overwrite" not in line
+    assert (photos / "cat.jpg").read_text() == "cat"
+
+
 def test_an_output_that_is_a_file_or_lies_under_one_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     assert "is a file; give a directory" in refusal(*world().scoring(tmp_path / "file"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onesteptrain.data.formats.uids import UidCounter, content_hash
 from onesteptrain.data.pool import open_pool, write_subset
-from onesteptrain.errors import PoolError
+from onesteptrain.errors import PoolError, RunError
 from tests.pool_files import CONTAINERS, png, qa, write_json, write_jsonl, write_parquet
 
 IDS = ["a", "b", "a", "a#2", "a", 7, "7", "", "b"]
@@ -129,7 +129,7 @@ def test_nothing_is_overwritten_unless_asked_and_the_pool_never(container, tmp_p
         with pytest.raises(PoolError, match="is the pool itself or holds it"):
             write_subset(pool, [0], target, overwrite=True)
     write_subset(pool, [0], tmp_path / "out")
-    with pytest.raises(PoolError, match="exists; give another path"):
+    with pytest.raises((PoolError, RunError), match="exists; give another path"):
         write_subset(pool, [0, 1], tmp_path / "out")
     assert len(open_pool(tmp_path / "out")) == 1
     write_subset(pool, [0, 1], tmp_path / "out", overwrite=True)
@@ -144,7 +144,7 @@ def test_a_failed_copy_leaves_the_old_file_as_it_was(tmp_path):
     with pytest.raises(PoolError, match="invalid JSON array"):
         write_subset(open_pool(tmp_path / "pool.json", format="messages"), [0], tmp_path / "out.json", overwrite=True)
     assert (tmp_path / "out.json").read_text() == "old"
-    assert not (tmp_path / "out.json.part").exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"out.json", "pool.json"}
 
 
 @pytest.mark.parametrize(

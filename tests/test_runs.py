@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from onesteptrain.errors import ConfigError, RunError
-from onesteptrain.storage.atomic import whole, write_json, write_text
+from onesteptrain.storage.atomic import whole, whole_folder, write_json, write_text
 from onesteptrain.storage.fingerprints import fingerprint
+from onesteptrain.storage.ownership import MARKER, note_made, passing
 from onesteptrain.storage.run_directory import Run, begin_run
 
 CONFIG = {"score": {"method": "random", "step": 0.5, "by": ["a"]}}
@@ -20,6 +23,7 @@ INPUTS = {"pool": "abc"}
 HOLD = """
 import sys
 from pathlib import Path
+from onesteptrain.storage.ownership import MARKER, note_made, passing
 from onesteptrain.storage.run_directory import begin_run
 with begin_run(Path(sys.argv[1]), {"score": {"method": "random", "step": 0.5, "by": ["a"]}}, {"pool": "abc"}):
     print("held", flush=True)
@@ -31,7 +35,7 @@ def begun(path, config=CONFIG, inputs=INPUTS, **options):
     """Begin a run and leave an artefact in it."""
     with begin_run(path, config, inputs, **options) as run:
         artefacts = sorted(child.name for child in path.iterdir() if child.name.endswith(".parquet"))
-        (path / "scores.parquet").write_text("scores")
+        write_text(path / "scores.parquet", "scores")
     return run, artefacts
 
 
@@ -74,7 +78,7 @@ def test_another_request_is_refused_and_named_and_nothing_is_lost(tmp_path, conf
 @pytest.mark.parametrize("config", [CONFIG, {"score": {"method": "other"}}])
 def test_overwriting_starts_afresh_whatever_the_request(tmp_path, config):
     begun(tmp_path / "run")
-    (tmp_path / "run" / "shards.part").mkdir()
+    write_text(tmp_path / "run" / "shards.part" / "0.parquet", "rows")
     run, artefacts = begun(tmp_path / "run", config, overwrite=True)
     assert artefacts == []
     assert not (run.path / "shards.part").exists()
@@ -183,7 +187,132 @@ def test_what_is_written_whole_takes_the_place_of_the_old_or_leaves_it(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         write("half", fail=True)
     assert (out / "text" if folder else out).read_text() == "old"
-    (tmp_path / "new" / "out.part").write_text("left by a process that was killed")
+    passing(out).write_text("left by a process that was killed")
     write("new")
     assert (out / "text" if folder else out).read_text() == "new"
     assert list((tmp_path / "new").iterdir()) == [out]
+
+
+# What is ours
+
+
+@pytest.mark.parametrize("config", [CONFIG, {"score": {"method": "other"}}])
+def test_a_foreign_project_with_a_request_of_that_name_is_never_deleted_nor_is_that_suggested(tmp_path, config):
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    (project / "src" / "main.py").write_text("code")
+    (project / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    before = tree(project)
+    for overwrite in (False, True):
+        with pytest.raises(RunError) as refused:
+            begun(project, config, overwrite=overwrite)
+        assert "overwrite" not in str(refused.value)
+    assert tree(project) == before
+
+
+def test_overwriting_deletes_what_runs_have_made_and_nothing_else(tmp_path):
+    out = tmp_path / "run"
+    with begin_run(out, CONFIG, INPUTS):
+        write_text(out / "deep" / "made", "ours")
+        with whole_folder(out / "warmup", kind="a warm-up", overwrite=False) as part:
+            (part / "weights").write_text("ours")
+        with begin_run(out / "score", CONFIG, INPUTS):
+            write_text(out / "score" / "scores.parquet", "ours")
+        note_made(out / "steps", tree=True)
+        (out / "steps").mkdir()
+        (out / "steps" / "state").write_text("ours")
+    foreign = {"notes.txt", "deep/notes.txt", "warmup/notes.txt", "score/notes.txt", "own/notes.txt"}
+    for name in foreign:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+    for method in ("other", "third"):
+        with begin_run(out, {"score": {"method": method}}, INPUTS, overwrite=True):
+            runs = {MARKER, ".lock", "config.yaml", "provenance.json"}
+            assert {name for name in tree(out) if Path(name).name not in runs} == foreign
+
+
+def test_a_run_that_was_killed_leaves_nothing_that_overwriting_does_not_delete(tmp_path):
+    out = tmp_path / "run"
+    code = KILLED.replace("OUT", str(out))
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert {"made", passing(Path("half")).name} <= {path.name for path in out.iterdir()}
+    (out / MARKER).open("a").write('\n"notes')  # as a kill can cut a line
+    (out / "notes.txt").write_text("mine")
+    begun(out)
+    begun(out, overwrite=True)
+    assert set(tree(out)) == {MARKER, ".lock", "config.yaml", "provenance.json", "scores.parquet", "notes.txt"}
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from onesteptrain.storage.atomic import whole, write_text
+from onesteptrain.storage.ownership import MARKER, note_made, passing
+from onesteptrain.storage.run_directory import begin_run
+with begin_run(Path("OUT"), {"score": {"method": "random", "step": 0.5, "by": ["a"]}}, {"pool": "abc"}):
+    write_text(Path("OUT") / "made", "ours")
+    with whole(Path("OUT") / "half") as part:
+        part.write_text("ha")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_names_in_a_marker_that_leave_its_folder_delete_nothing(tmp_path):
+    (tmp_path / "own").mkdir()
+    for name in ("a", "own/b"):
+        (tmp_path / name).write_text("mine")
+    begun(tmp_path / "run")
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "own")
+    with (tmp_path / "run" / MARKER).open("a") as marker:
+        for name in ("../a", str(tmp_path / "a"), "link/b", "link/", "../own/", "x/../../a"):
+            marker.write("\n" + json.dumps(name))
+    begun(tmp_path / "run", overwrite=True)
+    assert {"a": b"mine", "own/b": b"mine"}.items() <= tree(tmp_path).items()
+
+
+@pytest.mark.parametrize("there", ["project", "another kind", "file"])
+def test_a_folder_replaces_only_one_of_ours_and_of_its_kind(tmp_path, there):
+    out = tmp_path / "out"
+    if there == "file":
+        out.write_text("mine")
+    elif there == "project":
+        out.mkdir()
+        (out / "train.json").write_text("mine")
+    else:
+        make_folder(out, kind="a warm-up")
+    before = tree(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(RunError) as refused:
+            make_folder(out, overwrite=overwrite)
+        assert "overwrite" not in str(refused.value)
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_that_is_replaced_keeps_what_others_have_put_there(tmp_path):
+    make_folder(tmp_path / "out", made="old")
+    (tmp_path / "out" / "notes").mkdir()
+    (tmp_path / "out" / "notes" / "a").write_text("mine")
+    (tmp_path / "out" / "new").write_text("mine too")
+    make_folder(tmp_path / "out", made="new", overwrite=True)
+    found = {name: text for name, text in tree(tmp_path / "out").items() if name != MARKER}
+    assert found == {"new": b"ours", "new.kept": b"mine too", "notes/a": b"mine"}
+    make_folder(tmp_path / "out", made="newer", overwrite=True)
+    assert set(tree(tmp_path / "out")) == {MARKER, "newer", "new.kept", "notes/a"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_fingerprint_does_not_depend_on_the_list_of_what_we_made(tmp_path):
+    make_folder(tmp_path / "out")
+    before = fingerprint(tmp_path / "out")
+    note_made(tmp_path / "out" / "more")
+    assert fingerprint(tmp_path / "out") == before
+
+
+def make_folder(out, *, kind="a target", made="made", overwrite=False):
+    with whole_folder(out, kind=kind, overwrite=overwrite) as part:
+        (part / made).write_text("ours")
+
+
+def tree(folder):
+    """All files below a folder, by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

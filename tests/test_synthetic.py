@@ -115,7 +115,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(kind, tmp_pa
         kind.make(folder, **small, seed=seed)
     first, again, other = (contents(folder) for folder in folders)
     assert first == again
-    assert len(first) == 4 + sum(len(json.loads(line)["images"]) for line in lines(first))
+    assert len(first) == 5 + sum(
+        len(json.loads(line)["images"]) for line in lines(first)
+    )  # three files of rows, truth, what we made
     assert not {name for name in first if name.endswith(".png")} & set(other)
 
 

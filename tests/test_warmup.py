@@ -13,6 +13,7 @@ from onesteptrain.errors import ConfigError, ModelError, PoolError, RunError
 from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, locate_checkpoints
 from onesteptrain.methods.loss import Loss
 from onesteptrain.proxy import ScopeOptions, load_proxy
+from onesteptrain.storage.ownership import MARKER
 from onesteptrain.training import FinetuneOptions, WarmupOptions, draw, warm_up
 from onesteptrain.utility import read_preconditioner
 from onesteptrain.utility.checkpoints import read_checkpoint
@@ -131,6 +132,7 @@ def test_without_checkpoints_a_warm_up_keeps_none(tiny_checkpoint, make_sample, 
     proxy = load_proxy(tiny_checkpoint, ScopeOptions("last", last_layers=1))
     warm_up(proxy, rows_of(make_sample, 2), WarmupOptions(share=1.0, finetune=TRAINING), tmp_path / "warm")
     assert {path.name for path in (tmp_path / "warm").iterdir()} == {
+        MARKER,
         "model",
         "second_moments.safetensors",
         "warmup.json",

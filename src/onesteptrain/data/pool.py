@@ -38,8 +38,9 @@ from onesteptrain.data.formats.turns import ImageRef, Role, Turn
 from onesteptrain.data.formats.uids import UidCounter, base_uid
 from onesteptrain.data.images import thumbnail_html
 from onesteptrain.errors import PoolError, SampleError, one_line
-from onesteptrain.storage.atomic import whole
+from onesteptrain.storage.atomic import refuse_taken, whole
 from onesteptrain.storage.display import html_table
+from onesteptrain.storage.ownership import passing
 from onesteptrain.storage.seeds import uniform
 
 __all__ = [
@@ -56,6 +57,9 @@ __all__ = [
     "text_of",
     "write_subset",
 ]
+
+_ROWS = "rows of a pool"
+"""What a folder of rows says of itself."""
 
 _FIRST_ROWS = 32
 """Rows of which one must hold a conversation, for a file to be taken for a pool."""
@@ -288,18 +292,19 @@ def write_subset(pool: Pool, rows: Iterable[int], out: str | Path, *, overwrite:
         pool: Where the rows come from.
         rows: Positions in the pool, strictly rising.
         out: A new file, or a new folder where the pool is a folder. It appears whole or not at all.
-        overwrite: Replace what is there.
+        overwrite: Replace the file, or the folder that an earlier call made, that is there.
 
     Returns:
         Number of rows written.
 
     Raises:
         PoolError: the rows do not rise or are not in the pool, or `out` is taken or is part of the pool.
+        RunError: `out` is a folder that is not ours, or may not be replaced.
     """
     out = Path(out)
     chosen = _rising(rows)
-    _refuse_target(pool.path.resolve(), out.resolve(), overwrite)
-    with whole(out) as part:
+    _refuse_target(pool, out, overwrite=overwrite)
+    with whole(out, kind=_ROWS) as part:
         copied = pool.container.copy_rows(chosen, part, out.suffix)
         if copied != len(chosen):
             raise _missing_row(pool, int(chosen[copied]))
@@ -344,8 +349,11 @@ def _rising(rows: Iterable[int]) -> RowNumbers:
     return chosen
 
 
-def _refuse_target(pool: Path, out: Path, overwrite: bool) -> None:
-    if pool in (out, out.with_name(out.name + ".part")) or pool in out.parents or out in pool.parents:
+def _refuse_target(pool: Pool, out: Path, *, overwrite: bool) -> None:
+    place, target = pool.path.resolve(), out.resolve()
+    if place in (target, passing(target)) or place in target.parents or target in place.parents:
         raise PoolError(f"{out}: is the pool itself or holds it; give another path for the subset")
-    if out.exists() and not overwrite:
+    if out.is_dir():
+        refuse_taken(out, _ROWS, overwrite=overwrite)
+    elif out.exists() and not overwrite:
         raise PoolError(f"{out}: exists; give another path, or ask to overwrite it")

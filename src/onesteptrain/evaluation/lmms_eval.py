@@ -23,6 +23,7 @@ from onesteptrain.evaluation.evaluating import EvaluateOptions
 from onesteptrain.evaluation.results import Graded
 from onesteptrain.evaluation.suites import SuiteName
 from onesteptrain.proxy import LoadOptions
+from onesteptrain.storage.ownership import note_made
 
 _OURS = LoadOptions()
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -114,6 +115,8 @@ def run_lmms_eval(
     _refuse_missing(program, task, folder)
     shutil.rmtree(folder / "lmms-eval", ignore_errors=True)  # the logs of an earlier call
     log = folder / "lmms-eval.log"
+    note_made(folder / "lmms-eval", tree=True)
+    note_made(log)
     _call(line, log)
     try:
         return read_log(folder / "lmms-eval", task, max_new_tokens=options.max_new_tokens)

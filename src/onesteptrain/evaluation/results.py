@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.evaluation.benchmark import Question
 from onesteptrain.storage.atomic import whole_folder, write_json, write_text
+from onesteptrain.storage.ownership import note_made
 from onesteptrain.storage.run_directory import begin_run
 
 RESULTS = "results.jsonl"
@@ -108,6 +109,7 @@ def evaluate_into(
     """
     with begin_run(out, {"evaluate": dict(request)}, inputs, overwrite=overwrite):
         if not (out / RESULTS).exists():
+            note_made(out / REPLIES)
             write_results(answer(out), out)
         (out / REPLIES).unlink(missing_ok=True)
         graded = read_results(out)
@@ -130,7 +132,7 @@ def write_evaluation(evaluation: Evaluation, out: Path, *, overwrite: bool = Fal
     Raises:
         RunError: the output is taken.
     """
-    with whole_folder(out, marker=SUMMARY, overwrite=overwrite) as part:
+    with whole_folder(out, kind="an evaluation", overwrite=overwrite) as part:
         write_results(evaluation.graded, part)
         write_json(part / SUMMARY, summary_facts(evaluation))
 

@@ -7,7 +7,6 @@ place only, to say in the table how many of the kept rows are clean.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from onesteptrain.data.pool import open_pool
 from onesteptrain.data.score_record import read_score_record
-from onesteptrain.errors import ConfigError, RunError
+from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.jobs.assembling import assemble
 from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Compared, Comparison, compare
@@ -27,7 +26,8 @@ from onesteptrain.reporting import write_report
 from onesteptrain.reporting.comparison import comparison_table, write_comparison
 from onesteptrain.scoring.audit import AuditOptions
 from onesteptrain.selection import select_rows
-from onesteptrain.storage.atomic import write_json
+from onesteptrain.storage.atomic import refuse_taken, write_json
+from onesteptrain.storage.ownership import delete_made, mark
 from onesteptrain.storage.score_table import read_scores
 from onesteptrain.synthetic import SyntheticData, SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.training import FinetuneOptions
@@ -37,6 +37,7 @@ TARGET = FinetuneOptions(batch_size=32, learning_rate=2e-3)
 BRIEF = FinetuneOptions(batch_size=16, learning_rate=5e-4)
 """Of the demo, which has to be short; both rates were chosen in experiments/digits_world."""
 ANSWERS = EvaluateOptions(max_new_tokens=48, batch_size=200, by=("skill",))
+_KIND = "a demo"
 CHART_ANSWERS = dataclasses.replace(ANSWERS, max_new_tokens=96)
 
 
@@ -73,14 +74,14 @@ def run_demo(out: Path, options: DemoOptions, *, overwrite: bool = False, tell: 
     Args:
         out: New folder for all that is made.
         options: How large.
-        overwrite: Delete the folder of an earlier demo.
+        overwrite: Delete what an earlier demo has made in the folder.
         tell: Told in a line what each step has done.
 
     Returns:
         One record an arm and seed; also in OUT/results.json.
 
     Raises:
-        RunError: the folder exists.
+        RunError: the folder is taken.
     """
     started = time.monotonic()
     _make_room(out, overwrite=overwrite)
@@ -163,8 +164,7 @@ def _explain(data: SyntheticData, done: Compared, out: Path, options: DemoOption
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:
-    ours = out.is_dir() and ((out / "data").is_dir() or not any(out.iterdir()))
-    if out.exists() and not (overwrite and ours):
-        raise RunError(f"output folder {out} exists; choose another --out, or add --overwrite if it is an earlier demo")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    refuse_taken(out, _KIND, overwrite=overwrite)
+    delete_made(out)
+    out.mkdir(parents=True, exist_ok=True)
+    mark(out, _KIND)

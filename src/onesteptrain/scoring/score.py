@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -134,7 +133,7 @@ def score_pool(
             scored_now += rows
             run.record(seconds=before + time.monotonic() - started)  # what a kill has cost is not forgotten
         merge(shards.paths, final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
-    shutil.rmtree(shards.folder, ignore_errors=True)
+    shards.delete()
     table = ScoreTable(final)
     failed, reasons = _failures([final])
     return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started)
@@ -209,6 +208,13 @@ class _Shards:
         write_table(to_table(placed), self._path(shard[0].row))
         self._seen += len(shard)
         self._failed += sum(record.reason is not None for record in records)
+
+    def delete(self) -> None:
+        """Delete the shards, which the table holds by now."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or somebody has put something into it
+            self.folder.rmdir()
 
     def refuse_failures(self) -> None:
         """Stop where too many of the rows so far have no score.

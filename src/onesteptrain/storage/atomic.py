@@ -1,55 +1,68 @@
-"""The one way to write a file or a folder: it appears whole or not at all."""
+"""The one way to write a file or a folder: it appears whole or not at all, and only what is ours is replaced."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from onesteptrain.errors import RunError
+from onesteptrain.storage.ownership import MARKER, delete_made, kind_of, mark, note_made, passing, remove
 
 
 @contextlib.contextmanager
-def whole(out: Path) -> Iterator[Path]:
+def whole(out: Path, *, kind: str = "files") -> Iterator[Path]:
     """A path to write a file or make a folder at; it takes its place when the block ends without an error.
 
-    The path is free and its parent is there. What stands at `out` is replaced.
+    The path is free and its parent is there. A file replaces the file at `out`; a folder gets a marker, and replaces
+    one of the same kind: what the old marker lists is deleted, all else stays.
+
+    Args:
+        out: The place.
+        kind: What a folder holds.
+
+    Raises:
+        RunError: the place is taken by something else.
     """
-    part, aside = out.with_name(out.name + ".part"), out.with_name(out.name + ".old.part")
+    part = passing(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    _settle(out)
     remove(part)  # left by a process that was killed
+    note_made(out)
     try:
         yield part
-        if out.exists() and (out.is_dir() or part.is_dir()):  # folders do not swap: the old one steps aside
-            remove(aside)
-            os.replace(out, aside)
-        os.replace(part, out)
-        remove(aside)
+        if part.is_dir():
+            refuse_taken(out, kind, overwrite=True)
+            mark(part, kind, full=True)
+            _swap(part, out)
+        elif out.is_dir():
+            raise RunError(f"output {out} is a folder; give a file name")
+        else:
+            os.replace(part, out)
     finally:
         remove(part)
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path, *, marker: str, overwrite: bool) -> Iterator[Path]:
+def whole_folder(out: Path, *, kind: str, overwrite: bool) -> Iterator[Path]:
     """A folder to fill while the block runs; it takes its place when the block ends without an error.
 
     Args:
         out: The place.
-        marker: File that every folder of this kind has; a folder without it is somebody's own and never replaced.
+        kind: What the folder holds.
         overwrite: Replace a folder of this kind.
 
     Raises:
         RunError: the place is taken.
     """
-    _refuse_taken(out, marker, overwrite)
-    with whole(out) as part:
+    refuse_taken(out, kind, overwrite=overwrite)
+    with whole(out, kind=kind) as part:
         part.mkdir()
         yield part
-        _refuse_taken(out, marker, overwrite)
+        refuse_taken(out, kind, overwrite=overwrite)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,13 +76,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _refuse_taken(out: Path, marker: str, overwrite: bool) -> None:
+def refuse_taken(out: Path, kind: str, *, overwrite: bool) -> None:
+    """Never replace a folder unasked, and never one that is not ours and of the same kind.
+
+    Raises:
+        RunError: the place is taken.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / marker).is_file():
-        raise RunError(f"output {out} exists and is no folder with a {marker}; choose another --out")
+    if not out.is_dir():
+        raise RunError(f"output {out} is a file; give another path, for a folder")
+    if (there := kind_of(out)) is None:
+        raise RunError(f"output {out} exists and is no folder that ost made (it has no {MARKER}); give another path")
+    if there != kind:
+        raise RunError(f"output {out} holds {there}, not {kind}; give another path")
     if not overwrite:
-        raise RunError(f"output {out} exists; choose another --out, or add --overwrite")
+        raise RunError(f"output {out} exists; give another path, or add --overwrite")
 
 
 def refuse_existing(out: Path, example: str, *, overwrite: bool) -> None:
@@ -84,9 +106,30 @@ def refuse_existing(out: Path, example: str, *, overwrite: bool) -> None:
         raise RunError(f"output {out} exists; give another path, or add --overwrite")
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder; nothing need be there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _swap(part: Path, out: Path) -> None:
+    """Put a folder in the place of one of ours, which steps aside, as folders do not swap."""
+    if out.exists():
+        os.replace(out, _aside(out))
+    os.replace(part, out)
+    _settle(out)
+
+
+def _settle(out: Path) -> None:
+    """End a swap of folders, that of a process that was killed too: what is not ours moves into the new folder."""
+    aside = _aside(out)
+    if not aside.exists():
+        return
+    if not out.exists():
+        os.replace(aside, out)
+        return
+    delete_made(aside)
+    for place, _, names in os.walk(aside):
+        for left in (Path(place, name) for name in names):
+            target = out / left.relative_to(aside)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(left, target if not target.exists() else target.with_name(f"{target.name}.kept"))
+    remove(aside)
+
+
+def _aside(out: Path) -> Path:
+    return passing(out.with_name(f"{out.name}.old"))

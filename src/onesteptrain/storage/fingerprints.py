@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from onesteptrain.storage.ownership import MARKER
+
 
 def fingerprint(path: str | Path) -> str:
     """Hash of the content of a file or of all files in a folder; a name that is no path stands for itself."""
     path = Path(path)
     if not path.exists():
         return f"name:{path}"
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if _counts(file))
     total = hashlib.sha256()
     for file in files:
         total.update(file.relative_to(path).as_posix().encode() + b"\0")
@@ -56,9 +58,14 @@ def names_file(value: Any) -> bool:
     return (isinstance(value, Path) or (isinstance(value, str) and os.sep in value)) and Path(value).exists()
 
 
+def _counts(file: Path) -> bool:
+    """The list of what we made is no content."""
+    return file.is_file() and file.name != MARKER
+
+
 def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of the files of a path: while they stay, so does its fingerprint."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
+    files = sorted(filter(_counts, path.rglob("*"))) if path.is_dir() else [path] if path.exists() else []
     stats = [(file, file.stat()) for file in files]
     return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
 

@@ -23,8 +23,10 @@ from typing import Any
 import yaml
 
 from onesteptrain.errors import OneStepError, RunError
-from onesteptrain.storage.atomic import remove, write_json, write_text
+from onesteptrain.storage.atomic import write_json, write_text
+from onesteptrain.storage.ownership import MARKER, delete_made, kind_of, mark, passing
 
+_KIND = "a run"
 _PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
 
 
@@ -74,7 +76,8 @@ def begin_run(
         path: The directory.
         config: The request, as plain values; whether two requests are the same is decided on it and the inputs.
         inputs: Fingerprint of each file that goes in.
-        overwrite: Delete an earlier run first, even one of the same request: images may have been mended since.
+        overwrite: Delete what an earlier run has made first, even one of the same request: images may have been
+            mended since. Files that no run made stay.
         incidental: Options that may differ between the calls of one request, such as how many requests are under way;
             each with the keys that lead to it, such as "score scoring readers".
 
@@ -86,16 +89,17 @@ def begin_run(
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         check()
-        if overwrite and (path / "config.yaml").exists():
-            _empty(path)
+        if overwrite:
+            delete_made(path)
         if not (path / "config.yaml").exists():
+            mark(path, _KIND)
             write_json(path / "provenance.json", {"schema": 1, "inputs": dict(inputs), **_surroundings()})
             write_text(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         try:
             yield Run(path)
         except OneStepError:
             if not _holds_more(path):  # a request that was refused at once must not keep its mended self out
-                _empty(path)
+                delete_made(path)
             raise
 
 
@@ -111,20 +115,27 @@ def _check(
         return
     if not path.is_dir():
         raise RunError(f"output {path} is a file; give a directory")
-    if not (path / "config.yaml").exists():
-        if _holds_more(path):
+    ours = kind_of(path) == _KIND
+    if not (path / "config.yaml").exists() or not (ours or (path / "provenance.json").exists()):
+        if _holds_more(path) and not ours:
             raise RunError(f"output folder {path} is in use and is no run directory; choose another --out")
         return
-    different = _difference(path, config, inputs, incidental)
-    if different and not overwrite:
+    if overwrite and ours:
+        return
+    if overwrite:
         raise RunError(
-            f"output folder {path} holds a run with other {different}; choose another --out, or add --overwrite"
+            f"output folder {path} cannot be overwritten: it does not say which files ost made (it has no {MARKER}); "
+            "choose another --out"
         )
+    if different := _difference(path, config, inputs, incidental):
+        remedy = ", or add --overwrite" if ours else ""
+        raise RunError(f"output folder {path} holds a run with other {different}; choose another --out{remedy}")
 
 
 def _holds_more(path: Path) -> bool:
     """Whether a directory holds anything but what every run begins with."""
-    first = {".lock", *(name + end for name in ("config.yaml", "provenance.json") for end in ("", ".part"))}
+    names = [Path("config.yaml"), Path("provenance.json")]
+    first = {".lock", MARKER, *(path.name for name in names for path in (name, passing(name)))}
     return any(child.name not in first for child in path.iterdir())
 
 
@@ -163,12 +174,6 @@ def _locked(path: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def _empty(path: Path) -> None:
-    for child in path.iterdir():
-        if child.name != ".lock":
-            remove(child)
 
 
 def _surroundings() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from onesteptrain.errors import PoolError
 from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 from onesteptrain.storage.atomic import whole_folder, write_json
 from onesteptrain.storage.fingerprints import fingerprint, short_hash
+from onesteptrain.storage.ownership import note_made
 from onesteptrain.training.encodings import Encodings, encode_all, most_common
 from onesteptrain.training.finetuning import finetune
 from onesteptrain.training.options import FinetuneOptions, Progress
@@ -75,13 +76,14 @@ def train(
         RunError: the output is taken.
         ScoreError: the training diverged.
     """
-    with whole_folder(out, marker=FACTS, overwrite=overwrite) as part:
+    with whole_folder(out, kind="a trained target", overwrite=overwrite) as part:
         target = load_proxy(checkpoint, options.scope, options.load)
         encodings, refused = encode_all(target.encoder, samples)
         if not len(encodings):
             reason = next(iter(refused.values()), "there are none")
             raise PoolError(f"none of the {len(refused)} rows can be trained on ({reason}); give another subset")
         steps = out.with_name(f"{out.name}.{_request(checkpoint, encodings, options)}.steps")
+        note_made(steps, tree=True)
         result = finetune(target, encodings, options.finetune, workdir=steps, progress=progress)
         target.save(part)
         done = TrainResult(out, len(encodings), refused, *result)

@@ -101,7 +101,7 @@ def warm_up(
         RunError: the output is taken.
         ScoreError: the training diverged.
     """
-    with whole_folder(out, marker=FACTS, overwrite=overwrite) as part:
+    with whole_folder(out, kind="a warm-up", overwrite=overwrite) as part:
         encodings, refused = encode_all(proxy.encoder, draw(samples, options.share, seed=options.finetune.seed))
         drawn = len(encodings) + len(refused)
         if not drawn:

@@ -33,6 +33,7 @@ from onesteptrain.evaluation.results import Counting, read_results, summarise, w
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
 from onesteptrain.storage.atomic import write_json
 from onesteptrain.storage.fingerprints import as_place, content_id
+from onesteptrain.storage.ownership import note_made
 from onesteptrain.training import FinetuneOptions, PoolEncodings, finetune
 
 FACTS = "trial.json"
@@ -207,8 +208,10 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     load = dataclasses.replace(trial.load, device=trial.load.device.partition(":")[0])  # the GPU is chosen already
     samples, refused = _encodings(trial.target, load, trial.pool).take(trial.rows.tolist())
     target = load_proxy(trial.target, trial.scope, load)
+    note_made(place / "steps", tree=True)
     trained = _train(trial, target, samples, refused, place / "steps")
     if keep_checkpoints and len(trial.rows):
+        note_made(place / CHECKPOINT, tree=True)
         target.save(place / CHECKPOINT)
     started = time.perf_counter()
     evaluation = evaluate(target, _questions(trial.benchmark, trial.pool.reading.image_column), trial.evaluate)
