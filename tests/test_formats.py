@@ -148,7 +148,7 @@ def test_a_folder_of_parquet_files_comes_back_as_a_folder_with_the_same_names(tm
     rows = [messages(*dialogue) for dialogue in DIALOGUES]
     pool = open_pool(CONTAINERS["parquet"](tmp_path / "pool", rows))
     assert write_subset(pool, [1, 2], tmp_path / "out") == 2
-    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    names = sorted(file.name for file in (tmp_path / "out").glob("[!.]*"))
     assert names == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
     assert [sample.uid for sample in open_pool(tmp_path / "out")] == ["two", "three"]
 

@@ -16,6 +16,7 @@ from onesteptrain.proxy.encoding import Encoder, longest
 from onesteptrain.proxy.memory import memory_budget
 from onesteptrain.proxy.model import Proxy
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
+from onesteptrain.storage.ownership import is_outside
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
@@ -149,7 +150,7 @@ def check_folder(checkpoint: str) -> None:
     """Refuse a path that looks local and is no checkpoint folder; else the hub would be asked for a path.
 
     Raises:
-        ModelError: it is none.
+        ModelError: it is none, or names weights outside of it.
     """
     path = Path(checkpoint)
     local = path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
@@ -158,6 +159,18 @@ def check_folder(checkpoint: str) -> None:
         raise ModelError(
             f"checkpoint folder {checkpoint!r} {what}; give a folder made by save_pretrained or a hub name"
         )
+    _refuse_outside(path)
+
+
+def _refuse_outside(path: Path) -> None:
+    """Refuse weights that the index of a checkpoint folder names outside of it."""
+    for index in path.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} cannot be read ({first_line(error)}); save the checkpoint again") from error
+        if foreign := [str(name) for name in names if is_outside(str(name))]:
+            raise ModelError(f"{index} names weights outside of its folder ({foreign[0]!r}); save the checkpoint again")
 
 
 def _base_of(checkpoint: str) -> str:

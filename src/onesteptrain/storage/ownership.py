@@ -70,12 +70,26 @@ def passing(path: Path) -> Path:
 
 
 def leaving(folder: Path, name: str) -> str | None:
-    """Why a name that a file gives is none of a file in a folder, in words; None if it is one."""
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
+    """Why a name that a file gives is none of a file in a folder, in words; None if it is one.
+
+    Links lead out of the folder, but those to the files of the same repository in the cache of the Hugging Face hub.
+    """
+    if is_outside(name):
         return "leaves the folder"
-    steps = [folder.joinpath(*path.parts[:count]) for count in range(1, len(path.parts) + 1)]
-    return "is a link" if any(step.is_symlink() for step in steps) else None
+    parts = Path(name).parts
+    steps = [folder.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    return "is a link" if any(step.is_symlink() and not _is_cached(step, folder) for step in steps) else None
+
+
+def is_outside(name: str) -> bool:
+    """Whether a name, by its words alone, is none of a file below the folder that it is relative to."""
+    path = Path(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable() or not path.parts
+
+
+def _is_cached(link: Path, folder: Path) -> bool:
+    blobs = link.resolve().parent
+    return blobs.name == "blobs" and blobs.parent / "snapshots" in folder.resolve().parents
 
 
 def remove(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests
 from onesteptrain.data.formats.uids import ID_COLUMNS, id_column
 from onesteptrain.errors import PoolError
+from onesteptrain.storage.ownership import leaving
 
 STATE = "state.json"
 """The file that marks a dataset folder and lists its shards."""
@@ -125,11 +127,28 @@ def open_hf_folder(path: Path) -> ArrowRows:
     state = _read_json(path / STATE)
     if state.get("_indices_data_files"):
         raise PoolError(f"{path}: was saved by a very old version of datasets; load and save it with a new one")
-    shards = tuple(_StreamShard(path / str(file["filename"])) for file in state.get("_data_files", ()))
+    shards = tuple(_StreamShard(path / name) for name in _names(path, state))
     for shard in shards:
         with _readable(shard.path):
             _ = shard.schema
     return _HfFolder(path, shards)
+
+
+def _names(path: Path, state: Mapping[str, Any]) -> list[str]:
+    """The names of the shards, which are those of files in the folder, each once."""
+    try:
+        names = [str(file["filename"]) for file in state.get("_data_files", ())]
+    except (TypeError, KeyError) as error:
+        raise PoolError(f"{path / STATE}: names no files; save the dataset again with save_to_disk") from error
+    for name in (*names, _INFO):
+        if (why := leaving(path, name)) is not None:
+            raise PoolError(
+                f"{path / STATE}: the file {name!r} {why}, and only files in the folder itself are read; "
+                "save the dataset again with save_to_disk"
+            )
+    if len(set(map(os.path.normpath, names))) < len(names):
+        raise PoolError(f"{path / STATE}: names a file twice; save the dataset again with save_to_disk")
+    return names
 
 
 def dataset_rows(path: Path, dataset: Any, ids_until: int) -> Iterator[RawRow]:
