@@ -12,8 +12,10 @@ import onesteptrain as ost
 from onesteptrain.data.corruption import STYLE
 from onesteptrain.data.pool import open_pool
 from onesteptrain.selection import SelectOptions, select_rows
-from onesteptrain.selection.power import clean_intervals, clean_share, count, measure_power
-from onesteptrain.selection.separation import distinctness, equal_weights, separate
+from onesteptrain.selection.kinds import find_kinds
+from onesteptrain.selection.mixture import clean_intervals, clean_share, count
+from onesteptrain.selection.power import measure_power
+from onesteptrain.selection.separation import Examples, distinctness, equal_weights, separate
 from onesteptrain.selection.trust import SECOND_SIGNALS, SIGNALS, measure_trust, p_values, read_examples
 from onesteptrain.storage.score_table import ScoreTable, write_table
 from onesteptrain.synthetic import SyntheticOptions, make_synthetic
@@ -27,10 +29,16 @@ def moved(count: int, seed: int, shifts: tuple[float, float, float]) -> np.ndarr
     return np.exp(logs) * np.array([-1.0, 1.0, 1.0])
 
 
+def examples(anchors: np.ndarray, corrupted: np.ndarray, errors: np.ndarray) -> Examples:
+    """All of one kind of rows."""
+    zeros = (np.zeros(len(part), np.int64) for part in (anchors, corrupted))
+    return Examples(SIGNALS, anchors, next(zeros), corrupted, next(zeros), errors)
+
+
 def test_a_signal_that_tells_nothing_has_little_weight_and_few_anchors_pull_towards_equal_ones():
     kinds = np.repeat(["cut_off"], 300)
     many, few = (
-        separate(SIGNALS, moved(count, 1, (0, 0, 0)), moved(300, 2, (0, 3, 0)), kinds).weights for count in (1000, 20)
+        separate(examples(moved(count, 1, (0, 0, 0)), moved(300, 2, (0, 3, 0)), kinds)).weights for count in (1000, 20)
     )
     assert many.sum() == pytest.approx(1)
     assert many[1] > 0.8
@@ -39,8 +47,9 @@ def test_a_signal_that_tells_nothing_has_little_weight_and_few_anchors_pull_towa
 
 def test_learned_weights_tell_bad_rows_apart_better_than_equal_ones():
     anchors, bad, kinds = moved(100, 1, (0, 0, 0)), moved(300, 2, (0, 2, 0)), np.repeat(["cut_off"], 300)
-    learned = distinctness(separate(SIGNALS, anchors, bad, kinds), moved(5000, 3, (0, 0, 0)), bad, kinds)
-    equal = distinctness(equal_weights(SIGNALS, anchors), moved(5000, 3, (0, 0, 0)), bad, kinds)
+    others = examples(moved(5000, 3, (0, 0, 0)), bad, kinds)
+    learned = distinctness(separate(examples(anchors, bad, kinds)), others)
+    equal = distinctness(equal_weights(SIGNALS, anchors), others)
     best = norm.cdf(2 / 2**0.5)  # by the one signal that tells, the most there is
     assert best - 0.03 < learned < best + 0.03  # 300 rows know the area to 0.01
     assert learned > equal + 0.03
@@ -52,7 +61,7 @@ def test_a_kind_counts_alike_however_many_copies_it_has():
     def pull(times: int) -> np.ndarray:
         """How much each logarithm counts; the scales that weights refer to change with the copies."""
         copies = np.concatenate([harmful, *[surprising] * times])
-        separation = separate(SIGNALS, anchors, copies, np.repeat(["other_picture", "cut_off"], [20, 20 * times]))
+        separation = separate(examples(anchors, copies, np.repeat(["other_picture", "cut_off"], [20, 20 * times])))
         return separation.weights / separation.scale / (separation.weights / separation.scale).sum()
 
     # harm would have a weight below 0.1 if all copies counted alike
@@ -68,8 +77,8 @@ def test_a_change_of_style_alone_moves_neither_weights_nor_what_is_said(tmp_path
         table_of(tmp_path / name, rows, signals(ANCHORS, 7), tried)
         for name, tried in (("plain", (copies, kinds)), ("more", styled))
     )
-    for one, other in zip(read_examples(plain).separate(), read_examples(more).separate(), strict=True):
-        assert np.array_equal(one, other)
+    learned = (separate(read_examples(table, find_kinds(table))) for table in (plain, more))
+    assert all(np.array_equal(one, other) for one, other in zip(*learned, strict=True))
     first, second = measure_trust(plain), measure_trust(more)
     np.testing.assert_array_equal(first.passing(), second.passing())
     assert second.verdict.clean == first.verdict.clean
@@ -82,8 +91,9 @@ def test_a_kind_that_nobody_could_notice_drops_no_row():
     anchors, seen, unseen = generator.normal(0, 1, 200), generator.normal(6, 1, 100), generator.normal(0, 1, 300)
     rows = np.concatenate([generator.normal(0, 1, 600), generator.normal(6, 1, 1400)])
     kinds = np.repeat(["cut_off", "wrong_step", "wrong_result", "carried_error"], 100)
-    without = count(rows, anchors, seen, kinds[:100]).probability(rows) >= 0.5
-    with_it = count(rows, anchors, np.concatenate([seen, unseen]), kinds).probability(rows) >= 0.5
+    one_kind = np.zeros(len(rows), np.int64)
+    without = count(rows, anchors, seen, kinds[:100]).probability(rows, one_kind) >= 0.5
+    with_it = count(rows, anchors, np.concatenate([seen, unseen]), kinds).probability(rows, one_kind) >= 0.5
     assert without[:600].mean() > 0.98
     np.testing.assert_array_equal(with_it, without)
 
@@ -104,7 +114,7 @@ def test_power_is_that_of_a_shifted_normal():
     generator = np.random.default_rng(0)
     kinds = np.repeat(["wrong_step", "cut_off", STYLE], 4000)
     corrupted = generator.normal(0, 1, 12_000) + np.repeat([1.0, 3.0, 9.0], 4000)
-    power = measure_power(generator.normal(0, 1, 20_000), corrupted, kinds, cut=2.0)
+    power = measure_power(generator.normal(0, 1, 20_000), corrupted, kinds, 2.0)
     by_kind = {kind.kind: kind for kind in power.kinds}
     limit = norm.ppf(0.95)
     for kind, shift in (("wrong_step", 1.0), ("cut_off", 3.0)):
@@ -125,12 +135,12 @@ def test_the_clean_share_is_right_where_a_part_of_the_harm_is_not_noticed(missed
     anchors = generator.normal(0, 1, 5000)
     rows = np.concatenate([generator.normal(0, 1, 6000), wrong(4000)])
     counted = count(rows, anchors, wrong(5000), np.repeat(["cut_off"], 5000))
-    assert counted.clean_share() == pytest.approx(0.6, abs=0.03)
+    assert counted.clean_shares() == pytest.approx(0.6, abs=0.03)
     assert clean_share(p_values(rows, anchors)) == pytest.approx(0.6 + 0.4 * missed, abs=0.03)
 
 
 def test_intervals_cover_the_truth_where_the_pool_errs_as_the_copies_do(monkeypatch):
-    monkeypatch.setattr("onesteptrain.selection.power._RESAMPLES", 60)  # coarser ends, and faster
+    monkeypatch.setattr("onesteptrain.selection.mixture._RESAMPLES", 60)  # coarser ends, and faster
     covered, shifts = [], {"wrong_step": 1.0, "cut_off": 4.0, "other_picture": 3.0, "other_answer": 5.0}
     for seed in range(60):
         generator = np.random.default_rng(seed)
@@ -141,7 +151,7 @@ def test_intervals_cover_the_truth_where_the_pool_errs_as_the_copies_do(monkeypa
         rows = generator.normal(0, 1, 2000)
         rows[: len(wrong)] += wrong
         is_clean = np.arange(2000) >= len(wrong)
-        pool, passing = clean_intervals(count(rows, generator.normal(0, 1, 100), corrupted, kinds), cut=1.5)
+        pool, passing = clean_intervals(count(rows, generator.normal(0, 1, 100), corrupted, kinds), np.array([1.5]))
         covered.append([pool.low <= clean <= pool.high, passing.low <= is_clean[rows <= 1.5].mean() <= passing.high])
     # 95 % are meant; of 60 pools, 50 would be seen in one of a thousand such tests
     assert np.mean(covered, axis=0).min() > 0.84
@@ -200,7 +210,7 @@ def test_the_losses_of_a_second_pass_count_only_where_they_tell_more(tmp_path, s
         for column, values in zip(SECOND_SIGNALS[1:], more.T[1:], strict=True):
             rows = rows.append_column(column, [values])
         write_table(rows, path)
-    assert read_examples(table).signals == chosen
+    assert read_examples(table, find_kinds(table)).signals == chosen
     assert set(measure_trust(table).verdict.weights) == set(chosen)
 
 

@@ -130,6 +130,7 @@ def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
         "verdict": None,
         "guidance": [],
         "groups": None,
+        "kinds": None,
         "kept": {
             "rows": 1,
             "tokens": None,

@@ -16,9 +16,9 @@ from scipy.stats import kstest, norm
 from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ConfigError, RunError, ScoreError
 from onesteptrain.selection import SelectOptions, select_rows
-from onesteptrain.selection.power import clean_share
+from onesteptrain.selection.mixture import clean_share
 from onesteptrain.selection.quotas import share_out, to_groups
-from onesteptrain.selection.separation import equal_weights, separate
+from onesteptrain.selection.separation import Examples, equal_weights, separate
 from onesteptrain.selection.trust import SIGNALS, density_ratio, measure_trust, p_values
 from onesteptrain.storage.score_table import ScoreTable, write_table
 from tests.pool_files import qa
@@ -155,7 +155,8 @@ def test_nonconformity_is_the_weighted_sum_of_logarithms_in_standard_deviations_
     """Against the formula written out row by row."""
     rows, anchors = signals(50, 1), signals(ANCHORS, 2)
     wrong, kinds = corrupted_like(SEEN, 3)
-    separation = separate(SIGNALS, anchors, wrong, kinds)
+    one_kind = np.zeros(ANCHORS, np.int64)
+    separation = separate(Examples(SIGNALS, anchors, one_kind, wrong, np.zeros(len(wrong), np.int64), kinds))
     known = np.abs(np.concatenate([anchors, wrong]))
     floor = 0.01 * np.median(known, axis=0)
     middle, scale = np.median(np.log(np.abs(anchors) + floor), axis=0), np.log(known + floor).std(axis=0)

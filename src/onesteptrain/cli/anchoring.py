@@ -20,7 +20,7 @@ from onesteptrain.jobs.anchor_files import (
     suggest_file,
 )
 from onesteptrain.jobs.steps import AnchorDraw, PoolOptions, draw_anchor_file, readable
-from onesteptrain.selection.choosing import scored_pool
+from onesteptrain.selection.recorded import scored_pool
 from onesteptrain.storage.score_table import read_scores
 
 

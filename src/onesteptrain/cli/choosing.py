@@ -31,10 +31,14 @@ class Advise(Command):
     train_seconds_per_row: float | None = None
     """What training on a row takes, to say how long an epoch on each share is."""
 
+    kind: tuple[str, ...] = ()
+    """Columns of pool and anchors, such as source, that say of which kind a row is; as for `ost select`."""
+
     def __call__(self) -> None:
         """Weigh the shares."""
-        advice = advise(read_scores(self.run), seconds_per_row=self.train_seconds_per_row)
-        then = ["select", self.run, "--keep", f"{100 * advice.recommended:.3g}%", "--out", "SUBSET"]
+        advice = advise(read_scores(self.run), seconds_per_row=self.train_seconds_per_row, kind=self.kind)
+        kinds = ["--kind", *self.kind] if self.kind else []
+        then = ["select", self.run, "--keep", f"{100 * advice.recommended:.3g}%", *kinds, "--out", "SUBSET"]
         self.say(describe_advice(advice), advice.facts(), then)
 
 
@@ -91,10 +95,13 @@ class Report(Writer):
     examples: int = 12
     """Rows to show from each end of the ranking; 0 writes the page without the pool file."""
 
+    kind: tuple[str, ...] = ()
+    """Columns of pool and anchors, such as source, that say of which kind a row is; as for `ost select`."""
+
     def __call__(self) -> None:
         """Write the page."""
         page = write_report(
-            read_scores(self.run), self.out, options=ReportOptions(self.examples), overwrite=self.overwrite
+            read_scores(self.run), self.out, options=ReportOptions(self.examples, self.kind), overwrite=self.overwrite
         )
         size = page.stat().st_size
         then = ["select", self.run, "--keep", "20%", "--out", "SUBSET"]
@@ -154,6 +161,9 @@ def describe_selection(selection: Selection, out: Path) -> str:
         lines.append(f"fewer than the {selection.budget} rows asked for: no other row can be kept{more}")
     if selection.groups is not None:
         lines.append("groups: " + ", ".join(f"{name} {count}" for name, count in selection.groups.items()))
+    if selection.kinds is not None:
+        shares = [f"{name or 'none'} {of.before:.0%} to {of.after:.0%}" for name, of in selection.kinds.items()]
+        lines.append(f"shares of pool and of what is kept: {', '.join(shares)}")
     if figures := _figures(selection.kept):
         lines.append(f"kept: {figures}")
     if selection.expected is not None and selection.expected.rows < selection.scored_rows - selection.dropped:

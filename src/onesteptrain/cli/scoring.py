@@ -23,7 +23,8 @@ from onesteptrain.scoring.forecast import Forecast
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
 from onesteptrain.selection.guidance import Guidance, measure_guidance
 from onesteptrain.selection.likeness import find_unlike
-from onesteptrain.selection.trust import Verdict, can_trust, measure_trust
+from onesteptrain.selection.trust import can_trust, measure_trust
+from onesteptrain.selection.verdict import Verdict
 from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
 
 _GOOD = 0.99

@@ -18,9 +18,9 @@ from onesteptrain.data.pool import Pool, Sample, open_pool, text_of, write_subse
 from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import AnchorError, ConfigError, SampleError
 from onesteptrain.jobs.steps import readable
-from onesteptrain.selection.choosing import scored_pool
 from onesteptrain.selection.likeness import likeness_findings
 from onesteptrain.selection.odd_anchors import OddAnchors, find_odd_anchors
+from onesteptrain.selection.recorded import scored_pool
 from onesteptrain.selection.suggesting import Kinds, Suggestion, suggest_rows
 from onesteptrain.selection.trust import can_trust
 from onesteptrain.storage.atomic import refuse_existing, write_text

@@ -23,7 +23,7 @@ from onesteptrain.jobs.reading import read_yaml, with_overrides
 from onesteptrain.jobs.recipe import Bench, Places, Recipe, Scored
 from onesteptrain.jobs.steps import Tell
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.reporting import write_report
+from onesteptrain.reporting import ReportOptions, write_report
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.storage.atomic import write_json, write_text
 from onesteptrain.storage.fingerprints import fingerprint
@@ -128,7 +128,9 @@ def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None
         before = _before(job)
         subsets = {keep: _subset(job, pool, scored, keep, before, tell) for keep in job.keep}
         targets = {keep: _trained(job, keep, path, tell) for keep, path in subsets.items()} if job.target else {}
-        report = write_report(scored.table, job.out / "report.html", overwrite=True)
+        report = write_report(
+            scored.table, job.out / "report.html", options=ReportOptions(kind=job.select.kind), overwrite=True
+        )
         tell(f"report: {report}")
         facts = {
             "rows": scored.table.rows,

@@ -76,6 +76,9 @@ def check_job(job: Job, pool: Pool) -> None:
         need_column(anchors, column, f"anchor_by of {anchors.path}")
     if job.score.group_by is not None:
         need_column(anchors, job.score.group_by, f"score.group_by of {anchors.path}")
+    for column in job.select.kind:
+        need_column(pool, column, f"select.kind of {pool.path}")
+        need_column(anchors, column, f"select.kind of {anchors.path}")
     if job.select.quota is not None:
         need_column(pool, job.select.quota, f"select.quota of {pool.path}")
     check_checkpoint(locate_proxy(str(recipe.proxy))[0], recipe.loading)

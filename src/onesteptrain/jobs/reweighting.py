@@ -105,10 +105,11 @@ def weighed(rows: Rows, table: ScoreTable) -> list[Sample | Unreadable]:
     if trust.verdict.blind:
         raise ScoreError(f"{table.path}: {trust.verdict.sentences()[0]}; or train without weights")
     listed, places = _found(rows, table)
+    clean = trust.expected_clean()
     return [
         _unscored(row)
         if isinstance(row, Unreadable) or row.uid not in places
-        else _weighed(row, float(trust.probability[places[row.uid]]))
+        else _weighed(row, float(clean[places[row.uid]]))
         for row in listed
     ]
 

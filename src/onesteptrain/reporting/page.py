@@ -48,6 +48,9 @@ class ReportOptions:
     examples: int = 12
     """Rows to show from each end of the ranking; 0 writes the page without the pool file."""
 
+    kind: tuple[str, ...] = ()
+    """Columns of pool and anchors that say of which kind a row is; as for a selection."""
+
     def __post_init__(self) -> None:
         if self.examples < 0:
             raise ConfigError(f"examples is {self.examples}; give a number of rows, or 0 for none")
@@ -102,7 +105,7 @@ def write_report(
         "provenance": Run(run).provenance,
         "arms": sorted(summarize_arms(results or ()), key=lambda arm: -arm.accuracy),
         "audit": read_audit(audit) if audit is not None else None,
-        **_table_facts(table),
+        **_table_facts(table, options.kind),
         **_ranking_facts(table, options),
     }
     write_text(out, _render(facts))
@@ -115,7 +118,7 @@ def _refuse_target(out: Path, *, overwrite: bool) -> None:
     refuse_existing(out, "report.html", overwrite=overwrite)
 
 
-def _table_facts(table: ScoreTable) -> dict[str, Any]:
+def _table_facts(table: ScoreTable, kind: tuple[str, ...]) -> dict[str, Any]:
     """What the table holds, and what the default rule of `ost select` keeps of it."""
     troubles = count_reasons(table)
     facts: dict[str, Any] = {
@@ -127,7 +130,7 @@ def _table_facts(table: ScoreTable) -> dict[str, Any]:
         "has_tokens": "token_utility" in table.names,
     }
     try:
-        rule = default_rule(table)
+        rule = default_rule(table, kind)
     except ScoreError as error:
         return {**facts, "kept": [], "gate": "none", "verdict": [], "no_rule": str(error)}
     kept = [(share, rule.figures(share)) for share in SHARES]

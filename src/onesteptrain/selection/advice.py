@@ -11,7 +11,7 @@ from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.certainty import COLUMN, AnchorCount, anchor_curve, read_parts, stable_share, top_frequency
 from onesteptrain.selection.figures import DefaultRule, Figures, default_rule
 from onesteptrain.selection.guidance import Guidance, measure_guidance
-from onesteptrain.selection.trust import Verdict
+from onesteptrain.selection.verdict import Verdict
 from onesteptrain.storage.score_table import ScoreTable
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -64,7 +64,7 @@ class Advice(NamedTuple):
         }
 
 
-def advise(table: ScoreTable, *, seconds_per_row: float | None = None) -> Advice:
+def advise(table: ScoreTable, *, seconds_per_row: float | None = None, kind: tuple[str, ...] = ()) -> Advice:
     """Weigh what a share keeps against what it costs.
 
     The knee is where the curve of summed utility over rows, the best first, is farthest above the straight line between
@@ -73,6 +73,7 @@ def advise(table: ScoreTable, *, seconds_per_row: float | None = None) -> Advice
     Args:
         table: Scores of method one_step.
         seconds_per_row: What training on a row takes, in the mean over the pool.
+        kind: Columns of pool and anchors that say of which kind a row is; see `SelectOptions`.
 
     Raises:
         ScoreError: the table has no utility, no row has a score, or none passes the trust gate.
@@ -84,7 +85,7 @@ def advise(table: ScoreTable, *, seconds_per_row: float | None = None) -> Advice
         raise ScoreError(f"{table.path} has no column 'utility'; advice rests on method one_step")
     utility = table.numbers("utility")
     order = np.argsort(-np.nan_to_num(utility, nan=-np.inf), kind="stable")[: int(np.isfinite(utility).sum())]
-    rule = default_rule(table)
+    rule = default_rule(table, kind)
     summed = np.cumsum(utility[order])
     knee = find_knee(summed / summed.max() if summed.max() > 0 else np.zeros(len(summed))) / table.rows
     shares = [_advice(rule, share, seconds_per_row) for share in SHARES]

@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.data.pool import Pool, write_subset
-from onesteptrain.data.score_record import read_score_record
-from onesteptrain.errors import ConfigError, PoolError
+from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.figures import Figures, read_measures
-from onesteptrain.selection.gating import pass_gate
+from onesteptrain.selection.gating import Gated, pass_gate
 from onesteptrain.selection.guidance import Guidance, guidances
 from onesteptrain.selection.keeping import keep_rows, preference, ranking_column
 from onesteptrain.selection.options import Budget, SelectOptions, parse_floor, read_budget
 from onesteptrain.selection.quotas import Groups, read_groups
-from onesteptrain.selection.trust import Verdict
+from onesteptrain.selection.recorded import scored_pool
+from onesteptrain.selection.verdict import Verdict
 from onesteptrain.storage.display import html_table
 from onesteptrain.storage.score_table import ScoreTable
+
+
+class KindShare(NamedTuple):
+    """What becomes of a kind of rows."""
+
+    before: float
+    """Share of the scored rows."""
+
+    after: float
+    """Share of the kept rows."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,6 +78,9 @@ class Selection:
     groups: Mapping[str, int] | None
     """Kept rows of each quota group; None without a quota."""
 
+    kinds: Mapping[str, KindShare] | None = None
+    """Of each kind of rows that the trust gate went by; None where all rows are of one."""
+
     given_pool: Pool | None = None
     """The pool, if the caller had it open."""
 
@@ -110,6 +123,7 @@ class Selection:
         names = ("pool_rows", "scored_rows", "threshold", "budget", "skipped_similar", "gate", "prefer", "dropped")
         facts = {name: getattr(self, name) for name in (*names, "clean_share", "groups")}
         facts["verdict"] = self.verdict and self.verdict.facts()
+        facts["kinds"] = self.kinds and {name: share._asdict() for name, share in self.kinds.items()}
         facts["guidance"] = [guidance.facts() for guidance in self.guidance]
         expected = None if self.expected is None else self.expected._asdict()
         return {"rows": len(self), **facts, "kept": self.kept._asdict(), "expected": expected}
@@ -153,8 +167,8 @@ def select_rows(
     if floor is not None and options.quota is not None:
         raise ConfigError(f"keep is {keep!r}, which gives no number of rows to share out; leave quota out, or give 20%")
     budget = Budget(table.rows) if floor is not None else read_budget(keep, table.rows)
-    gated = pass_gate(table, options, floor)
-    groups = None if options.quota is None else read_groups(table, options.quota, lambda: scored_pool(table, pool))
+    gated = pass_gate(table, options, floor, pool)
+    groups = _groups(table, gated, options, pool)
     kept, prefer = keep_rows(table, gated, options, budget, groups), preference(options, gated)
     ranked = ranking_column(options, gated)
     chosen, values = np.sort(kept.rows), table.numbers(options.by or "score")
@@ -175,28 +189,38 @@ def select_rows(
         dropped=gated.dropped,
         verdict=gated.trust and gated.trust.verdict,
         guidance=tuple(dict.fromkeys([*gated.guidance, *guidances(table, [ranked] if ranked else [])])),
-        groups=None if groups is None else _count(groups, chosen),
+        groups=None if groups is None or options.quota is None else _count(groups, chosen),
+        kinds=_kind_shares(gated, values, chosen),
         given_pool=pool,
     )
 
 
-def scored_pool(table: ScoreTable, pool: Pool | None = None) -> Pool:
-    """The pool that a score table is of, as its run has read it.
+def _groups(table: ScoreTable, gated: Gated, options: SelectOptions, pool: Pool | None) -> Groups | None:
+    """Groups that have their shares of the budget: by the column asked for, else kinds where some are not judged.
 
-    Args:
-        table: The scores.
-        pool: The pool, where it is open already.
-
-    Raises:
-        RunError: the table stands in no run directory.
-        PoolError: the pool is not there, or has changed since it was scored.
+    Of these none is dropped, and drawn with the others they would have more than their share of the pool.
     """
-    pool = table.pool if pool is None else pool
-    if pool is None:
-        pool = read_score_record(table.path.parent).open_pool()
-    if table.metadata.get("pool", pool.fingerprint) != pool.fingerprint:
-        raise PoolError(f"{pool.path} has changed since {table.path} was written; score it again")
-    return pool
+    expected = None if gated.trust is None else gated.trust.expected_clean()
+    if options.quota is not None:
+        if options.quota_shares == "clean" and (expected is None or gated.gate != "trust"):
+            raise ScoreError(f"{table.path} does not say what is clean; leave quota_shares clean out")
+        return read_groups(table, options.quota, lambda: scored_pool(table, pool))._replace(expected=expected)
+    if gated.gate != "trust" or gated.trust is None or gated.kinds is None or not gated.trust.unjudged.any():
+        return None
+    return Groups([*gated.kinds.names], gated.kinds.rows, expected)
+
+
+def _kind_shares(gated: Gated, values: NDArray[np.float64], chosen: NDArray[np.int64]) -> dict[str, KindShare] | None:
+    kinds = gated.kinds
+    if kinds is None or not kinds.by:
+        return None
+    many = len(kinds.names)
+    before, after = (np.bincount(kinds.rows[rows], minlength=many) for rows in (np.isfinite(values), chosen))
+    there = np.flatnonzero(before).tolist()
+    return {
+        kinds.names[kind]: KindShare(float(before[kind] / before.sum()), float(after[kind] / after.sum()))
+        for kind in there
+    }
 
 
 def _count(groups: Groups, chosen: NDArray[np.int64]) -> dict[str, int]:

@@ -33,7 +33,7 @@ class Figures(NamedTuple):
     """Rows with negative utility."""
 
     clean_share: float | None
-    """Share of the rows that are clean, as the trust gate estimates it; None without it."""
+    """Share of the rows that are clean, of those that the trust gate can judge, as it estimates it; None without it."""
 
 
 class Measures(NamedTuple):
@@ -88,24 +88,28 @@ class DefaultRule(NamedTuple):
         return self.measures.figures(top_order(self.table.numbers("score"), passed)[:rows])
 
 
-def default_rule(table: ScoreTable) -> DefaultRule:
+def default_rule(table: ScoreTable, kind: tuple[str, ...] = ()) -> DefaultRule:
     """The default rule on a score table.
+
+    Args:
+        table: The scores.
+        kind: Columns of pool and anchors that say of which kind a row is; see `SelectOptions`.
 
     Raises:
         ScoreError: no row has a score, or none passes the trust gate.
     """
-    gated = pass_gate(table, SelectOptions())
+    gated = pass_gate(table, SelectOptions(kind=kind))
     return DefaultRule(table, gated, read_measures(table, gated.trust))
 
 
 def _clean(trust: Trust, rows: Positions) -> float | None:
-    """Share of some rows that is clean: of rows that pass, as the gate estimates it for all of them."""
-    told = trust.verdict.passing_clean
-    if told is None:
+    """Share of the judged ones of some rows that is clean: of rows that pass, as the gate estimates it for all."""
+    told, judged = trust.verdict.passing_clean, rows[~trust.unjudged[rows]]
+    if told is None or not len(judged):
         return None
-    passing = trust.passing()[rows]
-    others = np.nan_to_num(trust.probability[rows][~passing])
-    return float((told.value * passing.sum() + others.sum()) / len(rows))
+    passing = trust.passing()[judged]
+    others = np.nan_to_num(trust.probability[judged][~passing])
+    return float((told.value * passing.sum() + others.sum()) / len(judged))
 
 
 def _share(values: Column, rows: Positions) -> float:

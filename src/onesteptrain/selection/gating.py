@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.errors import ScoreError
+from onesteptrain.data.pool import Pool
+from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.guidance import Guidance, guidances
+from onesteptrain.selection.kinds import RowKinds, row_kinds
 from onesteptrain.selection.options import SelectOptions, gate_share
 from onesteptrain.selection.trust import Trust, can_trust, measure_trust
 from onesteptrain.storage.score_table import ScoreTable
@@ -38,14 +40,22 @@ class Gated(NamedTuple):
     guidance: tuple[Guidance, ...] = ()
     """What anchors say of the columns that it rests on, or that it would not rest on."""
 
+    kinds: RowKinds | None = None
+    """Kinds of rows that trust went by; None without it."""
 
-def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = None) -> Gated:
+
+def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = None, pool: Pool | None = None) -> Gated:
     """Drop what a selection is not to keep; rows without a value are dropped by every gate.
 
-    A floor is the lowest value of the ranking column that is kept, where no budget says how many are.
+    Args:
+        table: The scores.
+        options: What is dropped.
+        floor: The lowest value of the ranking column that is kept, where no budget says how many are.
+        pool: What was scored, where it is open; it is read for kinds of rows by its columns.
 
     Raises:
         ScoreError: no such column, no row passes, or trust is asked for and the scores do not allow it.
+        ConfigError: kinds are by a column that pool or anchors lack, or no trust gate would go by them.
     """
     column = options.by or "score"
     values = table.numbers(column)
@@ -53,7 +63,13 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = N
     if not len(finite):
         raise ScoreError(f"{table.path} has no row with a value in column {column!r}; nothing can be selected")
     if options.gate == "trust" or (options.trusting and floor is None and can_trust(table)):
-        gated = _by_trust(table, finite, asked=options.gate == "trust")
+        kinds = row_kinds(table, options.kind, pool) if can_trust(table) else None
+        gated = _by_trust(table, finite, kinds, asked=options.gate == "trust")
+    elif options.kind:
+        raise ConfigError(
+            f"kind {', '.join(options.kind)} is given, but {table.path} is not judged by its anchors; leave kind out, "
+            "or score with method one_step and at least 20 anchors, and rank by nothing"
+        )
     elif options.gate in ("auto", "none"):
         gated = Gated("none", finite, np.empty(0, np.int64), 0, None)
         if floor is None and options.choosing:
@@ -73,10 +89,10 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = N
     return _from_floor(gated, values, floor)
 
 
-def _by_trust(table: ScoreTable, finite: Positions, *, asked: bool) -> Gated:
-    trust = measure_trust(table)
+def _by_trust(table: ScoreTable, finite: Positions, kinds: RowKinds | None, *, asked: bool) -> Gated:
+    trust = measure_trust(table, kinds)
     if trust.verdict.blind and not asked:
-        return Gated("blind", finite, np.empty(0, np.int64), 0, trust)
+        return Gated("blind", finite, np.empty(0, np.int64), 0, trust, kinds=kinds)
     passing = trust.passing()[finite]
     passed, dropped = finite[passing], finite[~passing]
     if not len(passed):
@@ -86,7 +102,7 @@ def _by_trust(table: ScoreTable, finite: Positions, *, asked: bool) -> Gated:
             "give anchors that answer as the pool does, or select with --gate none"
         )
     order = np.argsort(np.nan_to_num(trust.nonconformity[dropped], nan=np.inf), kind="stable")
-    return Gated("trust", passed, dropped[order], len(dropped), trust)
+    return Gated("trust", passed, dropped[order], len(dropped), trust, kinds=kinds)
 
 
 def _by_guidance(gated: Gated, guidance: tuple[Guidance, ...]) -> Gated:

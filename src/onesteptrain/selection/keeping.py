@@ -90,7 +90,10 @@ def _limits(table: ScoreTable, gated: Gated, options: SelectOptions, budget: Bud
         rows = max(1, int(np.searchsorted(cheapest, budget.tokens, side="right")))  # no more can fit
     if options.distinct is not None:
         vectors = read_vectors(table, REPRESENTATION, whole)
-    return _Limits(rows, budget.tokens, costs, groups, options.quota_shares, options.distinct, vectors)
+    shares: QuotaShares = (
+        "clean" if options.quota is None else options.quota_shares
+    )  # of kinds, that nobody asked shares for
+    return _Limits(rows, budget.tokens, costs, groups, shares, options.distinct, vectors)
 
 
 def _preferred(table: ScoreTable, gated: Gated, options: SelectOptions, limits: _Limits) -> Kept:

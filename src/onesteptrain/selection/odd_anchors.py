@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.data.corruption import STYLE
+from onesteptrain.selection.kinds import find_kinds
+from onesteptrain.selection.separation import separate
 from onesteptrain.selection.trust import read_examples
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -61,14 +62,14 @@ def find_odd_anchors(table: ScoreTable) -> OddAnchors:
     Raises:
         ScoreError: the table has no signals of its anchors, or of fewer than 20.
     """
-    examples, reference = read_examples(table), table.reference
+    kinds, reference = find_kinds(table), table.reference
+    examples = read_examples(table, kinds).without_style()
     if reference is None or not len(examples.corrupted):
         return OddAnchors([], told=False)
-    separation = examples.separate()
-    errors = examples.kinds != STYLE
-    distances = separation.nonconformity(examples.anchors)
-    wrong = separation.nonconformity(examples.corrupted[errors])
-    places, told = odd_places(distances, wrong, examples.kinds[errors])
+    separation = separate(examples, len(kinds.names))
+    distances = separation.nonconformity(examples.anchors, examples.anchor_codes)
+    wrong = separation.nonconformity(examples.corrupted, examples.corrupted_codes)
+    places, told = odd_places(distances, wrong, examples.errors)
     signals = np.stack([reference.numbers(name) for name in examples.signals], axis=1)
     known = np.flatnonzero(np.isfinite(signals).all(1))  # the anchors of the examples
     sizes, named = np.abs(examples.anchors), reference.read(["uid", "row"]).take(known).to_pylist()

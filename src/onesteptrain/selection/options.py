@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from onesteptrain.errors import ConfigError
 
 Preference = Literal["auto", "top", "draw", "cover", "setwise", "maxmin"]
-QuotaShares = Literal["pool", "equal", "eligible"]
+QuotaShares = Literal["pool", "equal", "eligible", "clean"]
 
 _FLOOR = ">="
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)\s*tokens")
@@ -41,11 +41,17 @@ class SelectOptions:
     of anchors that is worst off. auto is draw behind the trust gate unless by is named, and top elsewhere, if anchors
     call the score a guide; the output says where what a selection rests on is none."""
 
+    kind: tuple[str, ...] = ()
+    """Columns of pool and anchors, such as source, that say of which kind a row is: the trust gate judges each kind by
+    its own anchors. By default it goes by the length of answers, where the anchors' have gaps; of a kind without
+    anchors it drops nothing, says so, and keeps its share of the pool."""
+
     quota: str | None = None
     """Column of the pool, such as skill or source, each of whose values gets its share of the budget."""
 
     quota_shares: QuotaShares = "pool"
-    """What a group's share is: as in the pool, the same for all, or as among the rows that pass the gate."""
+    """What a group's share is: as in the pool, the same for all, as among the rows that pass the gate, or as among
+    those that are clean, as the trust gate expects."""
 
     distinct: float | None = None
     """Pass over rows whose representation has at least this cosine similarity to a kept row's; for score tables with a

@@ -26,9 +26,18 @@ class Groups(NamedTuple):
     codes: NDArray[np.int64]
     """Place of the group's name, row by row."""
 
+    expected: NDArray[np.float64] | None = None
+    """Probability of each row to be clean; None where it is not known."""
+
     def sizes(self, rows: Positions) -> Counts:
         """How many of some rows each group has."""
         return np.bincount(self.codes[rows], minlength=len(self.names))
+
+    def clean(self) -> Counts:
+        """How many clean rows each group is expected to have."""
+        expected = np.zeros(len(self.codes)) if self.expected is None else self.expected
+        counts = np.rint(np.bincount(self.codes, expected, len(self.names))).astype(np.int64)
+        return np.maximum(counts, 1)  # so that what the others cannot fill goes to it
 
 
 class Wanted(NamedTuple):
@@ -76,7 +85,7 @@ def share_out(groups: Groups, passed: Positions, count: int, *, shares: QuotaSha
     """
     there = groups.sizes(passed)
     whole = np.bincount(groups.codes, minlength=len(there))
-    weights = {"pool": whole, "equal": np.ones_like(there), "eligible": there}[shares]
+    weights = {"pool": whole, "equal": np.ones_like(there), "eligible": there, "clean": groups.clean()}[shares]
     given = np.zeros_like(there)
     left = min(count, len(passed))
     while left:

@@ -4,16 +4,18 @@ A score is a good reason to drop a row and a poor reason to prefer one. The gate
 harm, mean loss and the loss of the worst answer token. What clean rows look like is told by the anchors, each measured
 as if it were none (RUN/reference.parquet); what harm looks like, by corrupted copies of them (RUN/corrupted.parquet).
 
-1. A row's nonconformity is that of its signals together, with weights learned from anchors and corrupted anchors
-   (`separation`). The losses are those of a second pass where these tell the two apart better.
+1. A row's nonconformity is that of its signals together, against what is usual of its kind (`kinds`), with weights
+   learned from anchors and corrupted anchors (`separation`). The losses are those of a second pass where these tell the
+   two apart better.
 2. The p-value of a row is the share of anchors with at least its nonconformity. Those of clean rows are uniform,
    whatever the signals' distribution (conformal prediction).
-3. The pool is a mixture of rows like anchors and rows like corrupted anchors, which says how probable it is that a row
-   is clean (`power`). Rows with a probability of at least one half pass. Without corrupted anchors the probability is
-   c f(s) / g(s), with the densities f of the anchors and g of the pool at nonconformity s, made to fall with it, and
-   the clean share c by the rows with large p-values: (1 - t) c of them are above t.
+3. The rows of a kind are a mixture of rows like anchors and rows like corrupted anchors, which says how probable it is
+   that a row is clean (`mixture`). Rows with a probability of at least one half pass. Without corrupted
+   anchors the probability is c f(s) / g(s), with the densities f of the anchors and g of the pool at nonconformity s,
+   made to fall with it, and the clean share c by the rows with large p-values: (1 - t) c of them are above t.
 
-Where corrupted anchors look like anchors, the scores cannot tell harm from help: the gate is blind, and says so.
+Where corrupted anchors look like anchors, the scores cannot tell harm from help: the gate is blind, and says so. A kind
+of rows without anchors is not judged, and none of its rows is dropped.
 
 Sources: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, chapter 2 (conformal p-values); Storey, A
 direct approach to false discovery rates (2002); Efron, Large-Scale Inference, chapter 5 (local false discovery rate).
@@ -22,26 +24,20 @@ direct approach to false discovery rates (2002); Efron, Large-Scale Inference, c
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import gaussian_kde
 
-from onesteptrain.data.corruption import STYLE
 from onesteptrain.errors import ScoreError
+from onesteptrain.selection.kinds import Codes, RowKinds, find_kinds
 from onesteptrain.selection.likeness import find_unlike
-from onesteptrain.selection.power import (
-    Interval,
-    Power,
-    clean_intervals,
-    clean_share,
-    count,
-    kernel_width,
-    measure_power,
-)
-from onesteptrain.selection.separation import Separation, distinctness, separate
+from onesteptrain.selection.mixture import clean_intervals, clean_share, count, kernel_width
+from onesteptrain.selection.power import Interval, Power, measure_power
+from onesteptrain.selection.separation import Examples, Separation, distinctness, separate
+from onesteptrain.selection.verdict import KindVerdict, Verdict
 from onesteptrain.storage.score_table import ScoreTable
 
 SIGNALS = ("harm", "loss", "worst_loss")
@@ -76,84 +72,21 @@ class Trust(NamedTuple):
     probability: Values
     """That the row is as good as an anchor, or harmful in a way that is missed."""
 
+    unjudged: NDArray[np.bool_]
+    """Rows that have a score and are of a kind without anchors."""
+
     verdict: Verdict
     """What the gate says of the pool, and of itself."""
 
     def passing(self) -> NDArray[np.bool_]:
-        """The rows that pass the gate."""
-        return np.nan_to_num(self.probability, nan=-1.0) >= PASSING_PROBABILITY
+        """The rows that pass the gate, those among them that it cannot judge."""
+        return (np.nan_to_num(self.probability, nan=-1.0) >= PASSING_PROBABILITY) | self.unjudged
 
-
-class Verdict(NamedTuple):
-    """What the trust gate says of a pool, and of itself."""
-
-    anchors: int
-
-    weights: dict[str, float]
-    """How much each signal counts, in shares of one."""
-
-    clean: Interval | None
-    """Share of the scored rows that is clean; None where it cannot be told. Without corrupted anchors it takes it that
-    all harm is noticed, and has no interval."""
-
-    passing_clean: Interval | None
-    """The same of the rows that pass."""
-
-    power: Power | None
-    """What the gate would notice; None without corrupted anchors."""
-
-    unlike: list[str]
-    """What sets the pool apart from the anchors, in words: see `likeness`."""
-
-    @property
-    def blind(self) -> bool:
-        """Whether corrupted anchors look like anchors, so that the gate says nothing."""
-        return self.power is not None and self.power.blind
-
-    @property
-    def clean_share(self) -> float | None:
-        """The share of the scored rows that is clean; None where it cannot be told."""
-        return None if self.clean is None else self.clean.value
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        shares = {name: getattr(self, name) and getattr(self, name).facts() for name in ("clean", "passing_clean")}
-        return {**self._asdict(), **shares, "power": self.power and self.power.facts(), "blind": self.blind}
-
-    def sentences(self) -> list[str]:
-        """The same in words, a sentence an entry."""
-        return [*self._on_the_pool(), *self.unlike]
-
-    def _on_the_pool(self) -> list[str]:
-        if self.blind:
-            return [
-                "the gate is blind: corrupted anchors look like anchors to this proxy, so nothing can be said of the "
-                "pool; warm the proxy up on more rows, take a larger one, or give more anchors",
-                *([self.power.describe()] if self.power else []),
-            ]
-        told = [("of the pool", self.clean), ("of the rows that pass", self.passing_clean)]
-        clean = [f"{share.value:.0%} {of}{share.reach()}" for of, share in told if share is not None]
-        sentences = [f"clean, as {self.anchors} anchors tell it: about {', '.join(clean)}"] if clean else []
-        if self.power is None:
-            return [*sentences, "how much harm the gate misses is not known: no corrupted anchors were scored"]
-        weights = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights.items())
-        return [*sentences, self.power.describe(), f"signals by weight: {weights}"]
-
-
-class Examples(NamedTuple):
-    """Signals of anchors, right and corrupted."""
-
-    signals: tuple[str, ...]
-    anchors: Values
-    """Finite ones, "anchor signal"."""
-
-    corrupted: Values
-    kinds: NDArray[np.str_]
-
-    def separate(self) -> Separation:
-        """Learn to tell the two apart, by their errors: a mere change of style is none."""
-        errors = self.kinds != STYLE
-        return separate(self.signals, self.anchors, self.corrupted[errors], self.kinds[errors])
+    def expected_clean(self) -> Values:
+        """Probability to be clean: of rows that are not judged, that of the others in the mean; 0 without a score."""
+        judged = np.isfinite(self.probability)
+        usual = float(self.probability[judged].mean()) if judged.any() else 1.0
+        return np.where(self.unjudged, usual, np.nan_to_num(self.probability))
 
 
 def can_trust(table: ScoreTable) -> bool:
@@ -162,27 +95,53 @@ def can_trust(table: ScoreTable) -> bool:
     return reference is not None and reference.rows >= FEWEST_ANCHORS and _has_signals(table, reference)
 
 
-def measure_trust(table: ScoreTable) -> Trust:
+def measure_trust(table: ScoreTable, kinds: RowKinds | None = None) -> Trust:
     """Compare the rows of a score table with its anchors.
 
+    Args:
+        table: The scores.
+        kinds: Of which kind rows and anchors are; by default what shows in the anchors (`find_kinds`).
+
     Raises:
-        ScoreError: the signals or the reference are missing, or there are fewer than 20 anchors.
+        ScoreError: the signals or the reference are missing, there are fewer than 20 anchors, or no anchors of a kind
+            that the pool has.
     """
-    examples = read_examples(table)
-    separation = examples.separate()
-    rows = np.stack([table.numbers(name) for name in examples.signals], axis=1)
-    scored = np.isfinite(rows).all(1)
+    kinds = kinds or find_kinds(table)
+    examples = read_examples(table, kinds)
+    separation = separate(examples, len(kinds.names))
+    ours = _nonconformity(table, separation, kinds)
+    scored = np.isfinite(ours)
     if not scored.any():
         raise ScoreError(f"{table.path} has no row with all of {', '.join(SIGNALS)}; nothing can be selected")
-    starts = range(0, len(rows), _AT_ONCE)
-    ours = np.concatenate([separation.nonconformity(rows[start : start + _AT_ONCE]) for start in starts])[scored]
-    anchors, wrong = (separation.nonconformity(part) for part in (examples.anchors, examples.corrupted))
-    p_value = p_values(ours, anchors)
-    judged = _judge(ours, anchors, wrong, examples.kinds) if len(wrong) else _judge_alone(ours, anchors, p_value)
+    judged = scored & kinds.judged()[kinds.rows]
+    if not judged.any():
+        raise ScoreError(
+            f"{table.path} has no anchors of a kind of its rows, by {kinds.by}; give anchors like the rows"
+        )
+    anchors = separation.nonconformity(examples.anchors, examples.anchor_codes)
+    wrong = separation.nonconformity(examples.corrupted, examples.corrupted_codes)
+    compared = _Compared(ours[judged], kinds.rows[judged], anchors, wrong, examples, len(kinds.names))
+    p_value = p_values(compared.rows, anchors)
+    found = _judge(compared) if len(wrong) else _judge_alone(compared, p_value)
+    values = [_spread(part, judged) for part in (compared.rows, p_value, found.probability)]
     weights = dict(zip(separation.signals, separation.weights.tolist(), strict=True))
-    verdict = Verdict(len(anchors), weights, judged.clean, judged.passing_clean, judged.power, find_unlike(table))
-    whole = [_spread(values, scored) for values in (ours, p_value, judged.probability)]
-    return Trust(whole[0], whole[1], whole[2], verdict)
+    verdict = Verdict(len(anchors), weights, found.clean, found.passing_clean, found.power, find_unlike(table))
+    trust = Trust(values[0], values[1], values[2], scored & ~judged, verdict)
+    if not kinds.by:
+        return trust
+    each = _kind_verdicts(kinds, scored, trust.passing(), found.clean_shares)
+    return trust._replace(verdict=verdict._replace(kinds_by=kinds.by, kinds=each))
+
+
+class _Compared(NamedTuple):
+    """Nonconformity of rows with a score, of anchors and of corrupted ones."""
+
+    rows: Values
+    codes: Codes
+    anchors: Values
+    corrupted: Values
+    examples: Examples
+    kinds: int
 
 
 class _Judged(NamedTuple):
@@ -192,30 +151,60 @@ class _Judged(NamedTuple):
     clean: Interval | None
     passing_clean: Interval | None
     power: Power | None
+    clean_shares: Values | None
+    """Of each kind; None where it cannot be told."""
 
 
-def _judge(rows: Values, anchors: Values, wrong: Values, kinds: NDArray[np.str_]) -> _Judged:
+def _nonconformity(table: ScoreTable, separation: Separation, kinds: RowKinds) -> Values:
+    """Of all rows; NaN of those without a score."""
+    rows = np.stack([table.numbers(name) for name in separation.signals], axis=1)
+    starts = range(0, len(rows), _AT_ONCE)
+    parts = (slice(start, start + _AT_ONCE) for start in starts)
+    values = np.concatenate([separation.nonconformity(rows[part], kinds.rows[part]) for part in parts])
+    return np.where(np.isfinite(rows).all(1), values, np.nan)
+
+
+def _judge(compared: _Compared) -> _Judged:
     """Judge rows by what anchors and corrupted anchors look like."""
-    counted = count(rows, anchors, wrong, kinds)
-    probability = counted.probability(rows)
-    passing = probability >= PASSING_PROBABILITY
-    cut = float(rows[passing].max()) if passing.any() else -math.inf
-    power = measure_power(anchors, wrong, kinds, cut)
-    pool, passed = (None, None) if power.blind else clean_intervals(counted, cut)
-    return _Judged(probability, pool, passed, power)
+    rows, codes, anchors, wrong, examples, kinds = compared
+    counted = count(rows, anchors, wrong, examples.errors, codes, kinds)
+    cuts = counted.cuts(PASSING_PROBABILITY)
+    power = measure_power(anchors, wrong, examples.errors, cuts[examples.corrupted_codes])
+    pool, passed = (None, None) if power.blind else clean_intervals(counted, cuts)
+    shares = None if power.blind else counted.clean_shares()
+    return _Judged(counted.probability(rows, codes), pool, passed, power, shares)
 
 
-def _judge_alone(rows: Values, anchors: Values, p_value: Values) -> _Judged:
+def _judge_alone(compared: _Compared, p_value: Values) -> _Judged:
     """The same where no corrupted anchors say what harm looks like: all that is unlike the anchors is taken for it."""
     share = clean_share(p_value)
-    probability = np.clip(share * density_ratio(rows, anchors), 0.0, 1.0)
+    probability = np.clip(share * density_ratio(compared.rows, compared.anchors), 0.0, 1.0)
     passing = probability >= PASSING_PROBABILITY
     expected = float(probability[passing].mean()) if passing.any() else math.nan
     pool, passed = (Interval(value, math.nan, math.nan) for value in (share, expected))
-    return _Judged(probability, pool, passed, None)
+    return _Judged(probability, pool, passed, None, None)
 
 
-def read_examples(table: ScoreTable) -> Examples:
+def _kind_verdicts(
+    kinds: RowKinds, scored: NDArray[np.bool_], passing: NDArray[np.bool_], shares: Values | None
+) -> tuple[KindVerdict, ...]:
+    """What is said of each kind that the pool has."""
+    many = len(kinds.names)
+    rows, passed = (np.bincount(kinds.rows[part], minlength=many) for part in (scored, passing))
+    anchors = np.bincount(kinds.anchors, minlength=many)
+    return tuple(
+        KindVerdict(
+            kinds.names[kind],
+            int(rows[kind]),
+            int(anchors[kind]),
+            int(passed[kind]),
+            float(shares[kind]) if shares is not None and anchors[kind] else None,
+        )
+        for kind in np.flatnonzero(rows).tolist()
+    )
+
+
+def read_examples(table: ScoreTable, kinds: RowKinds) -> Examples:
     """The anchors of a score table and their corrupted copies, by the signals that tell them apart better.
 
     Raises:
@@ -227,28 +216,32 @@ def read_examples(table: ScoreTable) -> Examples:
             f"{table.path} has not all of {', '.join(SIGNALS)}, for rows and for anchors (reference.parquet); "
             "score again with method one_step and estimator fd or jvp, or select with gate none"
         )
-    corrupted = table.corrupted
     second = set(SECOND_SIGNALS) <= set(table.names)
-    sets = [_read(names, reference, corrupted) for names in ((SIGNALS, SECOND_SIGNALS) if second else (SIGNALS,))]
+    sets = [_read(names, table, reference, kinds) for names in ((SIGNALS, SECOND_SIGNALS) if second else (SIGNALS,))]
     if len(sets[0].anchors) < FEWEST_ANCHORS:
         raise ScoreError(
             f"the trust gate of {table.path} rests on {len(sets[0].anchors)} anchors and needs {FEWEST_ANCHORS}; "
             "score with more, or select with gate none"
         )
     if second and len(sets[0].corrupted):
-        return max(sets, key=lambda each: distinctness(each.separate(), *each[1:]))
+        many = len(kinds.names)
+        return max(sets, key=lambda each: distinctness(separate(each, many), each.without_style()))
     return sets[-1]
 
 
-def _read(names: tuple[str, ...], reference: ScoreTable, corrupted: ScoreTable | None) -> Examples:
+def _read(names: tuple[str, ...], table: ScoreTable, reference: ScoreTable, kinds: RowKinds) -> Examples:
     anchors = np.stack([reference.numbers(name) for name in names], axis=1)
-    anchors = anchors[np.isfinite(anchors).all(1)]
+    usable = np.isfinite(anchors).all(1)
+    corrupted = table.corrupted
     if corrupted is None:
-        return Examples(names, anchors, np.empty((0, len(names))), np.empty(0, np.str_))
+        none, nothing = np.empty((0, len(names))), np.zeros(0, np.int64)
+        return Examples(names, anchors[usable], kinds.anchors[usable], none, nothing, np.empty(0, np.str_))
     copies = np.stack([corrupted.numbers(name) for name in names], axis=1)
-    kinds = np.array(corrupted.read(["kind"])["kind"].to_pylist(), np.str_)
     known = np.isfinite(copies).all(1)
-    return Examples(names, anchors, copies[known], kinds[known])
+    facts = corrupted.read(["kind", "anchor"]).filter(known)
+    codes = kinds.of_anchors(table, facts["anchor"].to_pylist())
+    errors = np.array(facts["kind"].to_pylist(), np.str_)
+    return Examples(names, anchors[usable], kinds.anchors[usable], copies[known], codes, errors)
 
 
 def _has_signals(table: ScoreTable, reference: ScoreTable) -> bool:

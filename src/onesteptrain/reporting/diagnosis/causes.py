@@ -39,7 +39,7 @@ from scipy.stats import beta
 
 from onesteptrain.reporting.diagnosis.measured import Tokens, Values
 from onesteptrain.reporting.diagnosis.spans import TokenScale, badness
-from onesteptrain.selection.power import clean_share
+from onesteptrain.selection.mixture import clean_share
 from onesteptrain.selection.trust import p_values
 
 Cause = Literal["off_topic", "cut_off", "format", "image_mismatch", "wrong_step", "unknown"]
