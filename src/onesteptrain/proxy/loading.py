@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +60,7 @@ def load_proxy(checkpoint: str | Path, scope: ScopeOptions | None = None, option
     """Load a vision-language model with its processor, in evaluation mode.
 
     Raises:
-        ModelError: there is no such checkpoint, or it is no vision-language model.
+        ModelError: there is no such checkpoint, it is no vision-language model, or its weights are not whole.
     """
     options = options or LoadOptions()
     device = pick_device(options.device)
@@ -103,6 +106,7 @@ def check_checkpoint(checkpoint: str, options: LoadOptions) -> None:
         config = AutoConfig.from_pretrained(_base_of(checkpoint), trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise _unloadable(checkpoint, error) from error
+    _refuse_sizes(checkpoint, config)
     remote = options.trust_remote_code and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not remote:
         raise ModelError(
@@ -115,13 +119,71 @@ def _load_model(checkpoint: str, dtype: torch.dtype, options: LoadOptions) -> An
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
+    if (base := _base_of(checkpoint)) != checkpoint:
+        _load_model(base, dtype, options)  # what is missing in it is not said with the adapters
     attention = {} if options.attention == "auto" else {"attn_implementation": options.attention}
+    asked: dict[str, Any] = {
+        "dtype": dtype,
+        "trust_remote_code": options.trust_remote_code,
+        "output_loading_info": True,
+        **attention,
+    }
     try:
-        return AutoModelForImageTextToText.from_pretrained(
-            checkpoint, dtype=dtype, trust_remote_code=options.trust_remote_code, **attention
-        )
+        with _quiet():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, **asked)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise _unloadable(checkpoint, error) from error
+    model, found = loaded
+    _refuse_incomplete(checkpoint, found)
+    refuse_not_finite(checkpoint, model)
+    return model
+
+
+def _refuse_incomplete(checkpoint: str, found: Mapping[str, Collection[Any]]) -> None:
+    """Refuse weights that are not those of the model; what the model itself says may be ignored is not in `found`."""
+    kinds = {"missing_keys": "lacks", "unexpected_keys": "has too many", "mismatched_keys": "has in another shape"}
+    for kind, what in kinds.items():
+        names = sorted(str(key if isinstance(key, str) else key[0]) for key in found.get(kind, ()))
+        if names:
+            raise ModelError(
+                f"checkpoint {checkpoint!r} {what} weights of its model, {len(names)} in all, such as {names[0]}; "
+                "give a whole folder made by save_pretrained, whose config.json is the weights' own"
+            )
+
+
+def refuse_not_finite(checkpoint: str, model: torch.nn.Module) -> None:
+    """Refuse a model of which a weight is no finite number.
+
+    Raises:
+        ModelError: it is so.
+    """
+    for name, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            raise ModelError(
+                f"checkpoint {checkpoint!r}: a weight of {name} is not finite in {weights.dtype}; "
+                "give another checkpoint, or load it in float32"
+            )
+
+
+def _refuse_sizes(checkpoint: str, config: Any) -> None:
+    """Refuse a text model without layers, of which nothing but its embeddings would be loaded."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers < 1:
+        raise ModelError(
+            f"checkpoint {checkpoint!r} has num_hidden_layers {layers}; it must be at least 1: mend config.json"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's table of keys to itself: what matters in it is an error here."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _load_processor(checkpoint: str, options: LoadOptions) -> Any:
