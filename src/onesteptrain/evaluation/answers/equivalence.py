@@ -9,57 +9,30 @@ import threading
 
 from math_verify import parse, verify
 
+from onesteptrain.evaluation.answers.choices import choice, choice_text
+from onesteptrain.evaluation.answers.notation import cleaned, latex, plain_signs, unwrapped
+from onesteptrain.evaluation.answers.parts import Parts, parts_of, quantities, value_of_equation
+from onesteptrain.evaluation.answers.tails import heads, said_of_subject
+from onesteptrain.evaluation.answers.units import NUMBER, split_unit
+
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns wherever its timeouts cannot be used
 
 _SECONDS = 5
 """Most time for one answer; only the main thread can be interrupted."""
 
 _LONGEST = 150
-"""Characters that are handed to math-verify."""
+"""Characters of a value, and of what is handed to math-verify."""
+
+_COMPARED = 500
+"""Characters of a statement that are compared; loops of a model are longer."""
 
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,14})")
-_NUMBER = r"-?\s*(?:\d+\s+\d+\s*/\s*\d+|\d+\s*/\s*-?\d+|\d+(?:\.\d+)?|\.\d+|\d*\\[dt]?frac\s*\{-?\d+\}\s*\{-?\d+\})"
-_VALUE_AND_UNIT = re.compile(rf"(?P<value>{_NUMBER})(?P<space>\s*)(?P<unit>[^\d\s.,;:=+*/()\[\]{{}}$\\^_-].*)?")
-_CHOICE = re.compile(r"(?:(?:option|choice)\s+)?(?:\(([A-J])\)|([A-J])(?=[.):]|$))(.*)", re.DOTALL)
-_HEDGE = re.compile(r"\b(?:or|and|not|either|neither|to)\b|\([A-J]\)")
-_WRAPPERS = [
-    re.compile(pattern, re.DOTALL)
-    for pattern in (
-        r"\$\$(.*)\$\$",
-        r"\$([^$]*)\$",
-        r"\\\((.*)\\\)",
-        r"\\\[(.*)\\\]",
-        r"\\boxed\{(.*)\}",
-        r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}",
-        r"`+([^`]+)`+",
-        r"[\"“]([^\"]*)[\"”]",
-    )
-]
-_REWRITES = [
-    (re.compile(pattern), new)
-    for pattern, new in (
-        (r"[−–‒]", "-"),
-        (r"\\%", "%"),
-        (r"\\[,!;: ]|~", " "),
-        (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree", "°"),
-        (r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", r"\1"),
-        (r"(?<![\d,.(\[{])(\d{1,3})((?:,\d{3})+)(?![\d,])", lambda m: m[1] + m[2].replace(",", "")),
-        (r"^(-?)\s*(?:\\\$|[$€£¥])\s*(?=[\d.-])", r"\1"),
-        (r"^(?:approximately|about|roughly|exactly|equal to|≈|\\approx)\s+", ""),
-        (r"^\([A-J]\)\s+(?=\S)", ""),
-    )
-]
-_UNIT_NAMES = """
-    mm millimeter millimetre; cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche; mi mile;
-    ft foot feet; g gram; kg kilogram; mg milligram; lb pound; l liter litre; ml milliliter millilitre; s sec second;
-    min minute; h hr hour; day; week; month; year; ° degree deg; rad radian; n newton; j joule; w watt; v volt;
-    a ampere amp; hz hertz; k kelvin; pa pascal; mph; km/h kph; m/s
-"""
-_UNITS = {spelling: names.split()[0] for names in _UNIT_NAMES.split(";") for spelling in names.split()}
-_WORD = re.compile(r"[a-z]{2,}")
-_NOT_WORDS = re.compile(r"\\[A-Za-z]+|\b(?:pi|sin|cos|tan|cot|log|ln|exp|sqrt|max|min)\b")
-_CALCULATION = re.compile(r"[+*×·÷]|\\cdot|\\div|\\times(?!\s*10\s*\^)|(?<=[\dA-Za-z)}])\s*-")
-_EXPLOSIVE = re.compile(r"\^[^+*]*\^|\^\s*\{?\s*-?\d{4,}|!|\d{40,}")
+_POLAR = re.compile(r"(yes|no|true|false)\b(?!\.?\s*\d)(?:\s*[,.;:!(–—-].*)?", re.IGNORECASE | re.DOTALL)
+_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+_WORD = re.compile(r"[a-z]{2,}|[A-Z][A-Z]|\d0s$")
+_NOT_WORDS = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])(?:pi|sin|cos|tan|cot|log|ln|exp|sqrt|max|min)(?![A-Za-z])")
+_CALCULATION = re.compile(r"[+*×·÷±]|\\cdot|\\div|\\pm|\\times(?!\s*10\s*\^)|(?<=[\dA-Za-z)}])\s*-|[<>≤≥]|\\[lg]eq?\b")
+_EXPLOSIVE = re.compile(r"\^[^+*]*\^|\^\s*\{?\s*-?\d{4,}|[eE][-+]?\d{3,}|!|\d{40,}")
 
 
 @functools.lru_cache(maxsize=8192)
@@ -69,27 +42,93 @@ def same_answer(stated: str, gold: str) -> bool:
     A unit that only one of them names is ignored, and so is a percent sign; two measuring units must agree. A
     calculation such as "3 + 5" is no answer where a number is asked for.
     """
-    if (letter := _choice(gold)) is not None:
-        return _choice(stated) == letter
-    stated, gold = _clean(stated), _clean(gold)
+    stated, gold = plain_signs(stated[:_COMPARED]), plain_signs(gold)
+    if (letter := choice(gold)) is not None:
+        return choice(stated) == letter or (bool(choice_text(gold)) and _any_reading(stated, choice_text(gold)))
+    return _any_reading(stated, gold)
+
+
+def is_bare_value(text: str) -> bool:
+    """Whether a text is nothing but a number, with its unit if it has one, a choice, yes or no."""
+    if len(text) > _LONGEST:
+        return False
+    value = split_unit(cleaned(text))[0]
+    return choice(text) is not None or polarity(text) is not None or re.fullmatch(NUMBER + "%?", value) is not None
+
+
+def is_value(text: str) -> bool:
+    """Whether a text is a bare value, several, or an expression without words."""
+    return len(text) <= _LONGEST and (
+        is_bare_value(text) or not _is_text(cleaned(text)) or parts_of(cleaned(text)).all(is_bare_value)
+    )
+
+
+def polarity(text: str) -> str | None:
+    """Yes, no, true or false, where a text begins with that and does not take it back."""
+    match = _POLAR.fullmatch(unwrapped(text))
+    word = match[1].lower() if match is not None else ""
+    return (
+        word
+        if match is not None and not re.search(rf"\b{_OPPOSITES[word]}\b(?!\s+\w)", match[0].lower()[len(word) :])
+        else None
+    )
+
+
+def _any_reading(stated: str, gold: str) -> bool:
+    readings = [stated, *heads(unwrapped(stated))]
+    readings += [said for text in readings if (said := said_of_subject(unwrapped(text))) is not None]
+    return any(_same(reading, gold) for reading in readings)
+
+
+def _same(stated: str, gold: str) -> bool:
+    if (wanted := polarity(gold)) is not None and len(unwrapped(gold)) == len(wanted):
+        return polarity(stated) == wanted
+    if _plain(unwrapped(stated)) == _plain(unwrapped(gold)) and _is_text(unwrapped(gold)):
+        return True
+    stated, gold = cleaned(stated), cleaned(gold)
     if _INTEGER.fullmatch(stated) and _INTEGER.fullmatch(gold):
         return stated == gold
-    if "=" not in gold:
-        stated = _clean(stated.rpartition("=")[2])
-    (stated, stated_unit), (gold, gold_unit) = _split_unit(stated), _split_unit(gold)
+    if (same := quantities(stated, gold)) is not None:
+        return same
+    if len(parts_of(stated).items) == 1:
+        stated, gold = value_of_equation(stated, gold), value_of_equation(gold, stated)
+    got, several = parts_of(stated), parts_of(gold)
+    if len(got.items) > 1 or len(several.items) > 1:
+        return _same_parts(got, several)
+    return _same_value(stated, gold)
+
+
+def _same_parts(got: Parts, wanted: Parts) -> bool:
+    """Whether each part has its partner: in the same place, or anywhere in a set or a list with "and"."""
+    if len(got.items) != len(wanted.items) or not got.fits(wanted):
+        return False
+    left = list(wanted.items)
+    for item in got.items:
+        candidates = left if got.unordered or wanted.unordered else left[:1]
+        partner = next((other for other in candidates if _same_item(item, other)), None)
+        if partner is None:
+            return False
+        left.remove(partner)
+    return True
+
+
+def _same_item(stated: str, gold: str) -> bool:
+    if (letter := choice(gold)) is not None:
+        return choice(stated) == letter
+    return _same(stated, gold)
+
+
+def _same_value(stated: str, gold: str) -> bool:
+    (stated, stated_unit), (gold, gold_unit) = split_unit(stated), split_unit(gold)
     if None not in (stated_unit, gold_unit) and stated_unit != gold_unit:
+        return False
+    if "%" in (stated[-1:], gold[-1:]) and (stated_unit or gold_unit):
         return False
     if _is_text(stated) or _is_text(gold):
         return bool(_plain(gold)) and _plain(stated) == _plain(gold)
-    if re.fullmatch(_NUMBER, gold) and _CALCULATION.search(stated):
+    if re.fullmatch(NUMBER, gold) and _CALCULATION.search(stated.lstrip("-+")) and not re.fullmatch(NUMBER, stated):
         return False
     return _same_mathematics(stated, gold)
-
-
-def is_bare_value(line: str) -> bool:
-    """Whether a line is nothing but a number, with its unit if it has one, or a choice."""
-    value = _split_unit(_clean(line))[0]
-    return _choice(line) is not None or re.fullmatch(_NUMBER + "%?", value) is not None
 
 
 def _same_mathematics(stated: str, gold: str) -> bool:
@@ -97,56 +136,8 @@ def _same_mathematics(stated: str, gold: str) -> bool:
         return _plain(stated) == _plain(gold)
     # math-verify's timeouts are signals, which exist in the main thread only
     seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None
-    wanted, got = (parse(f"${_mixed(text)}$", parsing_timeout=seconds) for text in (gold, stated))
+    wanted, got = (parse(f"${latex(text)}$", parsing_timeout=seconds) for text in (gold, stated))
     return bool(verify(wanted, got, timeout_seconds=seconds))
-
-
-def _choice(text: str) -> str | None:
-    """The letter of "B", "(B)", "B. 12 cm" or "option B"; nothing for two letters at once."""
-    text = _unwrapped(text)
-    match = _CHOICE.match(text) or _CHOICE.fullmatch(text.upper() if re.fullmatch(r"\(?[a-j]\)?\.?", text) else "")
-    if match is None or _HEDGE.search(match.group(3)):
-        return None
-    return match.group(1) or match.group(2)
-
-
-def _clean(text: str) -> str:
-    text = _unwrapped(text)
-    for pattern, new in _REWRITES:
-        text = pattern.sub(new, text).strip()
-    return text
-
-
-def _unwrapped(text: str) -> str:
-    """Without the marks around an answer: dollars, boxes, stars, quotes, the full stop."""
-    before = None
-    while text != before:
-        before = text
-        text = text.strip(" \t\n*_").rstrip(".,;:!").strip()
-        for wrapper in _WRAPPERS:
-            if (match := wrapper.fullmatch(text)) is not None:
-                text = match.group(1)
-    return text
-
-
-def _split_unit(text: str) -> tuple[str, str | None]:
-    """A number without its unit, and the measuring unit by its short name; other texts as they are."""
-    match = _VALUE_AND_UNIT.fullmatch(text)
-    if match is None or not match["unit"] or match["unit"].startswith("%") or _HEDGE.search(match["unit"]):
-        return text, None
-    known = _measuring_unit(match["unit"])
-    if known is None and not (match["space"] and re.match(r"[A-Za-z]{2,}[^\d=]*$", match["unit"])):
-        return text, None  # as likely a variable: 5x, 2ab
-    return match["value"], known
-
-
-def _measuring_unit(text: str) -> str | None:
-    unit = re.sub(r"[\s^{}.]", "", text.lower())
-    for word, power in (("square", "2"), ("cubic", "3")):
-        unit = unit.removeprefix(word) + power if unit.startswith(word) else unit
-    name, power = re.fullmatch(r"(.*?)([23²³]?)", unit).groups()  # type: ignore[union-attr]  # matches any text
-    known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
-    return known and known + power.translate({ord("²"): "2", ord("³"): "3"})
 
 
 def _is_text(text: str) -> bool:
@@ -155,10 +146,5 @@ def _is_text(text: str) -> bool:
 
 def _plain(text: str) -> str:
     """Words alone, for comparing texts."""
-    words = re.sub(r"[^\w\s./-]", " ", text.casefold()).split()
-    return " ".join(word for word in words if word not in {"a", "an", "the"})
-
-
-def _mixed(text: str) -> str:
-    """Mixed numbers as LaTeX writes them: 1 1/2."""
-    return re.sub(r"(?<![\d/])(\d+)\s+(\d+)\s*/\s*(\d+)", r"\1\\frac{\2}{\3}", text)
+    words = [word.strip(".") for word in re.sub(r"[^\w\s./'!<>=+-]", " ", text.casefold()).split()]
+    return " ".join(word for word in words if word and word not in {"a", "an", "the"})

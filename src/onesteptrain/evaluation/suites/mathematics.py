@@ -27,7 +27,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from onesteptrain.errors import PoolError
-from onesteptrain.evaluation.answers import same_answer
+from onesteptrain.evaluation.answers import choice, same_answer
 from onesteptrain.evaluation.benchmark import Question
 from onesteptrain.evaluation.suites.rows import (
     REASON,
@@ -49,7 +49,8 @@ _ENDINGS = {
 }
 _FIELDS = ("category", "context", "grade", "language", "skills", "source", "task")
 _NUMBER = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?|[-−]?\.\d+")
-_LETTER = re.compile(r"(?:option|choice)?\s*\(?([A-Za-z])\)?[.):]?(?:\s+\S.*)?", re.IGNORECASE | re.DOTALL)
+_LETTER = re.compile(r"(?<!\w)\(([A-Za-z])\)")
+_UNDECIDED = re.compile(r"\b(?:or|not|neither|either|between)\b|n't\b", re.IGNORECASE)
 
 
 def mathvision_question(row: Row) -> Question:
@@ -101,9 +102,9 @@ def mathvista_question(row: Row) -> Question:
 def is_right(answer: str, stated: str, *, choices: Sequence[str], kind: str, decimals: int) -> bool:
     """Whether a stated answer is right by the benchmark's rules.
 
-    A choice is told by its letter, else by the text that is nearest in edit distance. An integer is cut off at the
-    point and a decimal rounded, as `int(float(x))` and `round(float(x), precision)` do; one number in the statement
-    may have a unit. What is no plain number, such as a fraction, is compared by its meaning.
+    A choice is told by its letter, or by the one text that is named; else by that nearest in edit distance. An integer
+    is cut off at the point and a decimal rounded, as `int(float(x))` and `round(float(x), precision)` do; one number in
+    the statement may have a unit. What is no plain number, such as a fraction, is compared by its meaning.
     """
     if choices:
         return chosen(stated, choices) == answer
@@ -116,15 +117,23 @@ def is_right(answer: str, stated: str, *, choices: Sequence[str], kind: str, dec
     return same_answer(stated, answer)
 
 
-def chosen(stated: str, choices: Sequence[str]) -> str:
-    """The choice that a statement means."""
-    inside = re.findall(r"\(([a-zA-Z])\)", stated)
-    whole = _LETTER.fullmatch(stated.strip()) if stated.strip() not in choices else None
-    letter = inside[0] if inside else whole.group(1) if whole is not None else ""
-    place = string.ascii_uppercase.find(letter.upper()) if letter else -1
+def chosen(stated: str, choices: Sequence[str]) -> str | None:
+    """The choice that a statement means, by its letter or its text; nothing for one that means several, or says not."""
+    same = [text for text in choices if same_answer(stated, text)]
+    if len(same) == 1:
+        return same[0]
+    inside = {letter.upper() for letter in _LETTER.findall(stated)}
+    letter = choice(stated) or (inside.pop() if len(inside) == 1 else "")
+    place = string.ascii_uppercase.find(letter) if letter else -1
     if 0 <= place < len(choices):
         return choices[place]
-    return min(choices, key=lambda choice: edit_distance(stated, choice))
+    if len(inside) > 1 or _UNDECIDED.search(stated):
+        return None
+    named = [text for text in choices if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", stated, re.IGNORECASE)]
+    longest = [text for text in named if not any(text != other and text in other for other in named)]
+    if len(longest) > 1:
+        return None
+    return longest[0] if longest else min(choices, key=lambda text: edit_distance(stated.casefold(), text.casefold()))
 
 
 def edit_distance(first: str, second: str) -> int:
