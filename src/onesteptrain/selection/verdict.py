@@ -87,7 +87,11 @@ class Verdict(NamedTuple):
             ]
         told = [("of the pool", self.clean), ("of the rows that pass", self.passing_clean)]
         clean = [f"{share.value:.0%} {of}{share.reach()}" for of, share in told if share is not None]
-        sentences = [f"clean, as {self.anchors} anchors tell it: about {', '.join(clean)}"] if clean else []
+        sentences = (
+            [f"clean, if errors are like those tried on {self.anchors} anchors: about {', '.join(clean)}"]
+            if clean
+            else []
+        )
         if self.power is None:
             return [*sentences, "how much harm the gate misses is not known: no corrupted anchors were scored"]
         weights = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights.items())
