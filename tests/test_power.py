@@ -174,6 +174,16 @@ def test_where_corrupted_anchors_look_like_anchors_the_gate_says_that_it_is_blin
     assert asked.kept.clean_share is None
 
 
+def test_errors_beyond_all_rows_of_a_clean_pool_are_noticed(tmp_path):
+    chance = np.random.default_rng(0)
+    rows = signals(500, 1)
+    far = -np.exp(chance.normal(20, 0.1, (90, 3))) * [1.0, -1.0, -1.0]
+    table = table_of(tmp_path, rows, signals(ANCHORS, 7), (far, np.repeat(list(SEEN), 30)))
+    verdict = measure_trust(table).verdict
+    assert verdict.clean.value > 0.99
+    assert verdict.power.at_cut == 1.0
+
+
 def test_where_they_do_not_it_says_what_it_would_notice(tmp_path):
     rows, clean = mixture(0.5)
     table = table_of(tmp_path, rows, signals(ANCHORS, 7), corrupted_like({**SEEN, "wrong_result": 0.0}, 9))

@@ -168,7 +168,12 @@ def _judge(compared: _Compared) -> _Judged:
     """Judge rows by what anchors and corrupted anchors look like."""
     rows, codes, anchors, wrong, examples, kinds = compared
     counted = count(rows, anchors, wrong, examples.errors, codes, kinds)
+    farthest = np.full(kinds, -math.inf)
+    np.maximum.at(farthest, codes, rows)
     cuts = counted.cuts(PASSING_PROBABILITY)
+    cuts = np.where(
+        np.isfinite(farthest), np.minimum(cuts, farthest), cuts
+    )  # what stands out more than any row is noticed
     power = measure_power(anchors, wrong, examples.errors, cuts[examples.corrupted_codes])
     pool, passed = (None, None) if power.blind else clean_intervals(counted, cuts)
     shares = None if power.blind else counted.clean_shares()
