@@ -162,6 +162,11 @@ READABLE = [
     "The digits are 3 and 5.\nVERDICT {code} " + GOOD + "\n\n",
     "**VERDICT {code} " + GOOD + "**",
     "`VERDICT {code} " + GOOD + "`",
+    "VERDICT {code} " + GOOD + ".",
+    "**VERDICT {code} " + GOOD + ".**",
+    "It is right.\n```\nVERDICT {code} " + GOOD + "\n```",
+    "```text\nVERDICT {code} " + GOOD + ".\n```\n",
+    "VERDICT {code} " + GOOD + "\r\n",
     "VERDICT {other} reading=1 steps=1 answer=1 completeness=1 relevance=1\nVERDICT {code} " + GOOD,
 ]
 UNREADABLE = [
@@ -171,6 +176,8 @@ UNREADABLE = [
     "VERDICT {other} " + GOOD,
     "VERDICT {code} " + GOOD + "\nThat is all.",
     "VERDICT {code} " + GOOD + " bonus=5",
+    "VERDICT {code} " + GOOD + ". No.",
+    "VERDICT {code} " + GOOD + "\n```\nVERDICT {other} " + GOOD + "\n```",
     "VERDICT {code} reading=4 steps=5 answer=5 completeness=3",
     "VERDICT {code} reading=G steps=G answer=G completeness=G relevance=G",
     "VERDICT {code} " + GOOD.replace("4", "0"),
@@ -246,7 +253,7 @@ def test_agreement_keeps_the_history_and_never_shows_the_last_answer():
     assert "first-answer" in shown(messages)
     assert "last-answer" not in json.dumps(messages)
     assert messages[-1]["content"][-1]["text"] == "\nState it."
-    assert own_answer(LONG) == "last-answer."
+    assert own_answer(LONG) == "last-answer"
 
 
 @pytest.mark.parametrize("row", range(4))

@@ -25,6 +25,7 @@ import yaml
 from onesteptrain.errors import OneStepError, RunError
 from onesteptrain.storage.atomic import write_json, write_text
 from onesteptrain.storage.ownership import MARKER, delete_made, kind_of, mark, passing
+from onesteptrain.storage.secrets import kept_secret
 
 _KIND = "a run"
 _PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
@@ -84,6 +85,7 @@ def begin_run(
     Raises:
         RunError: another process works there, it holds another request, or it is no run directory.
     """
+    config = kept_secret(dict(config))
     check = functools.partial(_check, path, config, inputs, overwrite=overwrite, incidental=incidental)
     check()
     path.mkdir(parents=True, exist_ok=True)
@@ -182,7 +184,7 @@ def _surroundings() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
-        "command": sys.argv,
+        "command": kept_secret(sys.argv),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from onesteptrain.data.pool import Sample
-from onesteptrain.errors import ConfigError, SampleError
+from onesteptrain.errors import ConfigError, SampleError, printable
 from onesteptrain.evaluation.answers import extract_answer, is_correct
 from onesteptrain.methods import INCIDENTAL, Scorer, Setting
 from onesteptrain.methods.judge.asking import Endpoint, answer_all, check_installed
@@ -30,9 +30,13 @@ from onesteptrain.methods.judge.prompts import (
 )
 from onesteptrain.methods.judge.replies import Replies, Reply, default_path
 from onesteptrain.storage.score_table import Record, Value
+from onesteptrain.storage.secrets import without_keys
 
 _MAX_VOTES = 1000
 """So that no two seeds of a run share a vote's seed."""
+
+_SHOWN = 120
+"""Characters of a reply's last line that a reason quotes."""
 
 _LIMITS = {
     "votes": (1, _MAX_VOTES),
@@ -121,7 +125,9 @@ class Judge:
         if not self.model:
             raise ConfigError("method 'judge' needs a model and got none; give --model as the endpoint calls it")
         if not self.endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"endpoint is {self.endpoint!r}; it must be a URL such as http://localhost:8000/v1")
+            raise ConfigError(
+                f"endpoint is {without_keys(self.endpoint)!r}; it must be a URL such as http://localhost:8000/v1"
+            )
         check_installed()
         store = self.replies or default_path()
         Replies(store).close()
@@ -217,7 +223,9 @@ class _Judging:
         wanted = "verdict" if self.options.mode == "rubric" else "final answer"
         cut = sum(not reply.finished for reply in replies)
         more = f", {cut} cut off at --max-new-tokens {self.options.max_new_tokens}" if cut else ""
-        return f"no {wanted} can be read in the judge's reply ({len(replies)} asked{more})"
+        lines = printable(replies[-1].text).strip().splitlines() if replies else []
+        last = f"; its last line: {lines[-1][-_SHOWN:]!r}" if lines else "; it was empty"
+        return f"no {wanted} can be read in the judge's reply ({len(replies)} asked{more}){last}"
 
     def _cost(self, replies: Sequence[Reply]) -> dict[str, Value]:
         """What the replies took when they were asked for, whether now or in an earlier run."""

@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from onesteptrain.errors import ConfigError, MissingExtraError, OneStepError, ScoreError
 from onesteptrain.methods.judge.prompts import blank_url, encodable, image_part
 from onesteptrain.methods.judge.replies import Replies, Reply, request_key
+from onesteptrain.storage.secrets import keys_of, without_keys
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -50,6 +52,20 @@ class Endpoint:
     retries: int
     timeout: float
     """Longest wait for one reply, in seconds."""
+
+    @property
+    def base_url(self) -> str:
+        """The URL without its query."""
+        return urlunsplit(urlsplit(self.url)._replace(query="", fragment=""))
+
+    @property
+    def query(self) -> dict[str, object]:
+        """The URL's query, which goes with each request."""
+        return dict(parse_qsl(urlsplit(self.url).query, keep_blank_values=True))
+
+    def shown(self, text: str) -> str:
+        """A text without the keys of this endpoint, which servers echo."""
+        return without_keys(text, [*keys_of(self.url), *([self.api_key] if self.api_key else [])])
 
 
 def check_installed() -> None:
@@ -98,7 +114,8 @@ class _Asking:
 
         free = asyncio.Semaphore(self.endpoint.concurrency)
         async with AsyncOpenAI(
-            base_url=self.endpoint.url,
+            base_url=self.endpoint.base_url,
+            default_query=self.endpoint.query,
             api_key=self.endpoint.api_key or "none",  # servers of one's own ask for none, the client does
             max_retries=self.endpoint.retries,
             timeout=self.endpoint.timeout,
@@ -125,10 +142,10 @@ class _Asking:
             completion = await _complete(client, request)
         except (APIError, _NoCompletionError) as error:
             await self._find_fault(client, request)
-            return f"the judge did not answer: {_detail(error)}"
+            return f"the judge did not answer: {self._detail(error)}"
         choice, usage = completion.choices[0], completion.usage
         return Reply(
-            text=encodable(choice.message.content or ""),
+            text=self.endpoint.shown(encodable(_text(choice.message.content))),
             finished=choice.finish_reason != "length",
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
@@ -154,7 +171,7 @@ class _Asking:
     def _as_our_error(self, error: Exception, model: str) -> OneStepError:
         import openai
 
-        where, detail = f"endpoint {self.endpoint.url}", _detail(error)
+        where, detail = f"endpoint {self.endpoint.shown(self.endpoint.url)}", self._detail(error)
         if isinstance(error, openai.APITimeoutError):
             return ConfigError(
                 f"{where} gave no answer in {self.endpoint.timeout:g} s; give a longer --timeout or less --concurrency"
@@ -177,6 +194,12 @@ class _Asking:
             "mend that and give the command again: all replies so far are kept"
         )
 
+    def _detail(self, error: Exception) -> str:
+        """The endpoint's own words, on one line and without keys."""
+        cause = f": {error.__cause__}" if error.__cause__ is not None and str(error.__cause__) else ""
+        words = self.endpoint.shown(" ".join(f"{error}{cause}".split()))
+        return words if len(words) <= _LONGEST_DETAIL else words[:_LONGEST_DETAIL] + "..."
+
 
 async def _complete(client: AsyncOpenAI, request: Request) -> ChatCompletion:
     """One chat completion with at least one choice, or an error of the client's."""
@@ -196,11 +219,17 @@ def _harmless(request: Request) -> dict[str, Any]:
     return {**request, "messages": [{"role": "user", "content": content}]}
 
 
-def _detail(error: Exception) -> str:
-    """An endpoint's own words, on one line."""
-    cause = f": {error.__cause__}" if error.__cause__ is not None and str(error.__cause__) else ""
-    words = " ".join(f"{error}{cause}".split())
-    return words if len(words) <= _LONGEST_DETAIL else words[:_LONGEST_DETAIL] + "..."
+def _text(content: object) -> str:
+    """The text of a reply; of a list of parts those that hold text, thoughts left out."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [part if isinstance(part, str) else _field(part, "text") for part in parts if part is not None]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _field(part: object, name: str) -> object:
+    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -61,6 +61,9 @@ _AFTER = (
     "grade in place of each G and nothing behind it:\n"
     "VERDICT {nonce} reading=G steps=G answer=G completeness=G relevance=G"
 )
+_FENCE = re.compile(r"\s*(?:```\w*|~~~\w*)?\s*")
+"""A line that is empty, or opens or closes a block of code."""
+
 _GRADES = " ".join(rf"{name}=([{LOWEST}-{HIGHEST}])" for name in CRITERIA)
 
 
@@ -94,12 +97,15 @@ def rubric_prompt(sample: Sample, *, max_side: int) -> RubricPrompt:
 def read_verdict(reply: str, code: str, *, finished: bool = True) -> tuple[int, ...] | None:
     """The grades of a verdict, in the order of the criteria; nothing where the last line is not one.
 
+    Marks of Markdown around it, a fence behind it and a full stop do not count.
+
     Args:
         reply: What the judge said.
         code: The code of the prompt.
         finished: The reply ended by itself; one that was cut off has no last line.
     """
-    last = reply.strip().rpartition("\n")[2].strip(" \t*_`")
+    lines = [line.strip(" \t\r*_`") for line in reply.split("\n") if not _FENCE.fullmatch(line)]
+    last = lines[-1].removesuffix(".").rstrip("*_` ") if lines else ""
     verdict = re.fullmatch(rf"VERDICT {code} {_GRADES}", last)
     return tuple(map(int, verdict.groups())) if verdict is not None and finished else None
 
