@@ -79,6 +79,7 @@ def test_rows_that_the_gate_drops_teach_the_second_proxy_nothing(tmp_path):
     for made in ("warmup", "score"):
         shutil.copytree(job.out / made, tmp_path / made)
     write_table(table, tmp_path / "score" / "scores.parquet")
+    Run(tmp_path / "score").record(files={})  # or the table would be refused as changed
     (tmp_path / "score" / "corrupted.parquet").unlink()  # of random weights: it would say that the gate is blind
     bench = Bench(job.recipe, open_pool(job.recipe.pool), Places(tmp_path), lambda text: None)
     assert bench.score("one_step", job.score, second_pass=True).run == tmp_path / "second" / "score"

@@ -13,6 +13,8 @@ import pyarrow as pa
 from onesteptrain.cli.options import HOW, Writer
 from onesteptrain.reporting.diagnosis import RULE, ExplainOptions, Explanation, explain
 from onesteptrain.storage.atomic import refuse_existing
+from onesteptrain.storage.intact import FILES, digests
+from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable, read_scores, write_table
 
 _SPAN = 120
@@ -129,3 +131,6 @@ def _add_column(table: ScoreTable, name: str, explanation: Explanation) -> None:
     """Put a column into the score table, in place of one of that name."""
     columns = table.read([column for column in table.names if column != name])
     write_table(columns.append_column(name, pa.array(explanation.corrected, from_pandas=True)), table.path)
+    run = Run(table.path.parent)
+    if files := run.provenance.get(FILES):
+        run.record(**{FILES: {**files, **digests([table.path])}})

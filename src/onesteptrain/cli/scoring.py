@@ -233,6 +233,8 @@ def describe_scoring(result: ScoringResult, told: Told) -> str:
         f"{result.rows - result.failed} of {result.rows} rows scored "
         f"({result.scored_now} now, in {result.seconds:.1f} s{rate}): {result.table.path}"
     ]
+    if result.damaged:
+        lines.append(f"{len(result.damaged)} damaged shards were scored again, such as {result.damaged[0]}")
     if result.failed:
         lines.append(f"{result.failed} rows have a reason in place of a score, such as:")
         lines += [f"  {count} x {reason}" for reason, count in result.reasons]
@@ -249,6 +251,7 @@ def scoring_facts(result: ScoringResult, told: Told) -> dict[str, Any]:
         "failed": result.failed,
         "reasons": [{"reason": reason, "rows": count} for reason, count in result.reasons],
         "scored_now": result.scored_now,
+        "damaged_shards": result.damaged,
         **{name: part and part.facts() for name, part in told._asdict().items()},
         "unlike": find_unlike(result.table),
         "seconds": result.seconds,

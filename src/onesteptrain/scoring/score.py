@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from onesteptrain.data.corruption import Corrupted
 from onesteptrain.data.pool import Pool, Sample, Unreadable
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.methods import Referenced, Scorer
+from onesteptrain.storage.fingerprints import short_hash
+from onesteptrain.storage.intact import FILES, FIRST_ROW, POOL, RUN, digests, shard_problem
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import (
     CORRUPTED,
@@ -95,6 +98,9 @@ class ScoringResult(NamedTuple):
     seconds: float
     """Time of this call, preparation included."""
 
+    damaged: list[str] = []  # noqa: RUF012 - nobody changes it
+    """Shards of an earlier call that were scored again, with what was wrong with them."""
+
 
 def score_pool(
     pool: Pool,
@@ -122,21 +128,25 @@ def score_pool(
         ScoreError: too many rows cannot be scored.
     """
     started = time.monotonic()
-    shards = _Shards(run.path / "shards.part", len(pool), options or ScoringOptions())
-    if not shards.pool_rows:
+    if not len(pool):
         raise PoolError(f"{pool.path} holds no rows; give a pool with at least one")
     final = run.path / SCORES
     scored_now = 0
+    shards = _Shards(run.path / "shards.part", len(pool), options or ScoringOptions(), _belonging(pool, run))
     if not final.exists():
+        shards.delete_damaged()
         before = run.provenance.get("seconds", 0.0)
-        for rows in _score_missing(pool, lambda: _with_reference(prepare(), run.path), shards, progress, prefetch):
+        for rows in _score_missing(
+            pool, lambda: _with_reference(prepare(), run.path, pool), shards, progress, prefetch
+        ):
             scored_now += rows
             run.record(seconds=before + time.monotonic() - started)  # what a kill has cost is not forgotten
-        merge(shards.paths, final, {"onesteptrain.schema": "1", "pool": pool.fingerprint})
+        merge(shards.paths, final, {"onesteptrain.schema": "1", POOL: pool.fingerprint})
+        run.record(**{FILES: digests(run.path / name for name in (SCORES, REFERENCE, CORRUPTED))})
     shards.delete()
     table = ScoreTable(final)
     failed, reasons = _failures([final])
-    return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started)
+    return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started, shards.damaged)
 
 
 def _score_missing(
@@ -180,14 +190,31 @@ class _Chunk(NamedTuple):
 class _Shards:
     """Parts of a score table that are written one by one: a kill loses no more than one of them."""
 
-    def __init__(self, folder: Path, pool_rows: int, options: ScoringOptions) -> None:
+    def __init__(self, folder: Path, pool_rows: int, options: ScoringOptions, belonging: Mapping[str, str]) -> None:
         self.folder = folder
+        self.damaged: list[str] = []
+        self._belonging = belonging
         self.pool_rows = pool_rows
         self.options = options
         self.paths = [self._path(row) for row in range(0, pool_rows, options.shard_rows)]
-        there = [path for path in self.paths if path.exists()]
-        self._seen = sum(pq.read_metadata(path).num_rows for path in there)
-        self._failed = _failures(there)[0]
+        self._seen = self._failed = 0
+
+    def delete_damaged(self) -> None:
+        """Delete the shards that are not as they were written, so that they are scored again; count the others."""
+        for path in self.paths:
+            if not path.exists():
+                continue
+            first = int(path.stem)
+            rows = min(self.options.shard_rows, self.pool_rows - first)
+            if (problem := shard_problem(path, self._metadata(first), rows)) is not None:
+                self.damaged.append(f"{path.name}: {problem}")
+                path.unlink()
+                continue
+            self._seen += rows
+            self._failed += _failures([path])[0]
+
+    def _metadata(self, first_row: int) -> dict[str, str]:
+        return {**self._belonging, FIRST_ROW: str(first_row)}
 
     def missing(self) -> list[Path]:
         """Shards that are not on disk, in order."""
@@ -205,7 +232,7 @@ class _Shards:
         """Put a shard on disk."""
         self.folder.mkdir(exist_ok=True)
         placed = ((row.uid, row.row, record) for row, record in zip(shard, records, strict=True))
-        write_table(to_table(placed), self._path(shard[0].row))
+        write_table(to_table(placed), self._path(shard[0].row), self._metadata(shard[0].row))
         self._seen += len(shard)
         self._failed += sum(record.reason is not None for record in records)
 
@@ -247,16 +274,29 @@ def _expected(chunks: Iterable[_Chunk], expect: Expect) -> Iterator[_Chunk]:
     yield from waiting
 
 
-def _with_reference(scorer: Scorer, folder: Path) -> Scorer:
+def _belonging(pool: Pool, run: Run) -> dict[str, str]:
+    """What sets the shards of a request apart from those of others."""
+    return {POOL: pool.fingerprint, RUN: short_hash(json.dumps(run.provenance.get("inputs"), sort_keys=True), 8)}
+
+
+def _with_reference(scorer: Scorer, folder: Path, pool: Pool) -> Scorer:
     """Keep what a scorer says of its anchors, if it says anything: see `methods.Referenced`."""
-    if isinstance(scorer, Referenced) and not (folder / REFERENCE).exists():
+    if isinstance(scorer, Referenced) and not _is_whole(folder / REFERENCE):
+        belonging = {POOL: pool.fingerprint}
         reference = scorer.reference()
         if reference.corrupted:
             copies = ((copy.sample.uid, copy.sample.row, _placed(copy, record)) for copy, record in reference.corrupted)
-            write_table(to_table(copies), folder / CORRUPTED)
+            write_table(to_table(copies), folder / CORRUPTED, belonging)
         placed = ((anchor.uid, anchor.row, record) for anchor, record in reference.anchors)
-        write_table(to_table(placed), folder / REFERENCE)
+        write_table(to_table(placed), folder / REFERENCE, belonging)
     return scorer
+
+
+def _is_whole(path: Path) -> bool:
+    with suppress(ScoreError):
+        ScoreTable(path)
+        return True
+    return False
 
 
 def _placed(copy: Corrupted, record: Record) -> Record:

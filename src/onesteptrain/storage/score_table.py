@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onesteptrain.errors import MissingExtraError, ScoreError
 from onesteptrain.storage.atomic import whole
 from onesteptrain.storage.display import html_table
+from onesteptrain.storage.intact import POOL, refuse_damaged
 
 BASE_COLUMNS = ("uid", "row", "score", "reason")
 _BASE_TYPES = {"uid": pa.string(), "row": pa.int64(), "score": pa.float64(), "reason": pa.string()}
@@ -75,10 +76,16 @@ def to_table(placed: Iterable[tuple[str, int, Record]]) -> pa.Table:
     return pa.table(columns)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table whole or not at all."""
+def write_table(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a table whole or not at all; `metadata` is text to keep in its schema, in place of what is there."""
     with whole(path) as part:
-        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression=_COMPRESSION)
+        pq.write_table(
+            table if metadata is None else table.replace_schema_metadata(dict(metadata)),
+            part,
+            row_group_size=_ROW_GROUP,
+            compression=_COMPRESSION,
+            write_page_checksum=True,
+        )
 
 
 def merge(shards: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> None:
@@ -91,7 +98,8 @@ def merge(shards: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> No
     """
     schema = pa.unify_schemas([pq.read_schema(shard) for shard in shards], promote_options="permissive")
     schema = pa.schema(_order(schema), metadata=dict(metadata))
-    with whole(path) as part, pq.ParquetWriter(part, schema, compression=_COMPRESSION) as writer:
+    options = {"compression": _COMPRESSION, "write_page_checksum": True}
+    with whole(path) as part, pq.ParquetWriter(part, schema, **options) as writer:
         for group in _grouped(shards, schema):
             writer.write_table(group, row_group_size=_ROW_GROUP)
 
@@ -137,10 +145,7 @@ class ScoreTable:
     def __post_init__(self) -> None:
         if not self.path.is_file():
             raise ScoreError(f"{self.path} does not exist; score the pool first, or let the scoring finish")
-        try:
-            pq.read_metadata(self.path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ScoreError(f"{self.path} is damaged ({error}); score the pool again, with --overwrite") from error
+        refuse_damaged(self.path, whole_pool=self.path.name not in (REFERENCE, CORRUPTED))
 
     def __len__(self) -> int:
         return self.rows
@@ -176,14 +181,22 @@ class ScoreTable:
     @property
     def reference(self) -> ScoreTable | None:
         """The anchors' table, each measured as if it were none; None if the method says nothing of its anchors."""
-        path = self.path.with_name(REFERENCE)
-        return ScoreTable(path) if path.is_file() else None
+        return self._beside(REFERENCE)
 
     @property
     def corrupted(self) -> ScoreTable | None:
         """The table of corrupted anchors; None if the method measures none."""
-        path = self.path.with_name(CORRUPTED)
-        return ScoreTable(path) if path.is_file() else None
+        return self._beside(CORRUPTED)
+
+    def _beside(self, name: str) -> ScoreTable | None:
+        path = self.path.with_name(name)
+        if not path.is_file():
+            return None
+        table = ScoreTable(path)
+        pools = {one.metadata.get(POOL) for one in (self, table)} - {None}
+        if len(pools) > 1:
+            raise ScoreError(f"{path} belongs to the scores of another pool than {self.path}; score the pool again")
+        return table
 
     def numbers(self, name: str) -> Any:
         """One numeric column as a float64 array, NaN where it is null.
