@@ -8,7 +8,7 @@ import time
 import pytest
 
 from onesteptrain.data.pool import open_pool
-from onesteptrain.errors import ConfigError, PoolError
+from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.scoring.forecast import forecast
 from onesteptrain.scoring.score import score_pool
 from onesteptrain.storage.score_table import Record
@@ -79,8 +79,15 @@ def test_disk_is_about_what_scoring_then_takes(tmp_path, monkeypatch):
 
 
 def test_rows_that_fail_are_counted(tmp_path):
-    expected = forecast(pool_of(tmp_path, 100), lambda: lambda some: [Record(reason="no") for _ in some], rows=20)
-    assert expected.failed == expected.tried == 20
+    groups = []
+
+    def all_but_first(some):
+        groups.append(some)
+        return [Record(reason="no") if place else Record(1.0) for place, _ in enumerate(some)]
+
+    expected = forecast(pool_of(tmp_path, 100), lambda: all_but_first, rows=20)
+    assert expected.tried == 20
+    assert expected.failed == 20 - len(groups)
 
 
 def test_too_few_rows_and_an_empty_pool_are_refused(tmp_path):
@@ -92,3 +99,11 @@ def test_too_few_rows_and_an_empty_pool_are_refused(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{broken\n{broken\n")
     with pytest.raises(PoolError, match="no row that can be read"):
         forecast(bad, lambda: None)
+
+
+def test_a_forecast_of_rows_of_which_none_has_a_score_is_refused_with_the_reasons(tmp_path):
+    def refuse(samples):
+        return [Record(reason="cut off") for _ in samples]
+
+    with pytest.raises(ScoreError, match="none of 20 rows has a score: 20 x cut off"):
+        forecast(whole_pool(tmp_path, 40), lambda: refuse, rows=20)

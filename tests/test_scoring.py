@@ -15,6 +15,7 @@ from onesteptrain.methods import Reference
 from onesteptrain.scoring.score import ScoringOptions, _Chunk, _expected, score_pool
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import Record
+from tests.commands import done, refusal
 from tests.pool_files import qa, write_jsonl, write_parquet
 
 SMALL = ScoringOptions(shard_rows=4, chunk_rows=3)
@@ -159,8 +160,8 @@ def test_a_good_shard_after_many_bad_ones_does_not_hide_why_the_pool_is_refused(
         scored(open_pool(path, format="messages"), Lengths(), tmp_path / "run", ScoringOptions(shard_rows=50))
 
 
-@pytest.mark.parametrize(("rows", "broken"), [(300, 150), (255, 255)])
-def test_half_of_a_pool_or_all_of_a_short_one_may_fail(tmp_path, rows, broken):
+@pytest.mark.parametrize(("rows", "broken"), [(300, 150), (255, 254)])
+def test_half_of_a_pool_or_all_but_one_row_of_a_short_one_may_fail(tmp_path, rows, broken):
     pool = open_pool(failing(tmp_path / "data", rows, broken), format="messages")
     assert scored(pool, Lengths(), tmp_path / "run", ScoringOptions(shard_rows=50)).failed == broken
 
@@ -245,3 +246,23 @@ def test_the_anchors_are_known_after_an_interruption_too(tmp_path):
 
 def test_a_method_that_knows_no_anchors_leaves_no_reference(tmp_path):
     assert scored(pool_of(tmp_path), Lengths(), tmp_path / "run").table.reference is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_pool_of_which_no_row_has_a_score_ends_in_an_error_with_the_reasons(tmp_path, again):
+    broken = [qa("What?", "") for _ in range(3)]
+    pool = write_jsonl(tmp_path / "pool.jsonl", [*broken, {"messages": [{"role": "user", "content": "only asked"}]}])
+    arguments = ["score", pool, "--method", "random", "--out", tmp_path / "run"]
+    if again:
+        refusal(*arguments)
+    line = refusal(*arguments)
+    assert "none of 4 rows has a score: " in line
+    assert "is an empty answer" in line
+    assert "; mend the pool or the options" in line
+    assert pq.read_table(tmp_path / "run" / "scores.parquet")["reason"].null_count == 0
+
+
+def test_a_pool_of_which_one_row_has_a_score_is_scored(tmp_path):
+    pool = write_jsonl(tmp_path / "pool.jsonl", [*[qa("What?", "") for _ in range(3)], qa()])
+    facts = json.loads(done("score", pool, "--method", "random", "--out", tmp_path / "run", "--json").out)
+    assert (facts["rows"], facts["failed"]) == (4, 3)

@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from scipy.stats import t as student
 from onesteptrain.data.pool import Pool, Sample, draw_rows
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.methods import Scorer
-from onesteptrain.scoring.score import score_rows
+from onesteptrain.scoring.score import refuse_unscored, score_rows
 from onesteptrain.storage.score_table import Record, to_table, write_table
 
 _CHUNKS = 4
@@ -65,6 +66,7 @@ def forecast(pool: Pool, prepare: Callable[[], Scorer], *, rows: int = 80, seed:
     Raises:
         ConfigError: too few rows to time.
         PoolError: the pool holds no row that can be read.
+        ScoreError: none of the rows that are tried has a score.
     """
     if rows < 5 * _CHUNKS:
         raise ConfigError(f"a forecast from {rows} rows says little; give at least {5 * _CHUNKS}")
@@ -76,6 +78,9 @@ def forecast(pool: Pool, prepare: Callable[[], Scorer], *, rows: int = 80, seed:
     scorer = prepare()
     prepared = time.perf_counter() - started
     timed, records = _time(scorer, drawn)
+    if all(record.reason is not None for record in records):
+        reasons = Counter(str(record.reason) for record in records).most_common()
+        refuse_unscored(pool, reasons, len(records), "; mend the pool or the options")
     per_row = sum(timed) / len(timed)
     half_width = _half_width(timed)
     return Forecast(

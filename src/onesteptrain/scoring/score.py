@@ -37,6 +37,8 @@ from onesteptrain.storage.score_table import (
 
 T = TypeVar("T")
 
+_REASONS_SAID = 3
+
 Row = Sample | Unreadable
 
 Progress = Callable[[int, int], None]
@@ -125,7 +127,7 @@ def score_pool(
 
     Raises:
         PoolError: the pool holds no rows.
-        ScoreError: too many rows cannot be scored.
+        ScoreError: no row, or too few of them, can be scored; the table says why.
     """
     started = time.monotonic()
     if not len(pool):
@@ -146,6 +148,8 @@ def score_pool(
     shards.delete()
     table = ScoreTable(final)
     failed, reasons = _failures([final])
+    if failed == table.rows:
+        refuse_unscored(pool, reasons, len(pool), "; mend the pool or the options and score again, with --overwrite")
     return ScoringResult(table, table.rows, failed, reasons, scored_now, time.monotonic() - started, shards.damaged)
 
 
@@ -304,6 +308,16 @@ def _placed(copy: Corrupted, record: Record) -> Record:
     values: tuple[Value, ...] = (copy.anchor, copy.kind, *(copy.span or (None, None)))
     where = dict(zip(CORRUPTION_COLUMNS, values, strict=True))
     return dataclasses.replace(record, columns={**where, **record.columns})
+
+
+def refuse_unscored(pool: Pool, reasons: Sequence[tuple[str, int]], tried: int, remedy: str) -> None:
+    """Refuse scores of which there is none.
+
+    Raises:
+        ScoreError: always, with the commonest reasons.
+    """
+    said = "; ".join(f"{count} x {reason}" for reason, count in reasons[:_REASONS_SAID])
+    raise ScoreError(f"{pool.path}: none of {tried} rows has a score: {said}{remedy}")
 
 
 def _failures(tables: Iterable[Path]) -> tuple[int, list[tuple[str, int]]]:
