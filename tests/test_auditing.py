@@ -28,6 +28,7 @@ from onesteptrain.scoring.audit import (
     trusted_step_size,
 )
 from tests.building import checkpoint, sample
+from tests.commands import done, refusal, world
 
 OPTIONS = AuditOptions()
 FINITE = st.floats(-1e6, 1e6, width=32)
@@ -167,3 +168,20 @@ def test_the_estimator_that_an_audit_compares_with_cannot_be_audited():
 def test_too_few_rows_that_can_be_scored_are_refused():
     with pytest.raises(ScoreError, match="7 of 7 drawn rows can be scored; an audit needs at least 8"):
         audit(POOL[:7], OneStep(), setting())
+
+
+def test_adam_without_moments_is_refused_before_the_pool_or_the_proxy_is_read(tmp_path):
+    gone = tmp_path / "no-pool.jsonl"
+    for command, more in (("score", ["--out", tmp_path / "run"]), ("audit", ["--out", tmp_path / "audit.json"])):
+        arguments = [gone, "--anchors", gone, "--proxy", "no/such-model", "--optimizer", "adam", *more]
+        assert "needs the second moments of a warm-up" in refusal(command, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_audit_says_after_a_few_steps_what_all_of_them_will_take(tmp_path):
+    said = done(
+        *("audit", world().pool, "--anchors", world().anchors, "--proxy", world().proxy, "--device", "cpu"),
+        *("--rows", 8, "--step-sizes", 1e-3, "--out", tmp_path / "audit.json"),
+    ).err.splitlines()
+    assert sum(line.startswith("all exact steps will take about") for line in said) == 1
+    assert said.index("loading the proxy") < said.index("anchor gradient")

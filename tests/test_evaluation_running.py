@@ -67,6 +67,21 @@ def test_a_killed_evaluation_continues_and_ends_with_the_same_results(tmp_path, 
     assert not (tmp_path / "killed" / REPLIES).exists()
 
 
+def test_an_evaluation_says_how_many_replies_were_cut_off(tmp_path, arguments, monkeypatch):
+    words = [generation.Reply("The answer is 1.", True), generation.Reply("It may", False)]
+
+    def the_first_is_cut_off(proxy, prompts, max_new_tokens):
+        return [words[place == 0] for place in range(len(prompts))]
+
+    monkeypatch.setattr(generation, "_generate", the_first_is_cut_off)
+    said = done(*arguments, "--out", tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "summary.json").read_text())
+    kept = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert facts["cut_off"] == sum(row["prediction"] == "It may" for row in kept) == 4  # the first of each of 4 batches
+    assert "4 of 7 replies were cut off; with a higher --max-new-tokens they may end" in said.out
+    assert "loading the model" in said.err.splitlines()
+
+
 def test_a_finished_evaluation_is_only_counted_again_also_by_other_columns(tmp_path, arguments, monkeypatch):
     done(*arguments, "--out", tmp_path / "out")
     monkeypatch.setattr(generation, "_generate", None)

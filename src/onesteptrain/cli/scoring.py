@@ -9,25 +9,30 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from cyclopts import Parameter
 
+from onesteptrain.cli.describing import describe_audit, describe_forecast
 from onesteptrain.cli.options import FILES, HOW, MODEL, WORK, ModelRunner, panel
 from onesteptrain.cli.output import duration, tell
-from onesteptrain.jobs.progress import progress_bar
-from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, audit_facts, audit_into, forecast_scoring, score_into
+from onesteptrain.jobs.progress import forecasting, progress_bar
+from onesteptrain.jobs.scoring import (
+    ProxyOptions,
+    ScoreRequest,
+    audit_facts,
+    audit_into,
+    check_moments,
+    forecast_scoring,
+    score_into,
+)
 from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
 from onesteptrain.methods import method_class
 from onesteptrain.methods.one_step import OneStep
-from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
-from onesteptrain.scoring.audit import Audit as AuditResult
-from onesteptrain.scoring.audit import AuditOptions, trusted_step_size
-from onesteptrain.scoring.forecast import Forecast
+from onesteptrain.proxy import LoadOptions, ScopeOptions
+from onesteptrain.scoring.audit import AuditOptions
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
 from onesteptrain.selection.guidance import Guidance, measure_guidance
 from onesteptrain.selection.likeness import find_unlike
 from onesteptrain.selection.trust import can_trust, measure_trust
 from onesteptrain.selection.verdict import Verdict
 from onesteptrain.training import FinetuneOptions, WarmupOptions, most_common, warm_up
-
-_GOOD = 0.99
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,10 @@ class Warmup(ModelRunner):
 
     def __call__(self) -> None:
         """Train and say how the loss fell."""
-        pool, proxy = self.reading.open_checked(self.pool, tell), load_proxy(self.proxy, self.scope, self.loading)
+        pool = self.reading.open_checked(self.pool, tell)
         options = WarmupOptions(share=self.share, finetune=self.finetune, checkpoints=self.checkpoints)
         with progress_bar("warm-up", "steps") as progress:
+            proxy = ProxyOptions(self.proxy, self.scope, self.loading).load()
             result = warm_up(proxy, pool, options, self.out, overwrite=self.overwrite, progress=progress)
         lines = [
             f"warmed up on {result.used} rows in {result.steps} steps and {result.seconds:.1f} s, "
@@ -116,6 +122,7 @@ class Score(ModelRunner):
 
     def __call__(self) -> None:
         """Score, or say what scoring will take."""
+        check_moments(self.options, self.proxy)
         request = ScoreRequest(
             self.reading.open_checked(self.pool, tell),
             self.options,
@@ -204,6 +211,7 @@ class Audit(ModelRunner):
 
     def __call__(self) -> None:
         """Compare and say up to which step size the two agree."""
+        check_moments(self.method, self.proxy)
         request = ScoreRequest(
             self.reading.open_checked(self.pool, tell),
             self.method,
@@ -213,7 +221,8 @@ class Audit(ModelRunner):
             seed=self.seed,
         )
         with progress_bar("exact steps", "steps") as progress:
-            result = audit_into(self.out, request, self.options, overwrite=self.overwrite, progress=progress)
+            told = forecasting(progress, lambda seconds: tell(f"all exact steps will take about {duration(seconds)}"))
+            result = audit_into(self.out, request, self.options, overwrite=self.overwrite, progress=told)
         facts = audit_facts(result, self.method, self.options)
         then = ["score", self.pool, "--anchors", self.anchors, "--proxy", self.proxy, "--out", "run"]
         self.say(describe_audit(result, self.options), facts, then)
@@ -256,40 +265,3 @@ def scoring_facts(result: ScoringResult, told: Told) -> dict[str, Any]:
         "unlike": find_unlike(result.table),
         "seconds": result.seconds,
     }
-
-
-def describe_forecast(expected: Forecast) -> str:
-    """What scoring will take, for people."""
-    lines = [
-        f"{expected.rows} rows: about {duration(expected.seconds)} here "
-        f"({duration(expected.seconds_low)} to {duration(expected.seconds_high)}), "
-        f"{duration(expected.prepare_seconds)} of it to prepare, then {1 / expected.seconds_per_row:.1f} rows/s",
-        f"memory: {expected.memory_bytes / 1e9:.1f} GB so far"
-        + (f", {expected.device_memory_bytes / 1e9:.1f} GB on the GPU" if expected.device_memory_bytes else ""),
-        f"disk: {expected.disk_bytes / 1e6:.1f} MB while shards are merged, half of that afterwards",
-    ]
-    if expected.failed:
-        lines.append(f"{expected.failed} of {expected.tried} rows that were tried cannot be scored")
-    return "\n".join(lines)
-
-
-def describe_audit(result: AuditResult, options: AuditOptions) -> str:
-    """The audit, for people."""
-    level = f"{options.confidence:.0%} interval"
-    lines = [
-        f"{result.rows} rows, {result.estimator} against exact; {level} by bootstrap over rows",
-        f"{'step size':>10}  {'rank correlation':^26}  {f'overlap of the top {options.top_share:.0%}':^26}  error",
-    ]
-    for row in result.sizes:
-        rank, top = row.spearman, row.top_overlap
-        lines.append(
-            f"{row.step_size:>10.0e}  {f'{rank.value:.4f} ({rank.low:.4f} to {rank.high:.4f})':^26}  "
-            f"{f'{top.value:.2f} ({top.low:.2f} to {top.high:.2f})':^26}  {row.relative_error:.1%}"
-        )
-    good = trusted_step_size(result.sizes, at_least=_GOOD)
-    lines.append(
-        f"the first-order score holds (rank correlation at least {_GOOD}) up to step size {good:.0e}"
-        if good
-        else f"no step size reaches rank correlation {_GOOD}; use --estimator exact, or a smaller step"
-    )
-    return "\n".join(lines)

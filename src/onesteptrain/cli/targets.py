@@ -14,7 +14,15 @@ from onesteptrain.evaluation import evaluate as evaluate_model
 from onesteptrain.evaluation.benchmark import questions_fingerprint
 from onesteptrain.evaluation.lmms_eval import TASKS, Program, run_lmms_eval
 from onesteptrain.evaluation.paired import Difference, paired_difference, paired_marks
-from onesteptrain.evaluation.results import REPLIES, Counting, check_columns, evaluate_into, read_results, summary_facts
+from onesteptrain.evaluation.results import (
+    REPLIES,
+    Counting,
+    check_columns,
+    cut_off,
+    evaluate_into,
+    read_results,
+    summary_facts,
+)
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.reweighting import reweight
@@ -220,6 +228,8 @@ class Evaluate(ModelRunner):
 def describe_evaluation(result: Evaluation, difference: Difference | None = None) -> str:
     """The evaluation, for people."""
     lines = [f"accuracy {_percent(result.accuracy)}"]
+    if cut := cut_off(result.graded):
+        lines.append(f"{cut} of {len(result.graded)} replies were cut off; with a higher --max-new-tokens they may end")
     for column, by in result.by.items():
         lines += [f"  {column} {name}: {_percent(accuracy)}" for name, accuracy in by.items()]
     lines += [

@@ -11,6 +11,7 @@ from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation.answers import extract_answer, same_answer
 from onesteptrain.evaluation.benchmark import Question, read_benchmark
 from onesteptrain.evaluation.results import Counting, Evaluation, Graded, check_columns, summarise
+from onesteptrain.storage.phases import begin_phase
 
 if TYPE_CHECKING:
     from onesteptrain.evaluation.generation import Reply
@@ -71,6 +72,8 @@ def evaluate(
     book = Journal(journal) if journal is not None else None
     known = book.replies() if book is not None else {}
     if len(known) < len(questions):
+        if not isinstance(model, Proxy):
+            begin_phase("loading the model")
         replies = generate(
             model if isinstance(model, Proxy) else load_proxy(model, options=load),
             [question.turns for question in questions],

@@ -168,9 +168,14 @@ def summary_facts(evaluation: Evaluation) -> dict[str, Any]:
         "accuracy": evaluation.accuracy._asdict(),
         "by": by,
         "metrics": dict(evaluation.metrics),
-        "unfinished": sum(not row.finished for row in evaluation.graded),
+        "cut_off": cut_off(evaluation.graded),
         "not_asked": sum(row.reason is not None for row in evaluation.graded),
     }
+
+
+def cut_off(graded: Sequence[Graded]) -> int:
+    """Replies that reached the limit of new tokens before they ended."""
+    return sum(row.reason is None and not row.finished for row in graded)
 
 
 def check_columns(rows: Sequence[Question | Graded], by: Sequence[str]) -> None:

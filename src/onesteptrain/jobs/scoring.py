@@ -24,13 +24,14 @@ from onesteptrain.data.score_record import IN_MEMORY, refuse_flat
 from onesteptrain.errors import ConfigError
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
 from onesteptrain.methods import Method, Setting, essential_options
-from onesteptrain.methods.one_step import OneStep
+from onesteptrain.methods.one_step import NO_MOMENTS, OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prefetching, readers
 from onesteptrain.scoring.audit import Audit, AuditOptions, audit
 from onesteptrain.scoring.forecast import Forecast, forecast
 from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, no_prefetch, score_pool
 from onesteptrain.storage.atomic import refuse_existing, write_json
 from onesteptrain.storage.fingerprints import fingerprint, names_file
+from onesteptrain.storage.phases import begin_phase
 from onesteptrain.storage.run_directory import Run, begin_run
 from onesteptrain.training import WarmupOptions, warm_up
 from onesteptrain.training.warmup import FACTS
@@ -53,6 +54,7 @@ class ProxyOptions:
 
     def load(self) -> Proxy:
         """Load it, at the weights after the warm-up if there was one."""
+        begin_phase("loading the proxy")
         return load_proxy(locate_proxy(self.checkpoint)[0], self.scope, self.loading)
 
 
@@ -78,10 +80,14 @@ class ScoreRequest:
     seed: int = 0
     """Fixes all that is random."""
 
+    def __post_init__(self) -> None:
+        check_moments(self.method, self.proxy)
+
     def read_anchors(self) -> tuple[list[Sample], Pool]:
         """The anchors, if there are to be some, after they were checked against the pool, and what is left of it."""
         if self.anchors is None:
             return [], self.pool
+        begin_phase("reading the anchors")
         anchors, pool = read_anchors(self.anchors, self.pool, self.anchor_reading)
         return anchors, pool or self.pool
 
@@ -167,6 +173,8 @@ def score_into(
             return made
 
         look = bool(anchors) and not (run.path / FINDINGS).is_file()
+        if look:
+            begin_phase("comparing anchors and pool")
         findings = compare(anchors, pool) if look else []
         if tell is not None:
             for finding in findings:
@@ -225,6 +233,19 @@ def locate_proxy(proxy: str) -> tuple[str, Path | None]:
     """The checkpoint, and the second moments if the proxy is the folder of a warm-up."""
     moments = Path(proxy) / "second_moments.safetensors"
     return (str(Path(proxy) / "model"), moments) if moments.is_file() else (proxy, None)
+
+
+def check_moments(method: Method, proxy: ProxyOptions | Proxy | str | None) -> None:
+    """Refuse Adam's step without the second moments of a warm-up, before anything is read or loaded.
+
+    Raises:
+        ConfigError: the method asks for it, and the proxy has none.
+    """
+    place = proxy.checkpoint if isinstance(proxy, ProxyOptions) else proxy
+    if not isinstance(method, OneStep) or method.optimizer != "adam" or place is None:
+        return
+    if not isinstance(place, str) or locate_proxy(place)[1] is None:
+        raise ConfigError(NO_MOMENTS)
 
 
 def locate_checkpoints(proxy: str) -> list[Path]:

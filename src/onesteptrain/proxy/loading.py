@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +16,7 @@ from onesteptrain.proxy.acceleration.probes import ModelProbes
 from onesteptrain.proxy.encoding import Encoder, longest
 from onesteptrain.proxy.memory import memory_budget
 from onesteptrain.proxy.model import Proxy
+from onesteptrain.proxy.quiet import quiet
 from onesteptrain.proxy.scope import ScopeOptions, scoped_parameters
 from onesteptrain.storage.ownership import is_outside
 
@@ -129,7 +128,7 @@ def _load_model(checkpoint: str, dtype: torch.dtype, options: LoadOptions) -> An
         **attention,
     }
     try:
-        with _quiet():
+        with quiet():
             loaded: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, **asked)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise _unloadable(checkpoint, error) from error
@@ -172,18 +171,6 @@ def _refuse_sizes(checkpoint: str, config: Any) -> None:
         raise ModelError(
             f"checkpoint {checkpoint!r} has num_hidden_layers {layers}; it must be at least 1: mend config.json"
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's table of keys to itself: what matters in it is an error here."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _load_processor(checkpoint: str, options: LoadOptions) -> Any:

@@ -19,6 +19,7 @@ from onesteptrain.proxy.acceleration.plan import PassPlan
 from onesteptrain.proxy.acceleration.probes import ModelProbes
 from onesteptrain.proxy.encoding import Batch, Encoded, Encoder, collate, sent
 from onesteptrain.proxy.memory import MemoryBudget
+from onesteptrain.proxy.quiet import quiet
 
 Direction = Mapping[str, Tensor]
 """A direction in weight space: one tensor for each parameter in scope that it moves."""
@@ -215,8 +216,9 @@ class Proxy:
 
     def save(self, folder: Path) -> None:
         """Save weights (adapters alone, if there are any) and processor as a checkpoint folder."""
-        self.model.save_pretrained(folder)
-        self.encoder.processor.save_pretrained(folder)
+        with quiet():
+            self.model.save_pretrained(folder)
+            self.encoder.processor.save_pretrained(folder)
 
     @contextlib.contextmanager
     def _put_back(self, names: Iterable[str]) -> Iterator[None]:

@@ -17,6 +17,7 @@ from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 from onesteptrain.storage.atomic import whole_folder, write_json
 from onesteptrain.storage.fingerprints import fingerprint, short_hash
 from onesteptrain.storage.ownership import note_made
+from onesteptrain.storage.phases import begin_phase
 from onesteptrain.training.encodings import Encodings, encode_all, most_common
 from onesteptrain.training.finetuning import finetune
 from onesteptrain.training.options import FinetuneOptions, Progress
@@ -77,6 +78,7 @@ def train(
         ScoreError: the training diverged.
     """
     with whole_folder(out, kind="a trained target", overwrite=overwrite) as part:
+        begin_phase("loading the target")
         target = load_proxy(checkpoint, options.scope, options.load)
         encodings, refused = encode_all(target.encoder, samples)
         if not len(encodings):

@@ -15,6 +15,7 @@ from onesteptrain.methods.one_step.extras import Ablations, Extra, Gradients, Gr
 from onesteptrain.methods.one_step.scorers import Directions, Exact, FirstOrder, Referenced
 from onesteptrain.proxy import Encoded, Proxy
 from onesteptrain.proxy.model import Direction
+from onesteptrain.storage.phases import begin_phase
 from onesteptrain.utility import (
     AnchorGroup,
     ExactSteps,
@@ -29,6 +30,9 @@ from onesteptrain.utility import (
 from onesteptrain.utility.anchoring import in_parts, together
 from onesteptrain.utility.encoded import anchor_groups
 from onesteptrain.utility.gradients import gradient_norm
+
+NO_MOMENTS = "optimizer adam needs the second moments of a warm-up; give the folder of `ost warmup` as --proxy"
+"""What is said where there are none."""
 
 _PROBES = 16
 
@@ -139,6 +143,7 @@ class OneStep:
         estimator = self._estimator(proxy)
         groups = anchor_groups(proxy.encoder, setting.need_anchors("one_step"), self.group_by)
         preconditioner = self._preconditioner(setting, proxy)
+        begin_phase("anchor gradient")
         again = estimator == "exact"  # the others measure the anchors once
         anchors = measure_anchors(proxy, groups, preconditioner=preconditioner, batch_size=self.batch_size, keep=again)
         if estimator == "exact":
@@ -204,9 +209,7 @@ class OneStep:
         if self.optimizer == "sgd":
             return {}
         if setting.second_moments is None:
-            raise ConfigError(
-                "optimizer adam needs the second moments of a warm-up; give the folder of `ost warmup` as --proxy"
-            )
+            raise ConfigError(NO_MOMENTS)
         return read_preconditioner(setting.second_moments, proxy)
 
     def _shifts(
