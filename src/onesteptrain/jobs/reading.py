@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from onesteptrain.errors import ConfigError
 from onesteptrain.selection import SelectOptions
+from onesteptrain.storage.plain_yaml import parse_yaml
 
 T = TypeVar("T")
 
@@ -43,9 +42,10 @@ def read_yaml(file: Path, needed: str, *, section: str | None = None) -> dict[st
     if not file.is_file():
         raise ConfigError(f"{file} does not exist; {needed}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no YAML ({' '.join(str(error).split())}); mend the file") from error
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is no YAML ({error}); mend the file") from error
+    content = parse_yaml(text, file)
     if isinstance(content, dict) and set(content) == {section}:
         content = content[section]
     if not isinstance(content, dict):
@@ -74,7 +74,7 @@ def with_overrides(values: Mapping[str, Any], tokens: Sequence[str]) -> dict[str
         for name in path[:-1]:
             inside[name] = {**inside[name]} if isinstance(inside.get(name), Mapping) else {}
             inside = inside[name]
-        parsed = [yaml.safe_load(word) for word in words] or [True]
+        parsed = [parse_yaml(word, word) for word in words] or [True]
         several = len(parsed) > 1 or isinstance(inside.get(path[-1]), list | tuple)
         inside[path[-1]] = parsed if several else parsed[0]
     return merged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,12 @@ def _load_model(checkpoint: str, dtype: torch.dtype, options: LoadOptions) -> An
     try:
         with quiet():
             loaded: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, **asked)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"checkpoint {checkpoint!r}: a file of its weights is broken or holds code in place of numbers, "
+            "which is not run; give one with weights in safetensors"
+        ) from error
+    except (OSError, ValueError, ImportError, RuntimeError, EOFError, KeyError, TypeError, SafetensorError) as error:
         raise _unloadable(checkpoint, error) from error
     model, found = loaded
     _refuse_incomplete(checkpoint, found)

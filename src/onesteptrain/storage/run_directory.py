@@ -25,6 +25,7 @@ import yaml
 from onesteptrain.errors import OneStepError, RunError
 from onesteptrain.storage.atomic import write_json, write_text
 from onesteptrain.storage.ownership import MARKER, delete_made, kind_of, mark, passing
+from onesteptrain.storage.plain_yaml import parse_yaml
 from onesteptrain.storage.secrets import kept_secret
 
 _KIND = "a run"
@@ -42,24 +43,38 @@ class Run:
         """The request.
 
         Raises:
-            RunError: this is no run directory.
+            RunError: this is no run directory, or its config.yaml is broken.
         """
         file = self.path / "config.yaml"
         if not file.is_file():
             raise RunError(
                 f"{self.path} is no run directory (it has no config.yaml); give the --out of an earlier command"
             )
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        try:
+            return dict(parse_yaml(file.read_text(encoding="utf-8"), file))
+        except (OSError, TypeError, ValueError) as error:
+            raise _broken(file, error) from error
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What answered the request; empty where nothing is on record."""
+        """What answered the request; empty where nothing is on record.
+
+        Raises:
+            RunError: the record is broken.
+        """
         file = self.path / "provenance.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        except (OSError, TypeError, ValueError, RecursionError) as error:
+            raise _broken(file, error) from error
 
     def record(self, **facts: Any) -> None:
         """Add facts to provenance.json."""
         write_json(self.path / "provenance.json", {**self.provenance, **facts})
+
+
+def _broken(file: Path, error: Exception) -> RunError:
+    return RunError(f"{file} is broken ({error}); put it back, or begin again in another folder")
 
 
 @contextlib.contextmanager

@@ -209,11 +209,13 @@ class _StreamShard:
 
     @property
     def num_rows(self) -> int:
-        return sum(batch.num_rows for batch in self.batches())
+        with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as stream:
+            return sum(batch.num_rows for batch in stream)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as stream:
             for batch in stream:
+                batch.validate(full=True)  # a broken one would end the process
                 yield batch if columns is None else batch.select(columns)
 
     def copy_rows(self, rows: RowNumbers, out: Path) -> None:
@@ -287,7 +289,7 @@ def _readable(path: Path) -> Iterator[None]:
     """What Arrow says of a broken file, as our own error."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         what = str(error).splitlines()[0]
         raise PoolError(f"{path}: cannot be read ({what}); write or download the file again") from error
 
