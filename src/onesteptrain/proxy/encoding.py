@@ -27,6 +27,7 @@ from onesteptrain.data.images import load_image
 from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.errors import SampleError
 from onesteptrain.proxy.acceleration.plan import PassPlan
+from onesteptrain.proxy.thinking import kept_forms, span_by_stand_in, without_wrapper
 
 
 class Encoded(NamedTuple):
@@ -195,7 +196,7 @@ class Encoder:
         tokenizer = self.processor.tokenizer
         for mask, turn in zip(masks, answers_of(turns), strict=True):
             marked = _squeezed(tokenizer.decode(ids[mask], skip_special_tokens=True))
-            if marked and marked == _squeezed(turn.text):
+            if marked and any(marked == _squeezed(text) for text in kept_forms(turn.text)):
                 continue
             # a tokenizer may rewrite words, such as to small letters: then both ways must read alike
             plain = tokenizer(turn.text, add_special_tokens=False)["input_ids"]
@@ -230,14 +231,17 @@ def answer_spans(render: Any, turns: Sequence[Turn]) -> tuple[str, list[tuple[in
             continue
         before = render(messages[:index], True).rstrip()
         after = render(messages[: index + 1], False) if index + 1 < len(turns) else full
-        if not (after.startswith(before) and full.startswith(after.rstrip())):
+        if after.startswith(before) and full.startswith(after.rstrip()):
+            added = after[len(before) :]
+            start = len(before) + len(added) - len(added.lstrip())
+            spans.append(without_wrapper(full, (start, len(after.rstrip())), turn.text))
+        elif (span := span_by_stand_in(render, messages, index, full)) is not None:
+            spans.append(span)
+        else:
             raise SampleError(
-                f"the chat template rewrites turns that stand before turn {index + 1}, "
-                "so its answer cannot be located; use a template that only appends"
+                f"the chat template rewrites turns that stand before turn {index + 1}, so its answer cannot be "
+                "located; give each answer a row of its own, or a checkpoint whose chat template only appends"
             )
-        added = after[len(before) :]
-        start = len(before) + len(added) - len(added.lstrip())
-        spans.append((start, len(after.rstrip())))
     return full, spans
 
 
