@@ -1,4 +1,4 @@
-"""How well does `ost explain` find planted errors, name what is wrong, and tell rows that need no picture?
+"""How well does `ost explain` find planted errors, and tell rows that need no picture?
 
 run.py [--seeds 11 12] [--work FOLDER] prints the tables of the README, for worlds of these seeds together. Definitions
 were chosen on seeds 11 and 12; 13 was looked at once, afterwards.
@@ -7,33 +7,18 @@ were chosen on seeds 11 and 12; 13 was looked at once, afterwards.
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scored import Scored, scored_world
 
-from onesteptrain.reporting.diagnosis.causes import CAUSES
-from onesteptrain.reporting.diagnosis.measured import harmful_rows, read_means
+from onesteptrain.reporting.diagnosis.measured import read_means
 from onesteptrain.reporting.diagnosis.spans import first_span
 from onesteptrain.selection.trust import p_values
 from onesteptrain.synthetic.digits import DigitProblem
 
-RIGHT = {
-    "misread": "wrong_step",
-    "swapped_image": "image_mismatch",
-    "wrong_operation": "wrong_step",
-    "slip": "wrong_step",
-    "cut_off": "cut_off",
-    "off_topic": "off_topic",
-    "clean": "unknown",
-}
-"""Which cause is right for what was planted. A misread digit is one wrong step: its picture belongs to the answer."""
-
 NOISE_KINDS = DigitProblem.noise_kinds
-
-BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 Values = np.ndarray
 Pick = Callable[[Values, Values], int]
@@ -48,7 +33,6 @@ def main() -> None:
     worlds = [scored_world(options.work, seed) for seed in options.seeds]
     print_spans(worlds)
     print_harmful(worlds)
-    print_causes(worlds)
     print_blind([scored_world(options.work, seed + 100, rows=1500, noise=0.3, plain=0.2) for seed in options.seeds])
     print_blind(worlds)
 
@@ -68,7 +52,8 @@ def print_spans(worlds: Sequence[Scored]) -> None:
 
 def definitions(world: Scored) -> dict[str, Pick]:
     """Where a span could start."""
-    losses, utilities = np.concatenate(world.usual.signs.tokens.loss), np.concatenate(world.usual.signs.tokens.utility)
+    usual_tokens = world.usual.measured.tokens
+    losses, utilities = np.concatenate(usual_tokens.loss), np.concatenate(usual_tokens.utility)
     scale = world.usual.scale
     limit = {"loss": np.quantile(losses, 0.995), "harm": np.quantile(-utilities, 0.995)}
     usual = _surprise(losses, losses) + _surprise(-utilities, -utilities)
@@ -93,37 +78,16 @@ def definitions(world: Scored) -> dict[str, Pick]:
 
 
 def print_harmful(worlds: Sequence[Scored]) -> None:
-    """What is called harmful, by the chosen rule and by negative utility alone."""
+    """What is called harmful, by the trust gate and by negative utility alone."""
     print("\n| rule | clean | " + " | ".join(NOISE_KINDS) + " |\n| --- |" + " --- |" * (len(NOISE_KINDS) + 1))
     kinds = np.concatenate([one.kinds for one in worlds])
-    rules = {"utility < 0": [], "chosen": []}
+    rules = {"utility < 0": [], "trust gate": []}
     for one in worlds:
-        means = read_means(one.table)
-        rules["utility < 0"].append(means.utility < 0)
-        rules["chosen"].append(harmful_rows(means, read_means(one.table.reference)))
+        rules["utility < 0"].append(read_means(one.table).utility < 0)
+        rules["trust gate"].append(one.explanation.harmful)
     for name, found in rules.items():
         shares = [np.concatenate(found)[kinds == kind].mean() for kind in ("clean", *NOISE_KINDS)]
         print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
-
-
-def print_causes(worlds: Sequence[Scored]) -> None:
-    """Which cause is named for what was planted, and how often it is right, by confidence."""
-    kinds = np.concatenate([one.kinds[one.explanation.rows] for one in worlds])
-    named = np.concatenate([one.explanation.causes.named for one in worlds])
-    confidence = np.concatenate([one.explanation.causes.confidence for one in worlds])
-    right = np.array([RIGHT[kind] for kind in kinds]) == named
-    print("\n| planted | " + " | ".join(CAUSES) + " |\n| --- |" + " --- |" * len(CAUSES))
-    for kind in (*NOISE_KINDS, "clean"):
-        counts = [int(((kinds == kind) & (named == cause)).sum()) for cause in CAUSES]
-        print(f"| {kind} | " + " | ".join(map(str, counts)) + " |")
-    known = named != "unknown"
-    print(f"\nright: {right[known].mean():.3f} of the {known.sum()} named; {1 - known.mean():.3f} unknown")
-    print("\n| confidence | rows | mean confidence | right | right, without off_topic and cut_off |\n|" + " --- |" * 5)
-    hard = ~np.isin(named, ["off_topic", "cut_off"])
-    for low, high in itertools.pairwise(BINS):
-        held = known & (confidence >= low) & ((confidence < high) | (high == 1))
-        shares = f"{confidence[held].mean():.2f} | {right[held].mean():.2f} | {right[held & hard].mean():.2f}"
-        print(f"| {low:.2f} to {high:.2f} | {held.sum()} | {shares} |")
 
 
 def print_blind(worlds: Sequence[Scored]) -> None:

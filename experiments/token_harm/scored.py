@@ -67,10 +67,10 @@ def scored_world(folder: Path, seed: int, *, rows: int = 4000, noise: float = 0.
         home / "run", ScoreRequest(pool, method, anchors=anchors, anchor_reading=reading, proxy=proxy, seed=seed)
     )
     table = ScoreTable(home / "run" / "scores.parquet")
-    return _read(table, pool, open_pool(anchors, image_root=home), proxy.checkpoint, world)
+    return _read(table, pool, proxy.checkpoint, world)
 
 
-def _read(table: ScoreTable, pool: Pool, anchors: Pool, proxy: str, world: SyntheticData) -> Scored:
+def _read(table: ScoreTable, pool: Pool, proxy: str, world: SyntheticData) -> Scored:
     quote = load_quoter(proxy)
     truth = pq.read_table(world.truth).to_pylist()
     lines: list[dict[str, Any]] = [json.loads(line) for line in world.pool.read_text(encoding="utf-8").splitlines()]
@@ -78,8 +78,8 @@ def _read(table: ScoreTable, pool: Pool, anchors: Pool, proxy: str, world: Synth
     errors = [None if one["error_start"] is None else (one["error_start"], one["error_end"]) for one in truth]
     return Scored(
         table,
-        explain(table, pool=pool, anchors=anchors, quote=quote),
-        read_usual(table.reference, anchors),
+        explain(table, pool=pool, quote=quote),
+        read_usual(table.reference),
         read_tokens(table, np.arange(table.rows)),
         [quote(one) for one in pool],
         np.array(kinds),

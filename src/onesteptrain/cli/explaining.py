@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import textwrap
 from dataclasses import KW_ONLY, dataclass
@@ -63,12 +64,13 @@ class Explain(Writer):
 def describe_explanation(explanation: Explanation, options: ExplainOptions, rows: int) -> str:
     """What was found, for people."""
     lines = [f"{len(explanation.rows)} of {len(explanation.uids)} rows look harmful: {RULE}"]
-    counts = [f"{cause} {count}" for cause, count in explanation.cause_counts().items() if count]
-    lines += [f"likely causes: {', '.join(counts)}"] if counts else []
+    if explanation.verdict.blind:
+        lines = [f"no row is called harmful: {explanation.verdict.sentences()[0]}"]
+    lines += _causes(explanation)
     for place in range(min(rows, len(explanation.rows))):
         lines += _worst_row(explanation, place)
     if explanation.blind is None:
-        lines.append("no picture was judged, so that image_mismatch is never named; score again with --ablate")
+        lines.append("other pictures were not tried, so that fewer causes can be told; score again with --ablate")
     elif explanation.blind_share is not None:
         lines.append(f"{explanation.blind_share:.1%} of the other rows with pictures do not need them (blind)")
     lines += [f"what {options.by} goes by (* at least a medium effect):"] if explanation.bias else []
@@ -78,6 +80,20 @@ def describe_explanation(explanation: Explanation, options: ExplainOptions, rows
     return "\n".join(lines)
 
 
+def _causes(explanation: Explanation) -> list[str]:
+    """How often each cause is named, and how sure that is."""
+    if not len(explanation.rows):
+        return []
+    if math.isnan(explanation.causes.level):
+        return ["no cause can be named: too few corrupted anchors were scored; score again with --corrupted 300"]
+    counts = [f"{cause} {count}" for cause, count in explanation.cause_counts().items() if count]
+    lines = [f"likely causes: {', '.join(counts)}"]
+    if not math.isnan(explanation.causes.precision):
+        level, precision = explanation.causes.level, explanation.causes.precision
+        lines.append(f"named from probability {level:.2f}: right for {precision:.0%} of corrupted anchors named so")
+    return lines
+
+
 def explanation_facts(explanation: Explanation, options: ExplainOptions, rows: int) -> dict[str, Any]:
     """What was found, as plain values."""
     return {
@@ -85,6 +101,9 @@ def explanation_facts(explanation: Explanation, options: ExplainOptions, rows: i
         "harmful": len(explanation.rows),
         "rule": RULE,
         "causes": explanation.cause_counts(),
+        "cause_level": _number(explanation.causes.level),
+        "cause_precision": _number(explanation.causes.precision),
+        "verdict": explanation.verdict.facts(),
         "blind_share": explanation.blind_share,
         "worst": [_row_facts(explanation, place) for place in range(min(rows, len(explanation.rows)))],
         "by": options.by,
@@ -103,14 +122,19 @@ def _row_facts(explanation: Explanation, place: int) -> dict[str, Any]:
         "span_end": quote.end,
         "span_text": quote.text,
         "cause": explanation.causes.named[place],
-        "confidence": float(explanation.causes.confidence[place]),
+        "confidence": _number(float(explanation.causes.confidence[place])),
     }
+
+
+def _number(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _worst_row(explanation: Explanation, place: int) -> list[str]:
     """A row with its question, and with its answer in which the span stands between `>>` and `<<`."""
     fact, quote = _row_facts(explanation, place), explanation.quotes[place]
-    cause = f"{fact['cause']} ({fact['confidence']:.2f})"
+    cause = fact["cause"] if fact["confidence"] is None else f"{fact['cause']} ({fact['confidence']:.2f})"
     lines = [f"  row {fact['row']:<7} utility {fact['utility']:+.2e}  {cause}"]
     if quote.question:
         lines += _paragraph("Q", quote.question)

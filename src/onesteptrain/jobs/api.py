@@ -239,7 +239,6 @@ def explain(
     *,
     options: ExplainOptions | None = None,
     pool: object = None,
-    anchors: object = None,
     proxy: str | Path | None = None,
 ) -> Explanation:
     """Say of the harmful rows where in the answer the harm sits and what is likely wrong.
@@ -248,7 +247,6 @@ def explain(
         scores: Scores with the utility of each token: `score(..., options=OneStep(store_tokens=True, ablate=True))`.
         options: What is looked at beside.
         pool: The pool, where it is no file that the run can find again.
-        anchors: Likewise.
         proxy: Likewise; its tokenizer is needed.
 
     Raises:
@@ -266,7 +264,6 @@ def explain(
         table,
         options=options,
         pool=None if pool is None else _opened(pool),
-        anchors=None if anchors is None else _opened(anchors),
         quote=None if proxy is None else load_quoter(str(proxy)),
     )
 

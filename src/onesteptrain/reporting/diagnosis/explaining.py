@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,23 +11,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from onesteptrain.data.pool import Pool, Sample, Unreadable
-from onesteptrain.data.score_record import read_score_record
+from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError
 from onesteptrain.reporting.diagnosis.bias import Association, Column, associations, corrected
-from onesteptrain.reporting.diagnosis.causes import CAUSES, Causes, Signs, likely_causes
-from onesteptrain.reporting.diagnosis.measured import (
-    Means,
-    Values,
-    blind_rows,
-    check_tables,
-    harmful_rows,
-    read_means,
-    read_tokens,
-)
+from onesteptrain.reporting.diagnosis.causes import CAUSES, Causes, Examples, likely_causes
+from onesteptrain.reporting.diagnosis.measured import Values, blind_rows, check_tables, read_means, read_tokens
+from onesteptrain.reporting.diagnosis.profiles import Measured, profiles
 from onesteptrain.reporting.diagnosis.spans import TokenScale, badness, first_span, token_scale
-from onesteptrain.reporting.diagnosis.texts import Quote, Quoter, Read, anchor_forms, load_quoter, read_pool
+from onesteptrain.reporting.diagnosis.texts import Quote, Quoter, Read, read_pool, recorded_quoter
 from onesteptrain.selection import scored_pool
+from onesteptrain.selection.kinds import find_kinds
+from onesteptrain.selection.separation import separate
+from onesteptrain.selection.trust import Trust, measure_trust, read_examples
+from onesteptrain.selection.verdict import Verdict
 from onesteptrain.storage.score_table import ScoreTable
 
 
@@ -58,6 +54,9 @@ class Explanation(NamedTuple):
     utility: Values
     quotes: Sequence[Quote]
     causes: Causes
+
+    verdict: Verdict
+    """What the trust gate says of the pool; where it is blind no row is called harmful."""
 
     blind: Values | None
     """Of all rows: 1 or 0; NaN where it cannot be said, None if the score table does not say."""
@@ -93,7 +92,9 @@ class Explanation(NamedTuple):
             "span_end": spread([quote.end for quote in self.quotes], pa.int64()),
             "span_text": spread([quote.text for quote in self.quotes], pa.string()),
             "cause": spread(self.causes.named, pa.string()),
-            "confidence": spread(self.causes.confidence.tolist(), pa.float64()),
+            "confidence": spread(
+                [None if np.isnan(value) else value for value in self.causes.confidence.tolist()], pa.float64()
+            ),
         }
         blind = np.full(len(self.uids), np.nan) if self.blind is None else self.blind
         columns["blind"] = pa.array([None if np.isnan(value) else bool(value) for value in blind], pa.bool_())
@@ -107,7 +108,6 @@ def explain(
     *,
     options: ExplainOptions | None = None,
     pool: Pool | None = None,
-    anchors: Iterable[Sample | Unreadable] | None = None,
     quote: Quoter | None = None,
 ) -> Explanation:
     """Explain the rows of a scored pool; what is not given is what the table's run has on record.
@@ -116,60 +116,98 @@ def explain(
         table: Scores of method one_step with --store-tokens; with --ablate, pictures are judged too.
         options: What is looked at beside causes.
         pool: What was scored; no image is read.
-        anchors: What it was scored with.
         quote: Finds answer tokens in a text, as `texts.load_quoter` does.
 
     Raises:
         ScoreError: columns or anchors are missing, or a column to look at is.
-        PoolError: the pool or the anchors are not there, or not those of the scores.
+        PoolError: the pool is not there, or not that of the scores.
         ConfigError: there is no such column to correct for.
     """
     options = options or ExplainOptions()
-    reference = check_tables(table)
-    usual = read_usual(reference, read_score_record(table.path.parent).open_anchors() if anchors is None else anchors)
-    score, means = table.numbers(options.by), read_means(table)
-    harmful = harmful_rows(means, usual.means)
+    usual = read_usual(check_tables(table))
+    score, means, trust = table.numbers(options.by), read_means(table), measure_trust(table)
+    harmful = harmful_rows(trust)
     rows = np.flatnonzero(harmful)
     rows = rows[np.argsort(means.utility[rows], kind="stable")]
-    tokens, uids = read_tokens(table, rows), table.read(["uid"])["uid"].to_pylist()
-    spans = [first_span(bad, usual.scale.row_limit) for bad in badness(tokens, usual.scale)]
-    quote = quote or _recorded_quoter(table)
+    measured, uids = read_measured(table, rows), table.read(["uid"])["uid"].to_pylist()
+    spans = [first_span(bad, usual.scale.row_limit) for bad in badness(measured.tokens, usual.scale)]
+    quote = quote or recorded_quoter(table)
     read = read_pool(scored_pool(table, pool), uids, dict(zip(rows.tolist(), spans, strict=True)), quote)
-    signs = Signs(tokens, [read.forms[row] or "" for row in rows.tolist()], _kept_loss(means, rows))
     return Explanation(
         uids,
         harmful,
         rows,
         means.utility[rows],
         [read.quotes.get(row, Quote()) for row in rows.tolist()],
-        likely_causes(signs, usual.signs, usual.scale),
+        likely_causes(usual.profiles(measured), read_cause_examples(table, trust, usual)),
+        trust.verdict,
         blind_rows(means, harmful),
         *_bias(score, bias_columns(table, read), options.correct),
     )
 
 
-def _recorded_quoter(table: ScoreTable) -> Quoter:
-    """Through the tokenizer of the proxy that scored a table."""
-    asked = read_score_record(table.path.parent).asked
-    return load_quoter(asked["proxy"], trust_remote_code=asked["loading"]["trust_remote_code"])
+def harmful_rows(trust: Trust) -> NDArray[np.bool_]:
+    """Which rows the trust gate drops; none where it is blind."""
+    dropped: NDArray[np.bool_] = np.isfinite(trust.probability) & ~trust.passing()
+    return dropped & (not trust.verdict.blind)
 
 
 class Usual(NamedTuple):
     """What the anchors show."""
 
-    means: Means
-    signs: Signs
-    """Of those that have a score."""
+    uids: Sequence[str]
+    """Of those that have a score, as is the next."""
 
+    measured: Measured
     scale: TokenScale
+    length: float
+    """Median number of answer tokens."""
+
+    def profiles(self, rows: Measured) -> Values:
+        """What answers look like beside the anchors'."""
+        return profiles(rows, self.scale, self.length)
 
 
-def read_usual(reference: ScoreTable, anchors: Iterable[Sample | Unreadable]) -> Usual:
+def read_usual(reference: ScoreTable) -> Usual:
     """Learn from the anchors what is usual."""
-    means = read_means(reference)
-    rows = np.flatnonzero(np.isfinite(means.loss))
-    tokens = read_tokens(reference, rows)
-    return Usual(means, Signs(tokens, anchor_forms(reference, anchors), _kept_loss(means, rows)), token_scale(tokens))
+    rows = np.flatnonzero(np.isfinite(reference.numbers("score")))
+    measured = read_measured(reference, rows)
+    length = float(np.median([len(loss) for loss in measured.tokens.loss]))
+    uids = reference.read(["uid"])["uid"].take(rows).to_pylist()
+    return Usual(uids, measured, token_scale(measured.tokens), length)
+
+
+def read_measured(table: ScoreTable, rows: NDArray[np.int64]) -> Measured:
+    """What was measured of some rows, which must have a score."""
+    return Measured(read_tokens(table, rows), read_means(table).at(rows))
+
+
+def read_cause_examples(table: ScoreTable, trust: Trust, usual: Usual) -> Examples:
+    """What causes are learned from: the anchors, and those of their corrupted copies that the trust gate drops."""
+    anchors = usual.profiles(usual.measured)
+    nothing = np.full(len(anchors), "", np.str_)
+    corrupted = table.corrupted
+    if corrupted is None or not {"token_loss", "token_utility"} <= set(corrupted.names):
+        return Examples(anchors, nothing, usual.uids)
+    rows = np.flatnonzero(_noticed(table, corrupted, trust))
+    copies = usual.profiles(read_measured(corrupted, rows))
+    kinds, owners = (corrupted.read([name])[name].take(rows).to_pylist() for name in ("kind", "anchor"))
+    labels = np.array([*nothing, *kinds], np.str_)
+    return Examples(np.concatenate([anchors, copies]), labels, [*usual.uids, *owners])
+
+
+def _noticed(table: ScoreTable, corrupted: ScoreTable, trust: Trust) -> NDArray[np.bool_]:
+    """Which corrupted anchors stand out more than any row of their kind that passes."""
+    kinds = find_kinds(table)
+    separation = separate(read_examples(table, kinds), len(kinds.names))
+    signals = np.stack([corrupted.numbers(name) for name in separation.signals], axis=1)
+    codes = kinds.of_anchors(table, corrupted.read(["anchor"])["anchor"].to_pylist())
+    scored = np.isfinite(signals).all(1) & np.isfinite(corrupted.numbers("score"))
+    cuts = np.full(len(kinds.names), -np.inf)
+    passing = trust.passing() & np.isfinite(trust.nonconformity)
+    np.maximum.at(cuts, kinds.rows[passing], trust.nonconformity[passing])
+    noticed: NDArray[np.bool_] = scored & (separation.nonconformity(signals, codes) > cuts[codes])
+    return noticed
 
 
 def bias_columns(table: ScoreTable, read: Read) -> dict[str, Column]:
@@ -188,12 +226,3 @@ def _bias(
         if name not in columns:
             raise ConfigError(f"there is no column {name!r} to correct for; choose among {', '.join(columns)}")
     return associations(score, columns), corrected(score, [columns[name] for name in correct]) if correct else None
-
-
-def _kept_loss(means: Means, rows: NDArray[np.int64]) -> Values:
-    """Share of the loss with other pictures that stays with the row's own; NaN where there is no picture."""
-    if means.swapped_loss is None or means.blank_loss is None:
-        return np.full(len(rows), np.nan)
-    others = (means.swapped_loss[rows] + means.blank_loss[rows]) / 2
-    kept: Values = means.loss[rows] / np.maximum(others, np.finfo(float).tiny)
-    return kept

@@ -1,4 +1,4 @@
-"""What was measured of rows and anchors, and which rows it calls harmful, or in no need of their picture.
+"""What was measured of rows and anchors, and which rows it calls in no need of their picture.
 
 The picture of a row helps by the loss with another row's picture less the loss with its own. Where it is not needed,
 its own picture is just another picture, so the help is as often negative as positive: what lies below zero tells how
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.selection.separation import equal_weights
 from onesteptrain.selection.trust import FEWEST_ANCHORS, SIGNALS
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -24,10 +23,7 @@ Values = NDArray[np.float64]
 
 _TOKENS = ("token_utility", "token_loss")
 
-LEVEL = 0.99
-"""Share of the anchors that are called harmless."""
-
-RULE = "utility below 0 and below that of 99 % of the anchors, or less like the anchors than 99 % of them"
+RULE = "the trust gate drops them"
 
 
 class Tokens(NamedTuple):
@@ -42,9 +38,6 @@ class Means(NamedTuple):
     """One number a row; NaN where the row has no score."""
 
     utility: Values
-    signals: Values
-    """What the trust gate looks at, "row signal"."""
-
     loss: Values
     """Nats a token, as are the losses below."""
 
@@ -53,6 +46,11 @@ class Means(NamedTuple):
 
     blank_loss: Values | None = None
     """With a grey picture; the same."""
+
+    def at(self, rows: NDArray[np.int64]) -> Means:
+        """Of some rows."""
+        swapped, blank = (None if loss is None else loss[rows] for loss in (self.swapped_loss, self.blank_loss))
+        return Means(self.utility[rows], self.loss[rows], swapped, blank)
 
 
 def check_tables(table: ScoreTable) -> ScoreTable:
@@ -77,30 +75,14 @@ def check_tables(table: ScoreTable) -> ScoreTable:
 
 def read_means(table: ScoreTable) -> Means:
     """The numbers of all rows."""
-    signals = np.stack([table.numbers(name) for name in SIGNALS], axis=1)
     swapped, blank = (table.numbers(name) if name in table.names else None for name in ("swapped_loss", "blank_loss"))
-    return Means(table.numbers("utility"), signals, table.numbers("loss"), swapped, blank)
+    return Means(table.numbers("utility"), table.numbers("loss"), swapped, blank)
 
 
 def read_tokens(table: ScoreTable, rows: NDArray[np.int64]) -> Tokens:
     """The answer tokens of some rows, which must have a score."""
     columns = [table.read([name])[name].take(rows) for name in _TOKENS]
     return Tokens(*([np.asarray(row.values, np.float64) for row in column] for column in columns))
-
-
-def harmful_rows(rows: Means, anchors: Means) -> NDArray[np.bool_]:
-    """Which rows harm, or look unlike the anchors in harm, loss and worst loss together, which count alike.
-
-    Negative utility alone would name every fifth clean row of the digits data: see `experiments/token_harm`.
-    """
-    theirs = anchors.signals[np.isfinite(anchors.signals).all(1)]
-    scored = np.asarray(np.isfinite(rows.signals).all(1))
-    lowest = min(0.0, float(np.nanquantile(anchors.utility, 1 - LEVEL)))
-    harmful = np.zeros(len(scored), np.bool_)
-    separation = equal_weights(SIGNALS, theirs)
-    ours, usual = separation.nonconformity(rows.signals[scored]), separation.nonconformity(theirs)
-    harmful[scored] = (ours > np.quantile(usual, LEVEL)) | (rows.utility[scored] < lowest)
-    return harmful
 
 
 def blind_rows(rows: Means, harmful: NDArray[np.bool_]) -> Values | None:

@@ -114,13 +114,6 @@ def quoted(sample: Sample, span: TokenSpan, quote: Quoter) -> Quote:
     return Quote(start, end, answer[start:end], question, before, after)
 
 
-def anchor_forms(reference: ScoreTable, anchors: Iterable[Sample | Unreadable]) -> list[str]:
-    """The forms of the anchors' answers, of those that can be read."""
-    known = set(reference.read(["uid"])["uid"].to_pylist())
-    scored = (anchor for anchor in anchors if isinstance(anchor, Sample) and anchor.uid in known)
-    return [answer_form(text_of(anchor, "assistant")) for anchor in scored]
-
-
 def answer_form(text: str) -> str:
     """The form of an answer, such as "stated number", "boxed choice" or "unstated text".
 
