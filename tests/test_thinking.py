@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 
 import pytest
 
-from onesteptrain.data.pool import Sample, Turn
+from onesteptrain.data.pool import Sample, Turn, open_pool
 from onesteptrain.errors import SampleError
 from onesteptrain.proxy import load_proxy
 
@@ -75,3 +76,15 @@ def test_thoughts_of_an_answer_are_learned_as_far_as_the_template_keeps_them(enc
 def test_a_template_that_hides_earlier_answers_is_refused_with_what_to_do(encoder):
     with pytest.raises(SampleError, match="give each answer a row of its own, or a checkpoint whose chat template"):
         thinking(encoder, HIDES + PROMPT).encode(conversation("8", "8"))
+
+
+def test_the_reasoning_of_a_message_is_its_thought(tmp_path, encoder):
+    messages = [
+        {"role": "user", "content": "Is it 8?", "reasoning_content": None},
+        {"role": "assistant", "content": "8", "reasoning_content": "seven?"},
+    ]
+    path = tmp_path / "pool.jsonl"
+    path.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+    (row,) = open_pool(path).rows()
+    assert row.turns[-1].text == "<think>\nseven?\n</think>\n\n8"
+    assert learned(thinking(encoder, TEMPLATES["strips"]), row) == "8<|im_end|>"

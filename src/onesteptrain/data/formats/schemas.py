@@ -164,7 +164,13 @@ def _draft(number: int, message: Mapping[str, object], reading: Reading) -> Draf
     if images:
         parts = [*placed([Draft(role, parts, llava)], images, reading.image_root)[0]]
     text = "".join(part for part in parts if isinstance(part, str))
-    return Draft(role, parts, llava, answer_loss(number, message, text) if role == "assistant" else AnswerLoss())
+    if role != "assistant":
+        return Draft(role, parts, llava, AnswerLoss())
+    loss, thought = answer_loss(number, message, text), message.get("reasoning_content")
+    if not isinstance(thought, str) or not thought.strip() or "<think>" in text or loss != AnswerLoss():
+        return Draft(role, parts, llava, loss)
+    first, *rest = parts if parts and isinstance(parts[0], str) else ["", *parts]
+    return Draft(role, [f"<think>\n{thought.strip()}\n</think>\n\n{first}", *rest], llava, loss)
 
 
 def _pieces(number: int, message: Mapping[str, object]) -> list[object]:
