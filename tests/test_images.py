@@ -56,7 +56,7 @@ def test_an_image_that_is_cut_off_anywhere_is_refused(kind):
     [
         (lambda folder: folder / "no.png", "no such file (looked for"),
         (lambda folder: folder, "is a folder"),
-        (lambda folder: b"<html>404</html>", "not an image that Pillow can read"),
+        (lambda folder: b"<html>404</html>", "not an image in PNG, JPEG, "),
         (lambda folder: encoded(NOISE)[:900], "broken or cut off"),
     ],
 )

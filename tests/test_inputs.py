@@ -195,7 +195,7 @@ def test_what_stands_in_the_file_system_wins_over_other_spellings(tmp_path):
     (tmp_path / "50%.png").write_bytes(png(2))
     (ref,) = read(qa(image="50%25.png"), image_root=tmp_path).images
     assert image_bytes(ref) == png(1)
-    (ref,) = read(qa(image=f"file://{tmp_path}/50%25.png")).images
+    (ref,) = read(qa(image=f"file://{tmp_path}/50%25.png"), image_root=tmp_path).images
     assert image_bytes(ref) == png(2)
 
 

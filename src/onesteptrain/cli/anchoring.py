@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,7 +114,7 @@ class Anchors(Writer):
         if self.accept is None:  # only called with it
             return
         anchors, out = self._anchors("the anchors to add to"), self._out()
-        suggested = open_pool(self.accept, image_root=self.pool_image_root)
+        suggested = open_pool(self.accept, image_root=self.pool_image_root, allow_outside=True)  # made by us
         made = accept_file(anchors, suggested, out, overwrite=self.overwrite)
         text = describe_accepted(made, out) + moved_images(anchors.image_root, out)
         facts = {**made._asdict(), "out": str(out), "image_root": str(anchors.image_root)}
@@ -123,12 +124,13 @@ class Anchors(Writer):
     def _anchors(self, what: str) -> Pool:
         if self.heldout is None:
             raise ConfigError(f"no file is given; name {what}, as in `ost anchors FILE`")
-        return self.reading.open_checked(self.heldout, tell)
+        trusted = dataclasses.replace(self.reading, allow_outside=True)  # accepted rows name pictures elsewhere
+        return trusted.open_checked(self.heldout, tell)
 
     def _pool(self) -> Pool | None:
         if self.pool is None:
             return None
-        return open_pool(self.pool, image_root=self.pool_image_root, image_column=self.reading.image_column)
+        return open_pool(self.pool, image_root=self.pool_image_root, **self.reading.for_others())
 
     def _out(self) -> Path:
         if self.out is None:

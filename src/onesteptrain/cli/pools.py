@@ -23,10 +23,10 @@ from onesteptrain.data.deduplication import (
     write_findings,
 )
 from onesteptrain.data.deduplication import guard as search
-from onesteptrain.data.pool import Pool, Sample, Turn, Unreadable, open_pool
+from onesteptrain.data.pool import Pool, Sample, Turn, Unreadable
 from onesteptrain.errors import ScoreError
 from onesteptrain.jobs.progress import progress_bar
-from onesteptrain.jobs.steps import PoolOptions
+from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
 from onesteptrain.storage.atomic import refuse_existing
 from onesteptrain.storage.score_table import read_scores
 
@@ -76,7 +76,7 @@ class Guard(Writer):
         pool = self.reading.open_checked(self.pool, tell)
         table = self._table()
         scores = _scores(self.run, self.by, pool) if self.run is not None else None
-        against = self._against()
+        against = self._against(pool)
         total = len(pool)
         with progress_bar("reading") as advance:
             findings = search(
@@ -101,16 +101,17 @@ class Guard(Writer):
         refuse_existing(table, "guard.parquet", overwrite=self.overwrite)
         return table
 
-    def _against(self) -> dict[str, Iterable[Sample | Unreadable]]:
+    def _against(self, pool: Pool) -> dict[str, Iterable[Sample | Unreadable]]:
         """The files to compare with; benchmark questions as rows that answer what is right."""
         against: dict[str, Iterable[Sample | Unreadable]] = {}
-        columns = self.reading.image_column
+        others = self.reading.for_others()
         if self.anchors is not None:
-            against["anchors"] = open_pool(self.anchors, image_root=self.anchor_image_root, image_column=columns)
+            anchors = AnchorOptions(self.anchor_image_root)
+            against["anchors"] = anchors.open(self.anchors, pool)
         if self.benchmark is not None:
             from onesteptrain.evaluation import read_benchmark
 
-            questions = read_benchmark(self.benchmark, image_root=self.benchmark_image_root, image_column=columns)
+            questions = read_benchmark(self.benchmark, image_root=self.benchmark_image_root, **others)
             against["benchmark"] = [
                 Sample(question.uid, row, (*question.turns, Turn("assistant", (question.answer,))))
                 for row, question in enumerate(questions)

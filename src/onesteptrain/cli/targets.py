@@ -26,7 +26,7 @@ from onesteptrain.evaluation.results import (
 from onesteptrain.evaluation.suites import SUITES, SuiteName, load_suite, split_of
 from onesteptrain.jobs.progress import progress_bar
 from onesteptrain.jobs.reweighting import reweight
-from onesteptrain.jobs.steps import PoolOptions, plain, tell_unread
+from onesteptrain.jobs.steps import PoolOptions, plain, tell_pictures
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.storage.fingerprints import fingerprint
 from onesteptrain.training import FinetuneOptions, TrainOptions, train
@@ -100,6 +100,9 @@ class BenchmarkOptions:
 
     image_column: tuple[str, ...] = ()
     """Columns of a benchmark file that hold pictures; by default `images` or `image`."""
+
+    allow_outside: bool = False
+    """Open pictures outside of the image root too, wherever a row points to."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,13 @@ class Evaluate(ModelRunner):
         if source.suite is not None:
             return load_suite(source.suite, path=source.suite_path, split=source.split, image_root=source.image_root)
         path = self.benchmark or Path()
-        questions = read_benchmark(path, image_root=source.image_root, image_column=source.image_column)
-        tell_unread(path, questions, tell)
+        questions = read_benchmark(
+            path,
+            image_root=source.image_root,
+            image_column=source.image_column,
+            allow_outside=source.allow_outside,
+        )
+        tell_pictures(path, questions, tell)
         return questions
 
     def _by_lmms_eval(self, suite: SuiteName) -> Evaluation:
@@ -208,6 +216,7 @@ class Evaluate(ModelRunner):
             "model": Path(self.model) if Path(self.model).exists() else self.model,
             "image_root": source.image_root,
             "image_column": source.image_column or None,
+            "allow_outside": source.allow_outside or None,
             "max_new_tokens": self.options.max_new_tokens,
             "device": loading.device,
             "dtype": loading.dtype,

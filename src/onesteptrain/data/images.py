@@ -1,64 +1,82 @@
 """Opening the images of a sample, and telling whether two of them show the same.
 
-An image comes out as `transformers` and TRL show it to a model: turned as its EXIF note says, then `convert("RGB")`,
-which drops transparency. A score must see what training will see.
+An image comes out as a viewer shows it: turned as its EXIF note says, its first frame, on white (`pixels.py`). Scores
+and training see the same.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
-import re
 import struct
-import unicodedata
 import zlib
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from urllib.parse import unquote
+from typing import NamedTuple, TypeVar
 
 from markupsafe import Markup, escape
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from onesteptrain.data.formats.memory import encoded
 from onesteptrain.data.formats.turns import ImageRef
+from onesteptrain.data.image_files import image_file, short_name
+from onesteptrain.data.pixels import FlattenedError, as_compared, as_shown, stored_pixels, what_changes
 from onesteptrain.errors import SampleError
+
+T = TypeVar("T")
 
 MAX_PIXELS = 89_478_485
 """Pixels above which an image is taken for a decompression bomb: the number from which Pillow warns."""
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+"""What is opened; other formats that Pillow knows run programs of their own, or read more than a picture."""
 
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 """What Pillow's decoders raise on broken files."""
 
 
 def load_image(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode one image to RGB.
+    """Decode one image to RGB; memory holds it twice at most, while its pixels are bounded before.
 
     Args:
         ref: Where it is.
         max_pixels: Refuse more than that; the size is read from the head of the file, before anything is decoded.
 
     Raises:
-        SampleError: the image is missing, too large, broken, or no image.
+        SampleError: the image is missing, too large, broken, no image, or would be shown as an even area and is none.
     """
-    source = _opened(ref)
-    try:
-        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
-            if image.width * image.height <= max_pixels:
-                return _upright(image).convert("RGB")
-            size = f"{image.width} x {image.height} pixels"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        size = "far too many pixels"
-    except UnidentifiedImageError as error:
-        raise SampleError(
-            f"image {_short(ref.name)}: not an image that Pillow can read; convert it to PNG or JPEG"
-        ) from error
-    except _DECODE_ERRORS as error:
-        raise SampleError(
-            f"image {_short(ref.name)}: broken or cut off ({error}); get it again or take the row out"
-        ) from error
-    raise SampleError(f"image {_short(ref.name)}: {size}, more than {max_pixels:,}; scale it down or take the row out")
+    return _decoded(ref, as_shown, max_pixels)
+
+
+class Compared(NamedTuple):
+    """An image as it is compared with others."""
+
+    fingerprint: str
+    """Of what the file holds; see `image_fingerprint`."""
+
+    look: Image.Image
+    """In RGB, with dark ones of more than 8 bits spread over all levels, so that no two look alike by that."""
+
+
+def load_for_comparison(ref: ImageRef) -> Compared:
+    """Decode one image, once, to compare it.
+
+    Raises:
+        SampleError: as of `load_image`.
+    """
+    return _decoded(ref, lambda image: Compared(_digest(image), as_compared(image)), MAX_PIXELS)
+
+
+def image_fingerprint(ref: ImageRef) -> str:
+    """SHA-256 of what the file holds, turned: the same for a PNG and its copy in WebP lossless, not for a JPEG of it.
+
+    Raises:
+        SampleError: the image cannot be loaded.
+    """
+    return _decoded(ref, _digest, MAX_PIXELS)
 
 
 def image_size(ref: ImageRef) -> tuple[int, int]:
@@ -67,60 +85,17 @@ def image_size(ref: ImageRef) -> tuple[int, int]:
     Raises:
         SampleError: the image is missing, or no image.
     """
-    source = _opened(ref)
+    with _head(ref) as image:
+        return image.size
+
+
+def image_changes(ref: ImageRef) -> list[str]:
+    """What is changed to show an image, in words, as the head of its file tells it; nothing where it cannot be read."""
     try:
-        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
-            return image.size
-    except (Image.DecompressionBombError, UnidentifiedImageError, *_DECODE_ERRORS) as error:
-        raise SampleError(f"image {_short(ref.name)}: has no size that can be read ({error}); get it again") from error
-
-
-def image_fingerprint(ref: ImageRef) -> str:
-    """SHA-256 of the size and the RGB pixels: the same for a PNG and its copy in WebP lossless, not for a JPEG of it.
-
-    Raises:
-        SampleError: the image cannot be loaded.
-    """
-    image = load_image(ref)
-    return hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()
-
-
-def image_file(path: Path, name: str) -> Path:
-    """The file of an image, which may be spelled in another way than its name in the row.
-
-    Tried are: escapes of a file URI, backslashes, spaces around, and both ways to write accents in Unicode.
-
-    Args:
-        path: Where it should be.
-        name: How the row names it.
-
-    Raises:
-        SampleError: there is no such file.
-    """
-    what = ""
-    for spelling in _spellings(path, is_uri=name[:5].lower() == "file:"):
-        try:
-            if spelling.is_file():
-                return spelling
-            if not what:
-                link = spelling.is_symlink()
-                what = (
-                    "is a folder" if spelling.is_dir() else "is a link that leads nowhere" if link else "no such file"
-                )
-        except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered
-            what = what or f"cannot be a file here ({getattr(error, 'strerror', None) or error})"
-    raise SampleError(
-        f"image {_short(name)}: {what} (looked for {_short(str(path))}); "
-        "mend the path, or give the folder that holds the images as image root"
-    )
-
-
-def _spellings(path: Path, *, is_uri: bool) -> Iterator[Path]:
-    written = str(path)
-    for text in (unquote(written), written) if is_uri else (written,):
-        yield Path(text)
-        for plain in (text, re.sub(r"\s*/\s*", "/", text.replace("\\", "/")).strip()):
-            yield from (Path(unicodedata.normalize(form, plain)) for form in ("NFC", "NFD"))
+        with _head(ref) as image:
+            return what_changes(image)
+    except SampleError:
+        return []
 
 
 def image_bytes(ref: ImageRef) -> bytes:
@@ -130,7 +105,7 @@ def image_bytes(ref: ImageRef) -> bytes:
         OSError: the file cannot be read.
     """
     if isinstance(ref.source, Path):
-        return image_file(ref.source, ref.name).read_bytes()
+        return image_file(ref.source, ref.name, ref.root).read_bytes()
     return ref.source if isinstance(ref.source, bytes) else encoded(ref.source)
 
 
@@ -144,19 +119,75 @@ def thumbnail_html(ref: ImageRef, side: int = 96) -> Markup:
     return Markup('<img src="data:image/png;base64,{}">').format(base64.b64encode(encoded(image)).decode())
 
 
+def _digest(image: Image.Image) -> str:
+    made = hashlib.sha256()
+    for part in stored_pixels(image):
+        made.update(part)
+    return made.hexdigest()
+
+
+@contextmanager
+def _head(ref: ImageRef) -> Iterator[Image.Image]:
+    source = _opened(ref)
+    try:
+        with _opening(source) as image:
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_DECODE_ERRORS) as error:
+        raise SampleError(
+            f"image {short_name(ref.name)}: has no size that can be read ({error}); get it again"
+        ) from error
+
+
+def _decoded(ref: ImageRef, use: Callable[[Image.Image], T], max_pixels: int) -> T:
+    """What is made of an image, after its size was looked at."""
+    source = _opened(ref)
+    try:
+        with _opening(source) as image:
+            if image.width * image.height <= max_pixels:
+                return use(_upright(image))
+            size = f"{image.width} x {image.height} pixels"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        size = "far too many pixels"
+    except UnidentifiedImageError as error:
+        known = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PPM or ICO"
+        raise SampleError(
+            f"image {short_name(ref.name)}: not an image in {known}; convert it to PNG or JPEG"
+        ) from error
+    except FlattenedError as error:
+        raise SampleError(
+            f"image {short_name(ref.name)}: {error}; convert it to 8 bits, or lay it on a background"
+        ) from error
+    except _DECODE_ERRORS as error:
+        raise SampleError(
+            f"image {short_name(ref.name)}: broken or cut off ({error}); get it again or take the row out"
+        ) from error
+    raise SampleError(
+        f"image {short_name(ref.name)}: {size}, more than {max_pixels:,}; scale it down or take the row out"
+    )
+
+
+def _opening(source: Path | io.BytesIO | Image.Image) -> AbstractContextManager[Image.Image]:
+    return nullcontext(source) if isinstance(source, Image.Image) else Image.open(source, formats=_formats())
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _opened(ref: ImageRef) -> Path | io.BytesIO | Image.Image:
     if not isinstance(ref.source, Path):
         return io.BytesIO(ref.source) if isinstance(ref.source, bytes) else ref.source
-    return image_file(ref.source, ref.name)
+    return image_file(ref.source, ref.name, ref.root)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # Pillow would copy it
         return ImageOps.exif_transpose(image)
     except _DECODE_ERRORS:  # a broken EXIF note; the pixels are fine
         return image
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 200 else name[:200] + "...")

@@ -249,6 +249,7 @@ def open_pool(
     format: FormatName = "auto",  # noqa: A002
     image_root: str | Path | None = None,
     image_column: str | Sequence[str] = (),
+    allow_outside: bool = False,
 ) -> Pool:
     """Open a pool on disk or in memory; nothing but the first rows is read.
 
@@ -259,6 +260,7 @@ def open_pool(
         image_root: The folder that relative image paths start from; by default, the folder of the pool, or the
             working directory for rows in memory.
         image_column: Columns that hold pictures; a row in which none is filled is read by `images` or `image`.
+        allow_outside: Open pictures outside of the image root too, wherever a row points to.
 
     Raises:
         PoolError: there is no such file, it is in no known container, or its rows hold no conversations.
@@ -273,7 +275,7 @@ def open_pool(
     if format == "auto":
         _refuse_foreign(container)
     columns = (image_column,) if isinstance(image_column, str) else tuple(image_column)
-    return Pool(container, Reading(format, root, columns))
+    return Pool(container, Reading(format, root, columns, allow_outside))
 
 
 def draw_rows(pool: Iterable[Sample | Unreadable], count: int, seed: int) -> list[Sample]:

@@ -49,7 +49,8 @@ class ScoreRecord:
         if "anchors" not in self.asked:
             raise ConfigError(f"{self.run} holds no scores of a method with anchors; give the --out of `ost score`")
         root = self.asked["anchor_reading"].get("anchor_image_root")
-        return self._open("anchors", image_root=root, image_column=self.asked["pool_reading"].get("image_column", ()))
+        columns = self.asked["pool_reading"].get("image_column", ())
+        return self._open("anchors", image_root=root, image_column=columns, allow_outside=True)
 
     def _open(self, what: str, **reading: Any) -> Pool:
         path = self.asked[what]

@@ -36,7 +36,11 @@ class Question:
 
 
 def read_benchmark(
-    path: str | Path, *, image_root: str | Path | None = None, image_column: str | Sequence[str] = ()
+    path: str | Path,
+    *,
+    image_root: str | Path | None = None,
+    image_column: str | Sequence[str] = (),
+    allow_outside: bool = False,
 ) -> list[Question]:
     """Read all questions of a benchmark file.
 
@@ -45,7 +49,7 @@ def read_benchmark(
     Raises:
         PoolError: the file cannot be read, is empty, or a row has no answer or no question.
     """
-    pool = open_pool(path, image_root=image_root, image_column=image_column)
+    pool = open_pool(path, image_root=image_root, image_column=image_column, allow_outside=allow_outside)
     uids = UidCounter()
     questions = [
         _question(pool, raw.where, raw.problem or raw.value, uids.assign(base_uid(raw.value)))

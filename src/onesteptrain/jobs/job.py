@@ -193,7 +193,7 @@ def _trained(job: Job, keep: str, subset: Path, tell: Tell) -> dict[str, Any]:
     if not answers.exists():
         evaluation = evaluate(
             out,
-            read_benchmark(job.benchmark, image_column=recipe.pool_reading.image_column),
+            read_benchmark(job.benchmark, **recipe.pool_reading.for_others()),
             job.evaluate,
             load=recipe.loading,
         )

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from onesteptrain.data.anchors import draw_anchors, refuse_leaks
 from onesteptrain.data.formats.places import PLACEHOLDER
-from onesteptrain.data.formats.schemas import THE_TEXT
-from onesteptrain.data.pool import FormatName, Pool, Sample, Unreadable, open_pool, write_subset
+from onesteptrain.data.formats.schemas import THE_TEXT, PictureReading, Reading
+from onesteptrain.data.images import image_changes
+from onesteptrain.data.pool import FormatName, ImageRef, Pool, Sample, Unreadable, open_pool, write_subset
 from onesteptrain.errors import AnchorError, one_line
 from onesteptrain.evaluation.benchmark import Question
 
@@ -41,14 +42,21 @@ class PoolOptions:
     image_column: tuple[str, ...] = ()
     """Columns that hold pictures; rows in which none is filled are read by `images` or `image`."""
 
+    allow_outside: bool = False
+    """Open pictures outside of the image root too, wherever a row points to."""
+
+    def for_others(self) -> PictureReading:
+        """What holds of anchors and benchmarks of the pool as well."""
+        return Reading(image_column=self.image_column, allow_outside=self.allow_outside).for_others()
+
     def open(self, path: Path) -> Pool:
         """Open a pool with these options."""
-        return open_pool(path, format=self.format, image_root=self.image_root, image_column=self.image_column)
+        return open_pool(path, **dataclasses.asdict(self))
 
     def open_checked(self, path: Path, tell: Tell) -> Pool:
-        """Open a pool, and tell what in it looks like pictures that would not be read."""
+        """Open a pool, and tell which pictures would not be read, or are not shown as they are stored."""
         pool = self.open(path)
-        tell_unread(pool.path, pool, tell)
+        tell_pictures(pool.path, pool, tell)
         return pool
 
 
@@ -63,9 +71,12 @@ class AnchorOptions:
     """Score even though anchors stand in the pool: their utility is then too good to be true."""
 
     def open(self, path: Path, pool: Pool | None) -> Pool:
-        """Open an anchor file with these options, and with the image columns of the pool."""
+        """Open an anchor file with these options, and with the image columns of the pool.
+
+        Anchors are trusted, and those that were accepted from a pool name pictures elsewhere: these may be anywhere.
+        """
         columns = pool.reading.image_column if pool is not None else ()
-        return open_pool(path, image_root=self.anchor_image_root, image_column=columns)
+        return open_pool(path, image_root=self.anchor_image_root, image_column=columns, allow_outside=True)
 
 
 @dataclass(frozen=True)
@@ -82,16 +93,31 @@ class AnchorDraw:
     """Another seed, another draw."""
 
 
-def tell_unread(path: Path, rows: Iterable[Sample | Unreadable | Question], tell: Tell) -> None:
-    """Tell in how many rows without images something looks like one; reads all rows."""
-    found = Counter(row.unread for row in rows if not isinstance(row, Unreadable) and row.unread)
-    for where, count in found.most_common():
-        remedy = (
-            f"put {PLACEHOLDER} there and the file into a column images"
-            if where == THE_TEXT
-            else "name it with --image-column"
-        )
-        tell(one_line(f"{path}: {count} rows have no picture, but {where} looks like one; if so, {remedy}"))
+def tell_pictures(path: Path, rows: Iterable[Sample | Unreadable | Question], tell: Tell) -> None:
+    """Tell how many rows without images have what looks like one, and how many pictures are changed to show them.
+
+    Reads all rows, and the heads of their pictures.
+    """
+    unread, changes, seen = Counter[str](), Counter[str](), set[int]()
+    for row in rows:
+        if isinstance(row, Unreadable):
+            continue
+        unread[row.unread] += 1
+        for image in (part for turn in row.turns for part in turn.parts if isinstance(part, ImageRef)):
+            found = image_changes(image)
+            if found and (known := hash(image.source if isinstance(image.source, Path | bytes) else image)) not in seen:
+                seen.add(known)
+                changes.update(found)
+    for where, count in unread.most_common():
+        if where:
+            remedy = (
+                f"put {PLACEHOLDER} there and the file into a column images"
+                if where == THE_TEXT
+                else "name it with --image-column"
+            )
+            tell(one_line(f"{path}: {count} rows have no picture, but {where} looks like one; if so, {remedy}"))
+    for what, count in changes.most_common():
+        tell(one_line(f"{path}: {count} pictures {what}; see to it that what trains on them does the same"))
 
 
 def draw_anchor_file(
@@ -132,7 +158,10 @@ def provide_anchors(
     root = reading.anchor_image_root or (heldout if heldout.is_dir() else heldout.parent)
     if not out.exists():
         drawn = draw_anchor_file(
-            open_pool(heldout, image_root=root, image_column=pool.reading.image_column), pool, out, draw
+            open_pool(heldout, image_root=root, image_column=pool.reading.image_column, allow_outside=True),
+            pool,
+            out,
+            draw,
         )
         tell(f"drew {drawn} anchors: {out}")
     return dataclasses.replace(reading, anchor_image_root=root)

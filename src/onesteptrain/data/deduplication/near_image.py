@@ -7,7 +7,6 @@ images are the same picture only if no spot of them differs by more than what co
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from onesteptrain.data.images import load_image
+from onesteptrain.data.images import load_for_comparison
 from onesteptrain.data.pool import ImageRef
 from onesteptrain.errors import MissingExtraError
 
@@ -48,7 +47,7 @@ class ImageHash(NamedTuple):
     """What is kept of an image."""
 
     digest: bytes
-    """Of its size and pixels: the same for the same pixels."""
+    """Of its size and what the file holds: the same for the same pixels."""
 
     bits: Hashes
     """Its difference hash, in words of 64 bits."""
@@ -85,7 +84,7 @@ def thumbnail(ref: ImageRef) -> Image.Image:
     Raises:
         SampleError: the image cannot be loaded.
     """
-    image = load_image(ref).convert("YCbCr")
+    image = load_for_comparison(ref).look.convert("YCbCr")
     image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     return image
 
@@ -105,10 +104,9 @@ def _hash(ref: ImageRef) -> ImageHash:
         from imagehash import dhash
     except ImportError as error:
         raise MissingExtraError('near images are found with imagehash: pip install "onesteptrain[guard]"') from error
-    image = load_image(ref)
-    pixels = f"{image.width}x{image.height}".encode() + image.tobytes()
-    bits = np.packbits(dhash(image, _SIDE).hash.ravel()).view(np.uint64)
-    return ImageHash(hashlib.blake2b(pixels, digest_size=16).digest(), bits)
+    image = load_for_comparison(ref)
+    bits = np.packbits(dhash(image.look, _SIDE).hash.ravel()).view(np.uint64)
+    return ImageHash(bytes.fromhex(image.fingerprint)[:16], bits)
 
 
 _hash_file = functools.lru_cache(maxsize=4096)(_hash)

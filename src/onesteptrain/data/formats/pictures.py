@@ -134,7 +134,9 @@ def _from_text(text: str, image_root: Path) -> ImageRef:
             f"an image is given as bare base64 ({text[:20]}...), which could be a path; "
             "write data:image/png;base64, before it"
         )
-    return ImageRef(image_root / (_FILE_URI.sub("", text, count=1) if start == "file:" else text), text)
+    return ImageRef(
+        image_root / (_FILE_URI.sub("", text, count=1) if start == "file:" else text), text, root=image_root
+    )
 
 
 def _from_struct(value: Mapping[str, object], image_root: Path) -> ImageRef:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 from onesteptrain.data.formats.loss_weights import AnswerLoss, answer_loss
 from onesteptrain.data.formats.pictures import IMAGE_COLUMNS, image_ref, look_alikes, names_image, pictures_of
@@ -43,6 +44,13 @@ _UNSUPPORTED = {*_OTHER_MEDIA, "tools", "tool_calls"}
 _NOT_FIELDS = {"conversations", "messages", "prompt", "completion", "system", "tools", *IMAGE_COLUMNS, *_OTHER_MEDIA}
 
 
+class PictureReading(TypedDict):
+    """How pictures are found, whatever the file."""
+
+    image_column: tuple[str, ...]
+    allow_outside: bool
+
+
 class Reading(NamedTuple):
     """How the rows of a pool are read."""
 
@@ -54,6 +62,13 @@ class Reading(NamedTuple):
 
     image_column: tuple[str, ...] = ()
     """Columns that hold pictures, in this order; rows that have none filled are read by `images` or `image`."""
+
+    allow_outside: bool = False
+    """Open pictures outside of `image_root` too."""
+
+    def for_others(self) -> PictureReading:
+        """What holds of anchors and benchmarks of a pool as well."""
+        return {"image_column": self.image_column, "allow_outside": self.allow_outside}
 
 
 def has_conversation(row: Mapping[str, object]) -> bool:
@@ -88,6 +103,8 @@ def read_turns(row: Mapping[str, object], reading: Reading, *, answer: str | Non
         unread = "" if images else unread_pictures(row, reading)
         hint = f"; or read {unread} with --image-column" if unread not in ("", THE_TEXT) else ""
         raise SampleError(f"{error}{hint}") from error
+    if reading.allow_outside:
+        parts = [[_anywhere(part) for part in of_turn] for of_turn in parts]
     turns = tuple(Turn(draft.role, tuple(of_turn), *draft.loss) for draft, of_turn in zip(drafts, parts, strict=True))
     _check(turns)
     return turns
@@ -206,6 +223,10 @@ def _part(number: int, part: object, image_root: Path) -> Part:
     raise SampleError(
         f"message {number} has a part of the type {kind!r} with the keys {', '.join(map(str, part))}; {_PARTS}"
     )
+
+
+def _anywhere(part: str | ImageRef) -> str | ImageRef:
+    return part if isinstance(part, str) else dataclasses.replace(part, root=None)
 
 
 def _refuse_other_media(holder: Mapping[str, object]) -> None:

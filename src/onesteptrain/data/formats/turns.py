@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,9 @@ class ImageRef:
 
     name: str
     """How messages call it: the path as written in the row, or e.g. "data URI"."""
+
+    root: Path | None = field(default=None, compare=False, repr=False)
+    """The folder that a file must be in, links followed; None for any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
         note_made(place / CHECKPOINT, tree=True)
         target.save(place / CHECKPOINT)
     started = time.perf_counter()
-    evaluation = evaluate(target, _questions(trial.benchmark, trial.pool.reading.image_column), trial.evaluate)
+    evaluation = evaluate(target, _questions(trial.benchmark, **trial.pool.reading.for_others()), trial.evaluate)
     outcome = Outcome(
         accuracy=100 * evaluation.accuracy.value,
         correct=[one.correct for one in evaluation.graded],
@@ -248,5 +248,5 @@ def _encodings(target: str, load: LoadOptions, pool: Pool) -> PoolEncodings:
 
 
 @functools.lru_cache(maxsize=1)
-def _questions(benchmark: Path, image_column: tuple[str, ...]) -> list[Question]:
-    return read_benchmark(benchmark, image_column=image_column)
+def _questions(benchmark: Path, image_column: tuple[str, ...], allow_outside: bool) -> list[Question]:
+    return read_benchmark(benchmark, image_column=image_column, allow_outside=allow_outside)
