@@ -23,6 +23,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
+def several_lines(text: str) -> str:
+    """A text of lines, each as `one_line` gives it."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
 class OneStepError(Exception):
     """Root of all mistakes that a user can mend; its text is one printable line."""
 

@@ -18,7 +18,7 @@ from typing import Any
 from cyclopts import App, CoercionError, CycloptsError, Parameter, UnknownOptionError
 
 from onesteptrain.cli.options import COMMON, MAIN, RARE, FromFile, with_rare
-from onesteptrain.errors import ConfigError, OneStepError
+from onesteptrain.errors import ConfigError, OneStepError, one_line
 
 COMMANDS = {
     "init": ("starting", "Write a commented YAML file to run on your own files."),
@@ -122,7 +122,7 @@ def _named(*, method: str = "one_step", config: Path | None = None) -> None:
 
 
 def _fail(text: str, status: int) -> int:
-    print(f"ost: {text}", file=sys.stderr)  # noqa: T201
+    print(f"ost: {one_line(text)}", file=sys.stderr)  # noqa: T201
     return status
 
 

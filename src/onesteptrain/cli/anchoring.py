@@ -11,7 +11,7 @@ from onesteptrain.cli.options import FILES, Writer, panel
 from onesteptrain.cli.output import moved_images, tell
 from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.data.score_record import read_score_record
-from onesteptrain.errors import ConfigError
+from onesteptrain.errors import ConfigError, one_line
 from onesteptrain.jobs.anchor_files import (
     Accepted,
     AnchorCheck,
@@ -144,7 +144,7 @@ def describe_check(found: AnchorCheck) -> str:
     lines += [f"  {finding.about}: {finding.text}" for finding in found.findings]
     if found.odd is not None and found.odd.anchors:
         lines += [f"{len(found.odd.anchors)} anchors look like corrupted ones; are they right?"]
-        lines += [f"  row {odd.row} ({odd.uid}): {odd.why}" for odd in found.odd.anchors]
+        lines += [f"  row {odd.row} ({one_line(odd.uid)}): {odd.why}" for odd in found.odd.anchors]
     elif found.odd is not None:
         lines.append(
             "no anchor looks like a corrupted one"

@@ -147,6 +147,8 @@ def describe_selection(selection: Selection, out: Path) -> str:
     missing = selection.pool_rows - selection.scored_rows
     if missing:
         lines.append(f"{missing} rows without a score were left out")
+    if selection.excluded:
+        lines.append(f"{selection.excluded} rows were left out by the file of excluded rows")
     if selection.gate not in ("none", "blind"):
         unlike = " as unlike the anchors" if selection.gate == "trust" else ""
         lines.append(f"gate {selection.gate}: {selection.dropped} rows dropped{unlike}")

@@ -21,7 +21,7 @@ from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 from cyclopts.config import Dict
 
 from onesteptrain.cli.output import tell
-from onesteptrain.errors import ConfigError, printable
+from onesteptrain.errors import ConfigError, one_line, several_lines
 from onesteptrain.jobs.reading import from_plain, read_yaml
 
 
@@ -68,10 +68,10 @@ class Command:
             facts: The result for machines.
             then: The next command, after the word `ost`.
         """
-        sys.stdout.write((json.dumps(dict(facts), allow_nan=False) if self.json else printable(text)) + "\n")
+        sys.stdout.write((json.dumps(dict(facts), allow_nan=False) if self.json else several_lines(text)) + "\n")
         sys.stdout.flush()
         if then and not self.json:
-            tell("next: " + shlex.join(["ost", *map(str, then)]))
+            tell("next: " + one_line(shlex.join(["ost", *map(str, then)])))
 
 
 @dataclass(frozen=True, kw_only=True)

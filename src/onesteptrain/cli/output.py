@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from onesteptrain.errors import printable
+from onesteptrain.errors import one_line, several_lines
 
 LISTED = 5
 """Things that a text for people names; it counts the others."""
@@ -14,7 +14,7 @@ LISTED = 5
 
 def tell(text: str) -> None:
     """Say on stderr what has been done."""
-    print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
+    print(several_lines(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def moved_images(image_root: Path, out: Path) -> str:
@@ -29,7 +29,7 @@ def listed(title: str, items: Sequence[str]) -> list[str]:
     if not items:
         return []
     more = [f"  ... and {len(items) - LISTED} more"] if len(items) > LISTED else []
-    return [f"{title}: {len(items)}", *(f"  {item}" for item in items[:LISTED]), *more]
+    return [f"{title}: {len(items)}", *(f"  {one_line(item)}" for item in items[:LISTED]), *more]
 
 
 def duration(seconds: float) -> str:

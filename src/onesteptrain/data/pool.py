@@ -260,7 +260,8 @@ def open_pool(
         image_root: The folder that relative image paths start from; by default, the folder of the pool, or the
             working directory for rows in memory.
         image_column: Columns that hold pictures; a row in which none is filled is read by `images` or `image`.
-        allow_outside: Open pictures outside of the image root too, wherever a row points to.
+        allow_outside: Open pictures outside of the image root too, wherever a row points to; rows in memory may unless
+            an image root is given.
 
     Raises:
         PoolError: there is no such file, it is in no known container, or its rows hold no conversations.
@@ -275,7 +276,8 @@ def open_pool(
     if format == "auto":
         _refuse_foreign(container)
     columns = (image_column,) if isinstance(image_column, str) else tuple(image_column)
-    return Pool(container, Reading(format, root, columns, allow_outside))
+    anywhere = allow_outside or (image_root is None and isinstance(container, MemoryRows))  # these have no folder
+    return Pool(container, Reading(format, root, columns, anywhere))
 
 
 def draw_rows(pool: Iterable[Sample | Unreadable], count: int, seed: int) -> list[Sample]:

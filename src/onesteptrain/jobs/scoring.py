@@ -119,6 +119,8 @@ class ScoreRequest:
     def inputs(self) -> dict[str, str]:
         """Fingerprint of each file that goes in."""
         inputs = {"pool": self.pool.fingerprint}
+        if self.pool.left_out:
+            inputs["excluded rows"] = hashlib.sha256(repr(sorted(self.pool.left_out)).encode()).hexdigest()
         if isinstance(self.anchors, Path):
             inputs["anchors"] = fingerprint(self.anchors)
         elif isinstance(self.anchors, Pool):

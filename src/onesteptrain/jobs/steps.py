@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onesteptrain.data.anchors import draw_anchors, refuse_leaks
+from onesteptrain.data.anchors import draw_anchors, refuse_leaks, sort_leaks
+from onesteptrain.data.exclusion import read_excluded
 from onesteptrain.data.formats.places import PLACEHOLDER
 from onesteptrain.data.formats.schemas import THE_TEXT, PictureReading, Reading
 from onesteptrain.data.images import image_changes
@@ -45,17 +46,25 @@ class PoolOptions:
     allow_outside: bool = False
     """Open pictures outside of the image root too, wherever a row points to."""
 
+    exclude: Path | None = None
+    """File of rows that are left out, with this as their reason: the table of `ost guard` (leaks, and all but one of
+    each cluster), or uids (txt, csv, jsonl, parquet)."""
+
     def for_others(self) -> PictureReading:
         """What holds of anchors and benchmarks of the pool as well."""
         return Reading(image_column=self.image_column, allow_outside=self.allow_outside).for_others()
 
     def open(self, path: Path) -> Pool:
         """Open a pool with these options."""
-        return open_pool(path, **dataclasses.asdict(self))
+        options = dataclasses.asdict(self)
+        exclude = options.pop("exclude")
+        return leave_out(open_pool(path, **options), exclude)
 
     def open_checked(self, path: Path, tell: Tell) -> Pool:
         """Open a pool, and tell which pictures would not be read, or are not shown as they are stored."""
         pool = self.open(path)
+        if self.exclude is not None:
+            tell(f"{path}: {len(pool.left_out)} rows are left out, as {self.exclude} says")
         tell_pictures(pool.path, pool, tell)
         return pool
 
@@ -91,6 +100,17 @@ class AnchorDraw:
 
     seed: int = 0
     """Another seed, another draw."""
+
+    skip_leaks: bool = False
+    """Draw others in place of rows that stand in the pool."""
+
+
+def leave_out(pool: Pool, exclude: Path | None) -> Pool:
+    """The pool with a reason in place of the rows that a file names; see `read_excluded`."""
+    if exclude is None:
+        return pool
+    rows = read_excluded(exclude, ((row.row, row.uid) for row in pool), pool.fingerprint)
+    return pool.without(rows, f"excluded by {exclude}")
 
 
 def tell_pictures(path: Path, rows: Iterable[Sample | Unreadable | Question], tell: Tell) -> None:
@@ -133,6 +153,13 @@ def draw_anchor_file(
     """
     draw = draw or AnchorDraw()
     rows = draw_anchors(heldout, count=draw.count, by=draw.by, seed=draw.seed)
+    while draw.skip_leaks and pool is not None:
+        drawn = set(rows.tolist())
+        leaks, _ = sort_leaks((row for row in heldout if row.row in drawn), pool)
+        if not leaks:
+            break
+        heldout = heldout.without({leak.anchor_row for leak in leaks}, "stands in the pool")
+        rows = draw_anchors(heldout, count=draw.count, by=draw.by, seed=draw.seed)
     if pool is not None:
         chosen = set(rows.tolist())
         refuse_leaks((row for row in heldout if row.row in chosen), pool)

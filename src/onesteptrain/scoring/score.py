@@ -157,7 +157,7 @@ def _score_missing(
     pool: Pool, prepare: Callable[[], Scorer], shards: _Shards, progress: Progress | None, prefetch: Prefetch
 ) -> Iterator[int]:
     """Score the shards that are not on disk; yields the rows of each as soon as it is there."""
-    shards.refuse_failures()
+    shards.refuse_failures(len(pool.left_out))
     if not shards.missing():
         return
     scorer = prepare()
@@ -170,7 +170,7 @@ def _score_missing(
             if len(records) == len(chunk.shard):
                 shards.write(chunk.shard, records)
                 yield len(records)
-                shards.refuse_failures()
+                shards.refuse_failures(len(pool.left_out))
                 records = []
 
 
@@ -247,13 +247,13 @@ class _Shards:
         with suppress(OSError):  # it is not there, or somebody has put something into it
             self.folder.rmdir()
 
-    def refuse_failures(self) -> None:
-        """Stop where too many of the rows so far have no score.
+    def refuse_failures(self, left_out: int) -> None:
+        """Stop where too many of the rows so far have no score, which nobody has left out.
 
         Raises:
             ScoreError: it is so.
         """
-        if self._seen >= 256 and self._failed > self.options.max_failed_share * self._seen:
+        if self._seen >= 256 and self._failed - left_out > self.options.max_failed_share * self._seen:
             _, reasons = _failures(path for path in self.paths if path.exists())
             raise ScoreError(
                 f"{self._failed} of {self._seen} rows cannot be scored, such as: {reasons[0][0]}; "

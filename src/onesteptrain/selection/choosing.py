@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onesteptrain.data.pool import Pool, write_subset
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.figures import Figures, read_measures
-from onesteptrain.selection.gating import Gated, pass_gate
+from onesteptrain.selection.gating import Gated, pass_gate, without_excluded
 from onesteptrain.selection.guidance import Guidance, guidances
 from onesteptrain.selection.keeping import keep_rows, preference, ranking_column
 from onesteptrain.selection.options import Budget, SelectOptions, parse_floor, read_budget
@@ -84,6 +84,9 @@ class Selection:
     given_pool: Pool | None = None
     """The pool, if the caller had it open."""
 
+    excluded: int = 0
+    """Rows that a file names, and that are not kept whatever they look like."""
+
     @property
     def clean_share(self) -> float | None:
         """Share of the scored rows that is clean, as the trust gate estimates it; None where it cannot tell."""
@@ -120,7 +123,17 @@ class Selection:
 
     def summary(self) -> dict[str, Any]:
         """The numbers without the rows, for JSON."""
-        names = ("pool_rows", "scored_rows", "threshold", "budget", "skipped_similar", "gate", "prefer", "dropped")
+        names = (
+            "pool_rows",
+            "scored_rows",
+            "threshold",
+            "budget",
+            "skipped_similar",
+            "gate",
+            "prefer",
+            "dropped",
+            "excluded",
+        )
         facts = {name: getattr(self, name) for name in (*names, "clean_share", "groups")}
         facts["verdict"] = self.verdict and self.verdict.facts()
         facts["kinds"] = self.kinds and {name: share._asdict() for name, share in self.kinds.items()}
@@ -167,7 +180,7 @@ def select_rows(
     if floor is not None and options.quota is not None:
         raise ConfigError(f"keep is {keep!r}, which gives no number of rows to share out; leave quota out, or give 20%")
     budget = Budget(table.rows) if floor is not None else read_budget(keep, table.rows)
-    gated = pass_gate(table, options, floor, pool)
+    gated, excluded = without_excluded(pass_gate(table, options, floor, pool), table, options.exclude)
     groups = _groups(table, gated, options, pool)
     kept, prefer = keep_rows(table, gated, options, budget, groups), preference(options, gated)
     ranked = ranking_column(options, gated)
@@ -192,6 +205,7 @@ def select_rows(
         groups=None if groups is None or options.quota is None else _count(groups, chosen),
         kinds=_kind_shares(gated, values, chosen),
         given_pool=pool,
+        excluded=excluded,
     )
 
 

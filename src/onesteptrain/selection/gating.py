@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onesteptrain.data.exclusion import read_excluded
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.guidance import Guidance, guidances
@@ -87,6 +89,24 @@ def pass_gate(table: ScoreTable, options: SelectOptions, floor: float | None = N
             f"is {values[gated.passed].max():g}; lower the value after >="
         )
     return _from_floor(gated, values, floor)
+
+
+def without_excluded(gated: Gated, table: ScoreTable, exclude: Path | None) -> tuple[Gated, int]:
+    """What a gate lets pass, without rows that a file names, and how many of those are in the table.
+
+    Raises:
+        PoolError: the file names no row, or is of another pool.
+        ScoreError: nothing is left.
+    """
+    if exclude is None:
+        return gated, 0
+    columns = table.read(["row", "uid"]).to_pydict()
+    named = read_excluded(exclude, zip(columns["row"], columns["uid"], strict=True), table.metadata.get("pool", ""))
+    positions = np.flatnonzero(np.isin(columns["row"], named))
+    passed, others = (rows[~np.isin(rows, positions)] for rows in (gated.passed, gated.others))
+    if not len(passed):
+        raise ScoreError(f"{exclude} names all rows of {table.path} that pass the gate; nothing can be selected")
+    return gated._replace(passed=passed, others=others), len(positions)
 
 
 def _by_trust(table: ScoreTable, finite: Positions, kinds: RowKinds | None, *, asked: bool) -> Gated:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from onesteptrain.errors import ConfigError
@@ -63,6 +64,10 @@ class SelectOptions:
 
     draw_seed: int = 0
     """Another seed, another draw."""
+
+    exclude: Path | None = None
+    """File of rows that are not kept: the table of `ost guard` (leaks, and all but one of each cluster), or uids (txt,
+    csv, jsonl, parquet)."""
 
     def __post_init__(self) -> None:
         if self.distinct is not None and not 0 < self.distinct < 1:

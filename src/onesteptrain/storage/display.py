@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import escape
 
+from onesteptrain.errors import one_line, printable
+
 _LONGEST = 120
 
 
@@ -17,7 +19,7 @@ def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[obj
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     head = f"<thead><tr>{cells(columns, 'th')}</tr></thead>"
-    return f"<table><caption>{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
+    return f"<table><caption>{escape(one_line(caption))}</caption>{head}<tbody>{body}</tbody></table>"
 
 
 def _short(value: object) -> object:
@@ -25,5 +27,5 @@ def _short(value: object) -> object:
         return f"{value:.4g}"
     if value is None or hasattr(value, "__html__"):
         return "" if value is None else value
-    text = str(value)
+    text = printable(str(value))
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from onesteptrain.errors import MissingExtraError, ScoreError
+from onesteptrain.errors import MissingExtraError, ScoreError, one_line
 from onesteptrain.storage.atomic import whole
 from onesteptrain.storage.display import html_table
 from onesteptrain.storage.intact import POOL, refuse_damaged
@@ -69,11 +69,24 @@ def to_table(placed: Iterable[tuple[str, int, Record]]) -> pa.Table:
     rows: list[dict[str, Value]] = []
     names: dict[str, None] = {}
     for uid, row, record in placed:
-        rows.append({"uid": uid, "row": row, "score": record.score, "reason": record.reason, **record.columns})
+        rows.append(
+            {
+                "uid": uid,
+                "row": row,
+                "score": record.score,
+                "reason": record.reason and one_line(record.reason),
+                **record.columns,
+            }
+        )
         names.update(dict.fromkeys(record.columns))
     columns = {name: pa.array([row[name] for row in rows], _BASE_TYPES[name]) for name in BASE_COLUMNS}
-    columns |= {name: pa.array([row.get(name) for row in rows]) for name in names}
+    columns |= {name: pa.array([_storable(row.get(name)) for row in rows]) for name in names}
     return pa.table(columns)
+
+
+def _storable(value: Value) -> Value:
+    """A text without what UTF-8 cannot hold."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write_table(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:

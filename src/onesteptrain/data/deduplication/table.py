@@ -54,14 +54,22 @@ def write_findings(
         pq.write_table(table, part, compression="zstd")
 
 
-def read_duplicates(path: Path, pool: Pool | None = None) -> NDArray[np.int64]:
+def is_guard_table(path: Path) -> bool:
+    """Whether a file is a table that `write_findings` has made."""
+    try:
+        return b"onesteptrain.guard" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def read_duplicates(path: Path, pool: Pool | str | None = None) -> NDArray[np.int64]:
     """Rows to pass over so that every cluster is there once: all of it but the kept one, rising.
 
     Look-alikes, leaks and rows that could not be read are not among them.
 
     Args:
         path: The table of `ost guard`.
-        pool: The pool that rows are passed over in; a table of another one is refused.
+        pool: The pool that rows are passed over in, or its fingerprint; a table of another one is refused.
 
     Raises:
         PoolError: this is no such table, or it is of another pool.
@@ -71,7 +79,7 @@ def read_duplicates(path: Path, pool: Pool | None = None) -> NDArray[np.int64]:
     return np.array(sorted(rows), np.int64)
 
 
-def read_leaks(path: Path, pool: Pool | None = None) -> NDArray[np.int64]:
+def read_leaks(path: Path, pool: Pool | str | None = None) -> NDArray[np.int64]:
     """Rows of the pool that repeat a row of the anchors or the benchmark, rising.
 
     Raises:
@@ -81,7 +89,7 @@ def read_leaks(path: Path, pool: Pool | None = None) -> NDArray[np.int64]:
     return np.array(sorted(row["row"] for row in table.to_pylist() if row["leak_of"] is not None), np.int64)
 
 
-def _read(path: Path, pool: Pool | None, columns: list[str]) -> pa.Table:
+def _read(path: Path, pool: Pool | str | None, columns: list[str]) -> pa.Table:
     try:
         table = pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
@@ -89,8 +97,9 @@ def _read(path: Path, pool: Pool | None, columns: list[str]) -> pa.Table:
     facts = table.schema.metadata or {}
     if b"onesteptrain.guard" not in facts:
         raise PoolError(f"{path} is no table of duplicates; give the --out of `ost guard`")
-    if pool is not None and facts[b"pool"].decode() != pool.fingerprint:
-        raise PoolError(f"{path} is of another pool than {pool.path}, or that has changed; run `ost guard` again")
+    if pool is not None and facts[b"pool"].decode() != (pool if isinstance(pool, str) else pool.fingerprint):
+        name = "the one that is asked for" if isinstance(pool, str) else pool.path
+        raise PoolError(f"{path} is of another pool than {name}, or that has changed; run `ost guard` again")
     return table
 
 
