@@ -129,6 +129,7 @@ def test_a_method_without_tokens_or_utility_gets_no_made_up_shares(tmp_path):
         "clean_share": None,
         "verdict": None,
         "guidance": [],
+        "excluded": 0,
         "groups": None,
         "kinds": None,
         "kept": {
