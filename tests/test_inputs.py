@@ -1,5 +1,6 @@
 """What docs/inputs.md says of rows, and what it cannot show: mixed pools, encodings, files, runs."""
 
+import base64
 import json
 import random
 import re
@@ -127,6 +128,10 @@ MARKS = [
     "[IMG]",
     "[image 1]",
     "{image}",
+    "&lt;image&gt;",
+    "<pic_0>",
+    "<image-placeholder>",
+    "<im_start><im_patch><im_patch><im_end>",
     "<img>a.png</img>",
     "![a chart](a.png)",
     '![](<a.png> "title")',
@@ -171,6 +176,9 @@ REFERENCES = [
     "file://{folder}/img/a%20b.png",
     "FILE://localhost{folder}/img/a%20b.png",
     "file:{folder}/img/a b.png",
+    " file://{folder}/img/a%20b.png",
+    "img/a%20b.png",
+    "img\\a%20b.png",
 ]
 
 
@@ -181,6 +189,12 @@ def test_a_picture_is_found_by_another_spelling_of_its_name(written, tmp_path):
     (ref,) = read(qa(image=written.format(folder=tmp_path)), image_root=tmp_path).images
     assert load_image(ref).size == (48, 32)
     assert image_bytes(ref) == png(1)
+
+
+def test_space_before_a_data_uri_or_a_url_changes_nothing():
+    uri = "data:image/png;base64," + base64.b64encode(png(1)).decode()
+    assert read(qa(image=f"\n {uri}")).images == read(qa(image=uri)).images
+    assert "is not on this machine" in read(qa(image=" https://example.org/a.png")).reason
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [("NFC", "NFD"), ("NFD", "NFC")])

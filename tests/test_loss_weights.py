@@ -94,6 +94,7 @@ def manual_losses(one):
         ({"training": False}, 0),
         ({"loss_weight": 0.5}, 0.5),  # LLaMA-Factory
         ({"trainable": False}, 0),
+        ({"loss_mask": 0}, 0),
         ({"loss": "false"}, 0),
         ({"train": "True"}, 1),
         ({"weight": "0"}, 0),

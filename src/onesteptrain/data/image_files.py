@@ -21,7 +21,8 @@ def short_name(name: str) -> str:
 def image_file(path: Path, name: str, root: Path | None) -> Path:
     """The file of an image, which may be spelled in another way than its name in the row.
 
-    Tried are: escapes of a file URI, backslashes, spaces around, and both ways to write accents in Unicode.
+    Tried are: escapes of a URI (first in a file URI, last in a path), backslashes, spaces around,
+    and both ways to write accents in Unicode.
 
     Args:
         path: Where it should be.
@@ -60,7 +61,8 @@ def _resolved(root: Path) -> str:
 
 def _spellings(path: Path, *, is_uri: bool) -> Iterator[Path]:
     written = str(path)
-    for text in (unquote(written), written) if is_uri else (written,):
+    texts = (unquote(written), written) if is_uri else (written, unquote(written))
+    for text in dict.fromkeys(texts):
         yield Path(text)
         for plain in (text, re.sub(r"\s*/\s*", "/", text.replace("\\", "/")).strip()):
             yield from (Path(unicodedata.normalize(form, plain)) for form in ("NFC", "NFD"))

@@ -1,9 +1,9 @@
 """What each answer of a row counts in the loss, by the flags that trainers read.
 
 A message may carry `loss` and `loss_scale` (ms-swift), `weight` (OpenAI), `loss_weight` (LLaMA-Factory), `train` and
-`train_detail` (axolotl), and a row `weight` (Fireworks). All are factors of one number: 0 takes the answer out of the
-loss, where it stays as context, and 1 is what an answer without a flag counts. Only answers are ever in the loss, so
-flags of other turns say nothing.
+`train_detail` (axolotl), `loss_mask` (1 for in the loss), and a row `weight` (Fireworks). All are factors of one
+number: 0 takes the answer out of the loss, where it stays as context, and 1 is what an answer without a flag counts.
+Only answers are ever in the loss, so flags of other turns say nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from onesteptrain.data.formats.turns import Turn
 from onesteptrain.errors import SampleError
 
-FLAGS = ("loss", "loss_scale", "loss_weight", "weight", "train", "training", "trainable")
+FLAGS = ("loss", "loss_scale", "loss_weight", "loss_mask", "weight", "train", "training", "trainable")
 _DETAIL, _ROW_WEIGHT = "train_detail", "weight"
 
 _WORDS = {"true": 1.0, "yes": 1.0, "on": 1.0, "false": 0.0, "no": 0.0, "off": 0.0, "": None, "null": None, "none": None}

@@ -124,19 +124,20 @@ def _column(name: str, value: object, image_root: Path) -> list[ImageRef]:
 
 
 def _from_text(text: str, image_root: Path) -> ImageRef:
-    start = text[:5].lower()
+    bare = text.lstrip()
+    start = bare[:5].lower()
     if start == "data:":
-        return ImageRef(_decoded(text.partition(",")[2]), "data URI")
-    if "://" in text and _FAR_AWAY.match(text):
-        raise SampleError(f"image {text[:100]!r} is not on this machine; download it first and give its path")
-    if _BASE64.match(text):
+        return ImageRef(_decoded(bare.partition(",")[2]), "data URI")
+    if "://" in bare and _FAR_AWAY.match(bare):
+        raise SampleError(f"image {bare[:100]!r} is not on this machine; download it first and give its path")
+    if _BASE64.match(bare):
         raise SampleError(
-            f"an image is given as bare base64 ({text[:20]}...), which could be a path; "
+            f"an image is given as bare base64 ({bare[:20]}...), which could be a path; "
             "write data:image/png;base64, before it"
         )
-    return ImageRef(
-        image_root / (_FILE_URI.sub("", text, count=1) if start == "file:" else text), text, root=image_root
-    )
+    if start == "file:":
+        return ImageRef(image_root / _FILE_URI.sub("", bare, count=1), bare, root=image_root)
+    return ImageRef(image_root / text, text, root=image_root)
 
 
 def _from_struct(value: Mapping[str, object], image_root: Path) -> ImageRef:

@@ -24,7 +24,7 @@ Part = str | ImageRef | None
 
 _FIRST = re.compile(r"\A(?:<image>\n?)+")
 _LAST = re.compile(r"(?:\n?<image>)+\Z")
-_BRACKETS = re.compile(r"[<\[{!]")
+_BRACKETS = re.compile(r"[<\[{!&]")
 _NAMED = re.compile(
     r"```.*?```|`[^`\n]*`"  # code only shows how a picture is named
     r"|<img>\s*(?P<tag>[^<>\n]+?)\s*</img>"
@@ -32,15 +32,15 @@ _NAMED = re.compile(
     re.DOTALL,
 )
 _MARK = re.compile(
-    r"(?:<\|?|\[|\{\{?)\s*(?:image|img|picture)\s*[_:#-]?\s*(?P<number>\d{1,3})\s*(?:\|?>|\]|\}?\})"
-    r"|<\s*image\s*/?>(?:\s*</image>)?|<image_?(?:here|placeholder|token|pad|soft_token)>|<start_of_image>"
+    r"(?:<\|?|\[|\{\{?)\s*(?:image|img|picture|pic)\s*[_:#-]?\s*(?P<number>\d{1,3})\s*(?:\|?>|\]|\}?\})"
+    r"|<\s*image\s*/?>(?:\s*</image>)?|&lt;\s*image\s*/?&gt;|<image[_-]?(?:here|placeholder|token|pad|soft_token)>|<start_of_image>"
     r"|(?:<img>\s*)?<img_context>(?:\s*</img>)?|<img\s*/?>(?:\s*</img>)?|<\|?img\|?>|<img_?placeholder>"
     r"|(?:<\|(?:vision_start|begin_of_image)\|>)?<\|image(?:_pad|_placeholder)?\|>(?:<\|(?:vision_end|end_of_image)\|>)?"
-    r"|\[(?:img|image)\]|\{\{?\s*(?:img|image)\s*\}?\}",
+    r"|(?:<im_start>)?(?:<im_patch>)+(?:<im_end>)?|\[(?:img|image)\]|\{\{?\s*(?:img|image)\s*\}?\}",
     re.IGNORECASE,
 )
 _LIKE_A_MARK = re.compile(
-    r"</?[^<>\s]{0,12}(?:image|img|picture|photo)[^<>\n]{0,200}>"
+    r"</?[^<>\s]{0,12}(?:image|img|picture|photo)[^<>\n]{0,200}>|&lt;\s*image\s*/?&gt;"
     r"|[\[{]\s*(?:image|img|picture|photo|pic)s?[ _:#-]?\d*\s*[\]}]",
     re.IGNORECASE,
 )

@@ -194,8 +194,9 @@ def _pieces(number: int, message: Mapping[str, object]) -> list[object]:
     """What a message says, in parts; nothing where it says nothing."""
     if len(message) == 2 and isinstance(content := message.get("content"), str):  # nearly all messages
         return [content]
-    said = [message[key] for key in _CONTENT_KEYS if message.get(key) is not None]
-    if len(said) > 1 and any(other != said[0] for other in said[1:]):
+    given = [message[key] for key in _CONTENT_KEYS if message.get(key) is not None]
+    said = [value for value in given if value not in ("", [], {})] or given  # what is empty says nothing
+    if any(other != said[0] for other in said[1:]):
         raise SampleError(f"message {number} says one thing under content and another under value or text; keep one")
     if not said:
         return []
@@ -205,7 +206,9 @@ def _pieces(number: int, message: Mapping[str, object]) -> list[object]:
         raise SampleError(
             f"message {number} has the content {said[0]!r}, a {type(said[0]).__name__}; write it as a text"
         )
-    return said[0] if isinstance(said[0], list) else said
+    if not isinstance(said[0], list):
+        return said[:1]
+    return [part for part in said[0] if part is not None]
 
 
 def _part(number: int, part: object, image_root: Path) -> Part:
