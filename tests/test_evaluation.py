@@ -3,7 +3,6 @@
 import json
 import random
 import threading
-import time
 
 import pytest
 from math_verify import parse, verify
@@ -139,14 +138,6 @@ def test_answers_are_checked_outside_the_main_thread():
     worker.start()
     worker.join()
     assert marks == [True, False]
-
-
-def test_checking_takes_less_than_ten_milliseconds_an_answer():
-    is_correct("The answer is 1/3.", "2/3")  # the parser's own start
-    started = time.perf_counter()
-    for number in range(200):
-        is_correct(f"The answer is {number}/{number + 1}.", f"{number + 1}/{number + 2}" if number % 2 else "5")
-    assert (time.perf_counter() - started) / 200 < 0.01
 
 
 def test_the_wilson_interval_solves_its_defining_equation():
