@@ -94,8 +94,8 @@ def read_turns(row: Mapping[str, object], reading: Reading, *, answer: str | Non
     if answer is not None and not (drafts and drafts[-1].role == "assistant"):
         drafts.append(Draft("assistant", [answer]))
     system = row.get("system")
-    if isinstance(system, str) and system.strip() and not (drafts and drafts[0].role == "system"):
-        drafts.insert(0, Draft("system", [system]))
+    if _is_said(system) and not (drafts and drafts[0].role == "system"):
+        drafts.insert(0, _draft(0, {"role": "system", "content": system}, reading))
     images = pictures_of(row, reading.image_column, reading.image_root)
     try:
         parts = placed(drafts, images, reading.image_root)
@@ -188,6 +188,15 @@ def _draft(number: int, message: Mapping[str, object], reading: Reading) -> Draf
         return Draft(role, parts, llava, loss)
     first, *rest = parts if parts and isinstance(parts[0], str) else ["", *parts]
     return Draft(role, [f"<think>\n{thought.strip()}\n</think>\n\n{first}", *rest], llava, loss)
+
+
+def _is_said(system: object) -> bool:
+    """Whether a column `system` holds a text, or parts of which one does; it may hold other things."""
+    if isinstance(system, list):
+        return any(map(_is_said, system))
+    if isinstance(system, Mapping):
+        return any(_is_said(system.get(key)) for key in _TEXT_KEYS)
+    return isinstance(system, str) and system.strip() != ""
 
 
 def _pieces(number: int, message: Mapping[str, object]) -> list[object]:
