@@ -46,6 +46,9 @@ _PICKED = re.compile(
 )
 _HASHES = re.compile(r"####[ \t]*(?!\s*(?:final\s+)?answer\b)(?=\S)", re.IGNORECASE)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[\w.]+))")
+_POWER = re.compile(r"\s*\^\s*(?:\{\s*\w+\s*\}|\w)")
+"""Behind a box, of which it is a part."""
+
 _ANOTHER = re.compile(r"[\s$]*(?:,|;|and|or|,\s*and)[\s$]*\\boxed\s*\{")
 _TAGGED = re.compile(
     r"<answer>(.*?)(?:</answer>|(?P<open>\Z))|<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.IGNORECASE | re.DOTALL
@@ -122,6 +125,8 @@ def _statements(text: str, finished: bool) -> Iterator[Statement]:
         if match.start() < boxed_to:
             continue
         boxed_to, answer = (match.end(), match["bare"]) if match["bare"] else _braced(text, match.end())
+        if power := _POWER.match(text, boxed_to):
+            boxed_to, answer = power.end(), f"({answer}){power[0].strip()}"
         yield Statement(match.start(), boxed_to, answer)
     for match in _TAGGED.finditer(text):
         if match["open"] is None or finished:
