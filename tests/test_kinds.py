@@ -220,6 +220,11 @@ def test_a_draw_keeps_the_share_of_a_kind_that_is_not_judged(tmp_path, monkeypat
     assert selection.kinds["b"].before == 0.25
     assert selection.kinds["b"].after == pytest.approx(0.25, abs=1 / len(selection))  # a row is not split
     assert select_rows(table, keep="100%").kinds["b"].after > 0.35  # nothing of it is dropped
+    filled = select_rows(table, keep="100%", options=SelectOptions(fill=True))
+    trust, judged = measure_trust(table, kinds), kinds.rows == 0  # what is said to be clean counts none of the others
+    passing = trust.passing() & judged
+    clean = trust.verdict.passing_clean.value * passing.sum() + trust.probability[judged & ~passing].sum()
+    assert filled.kept.clean_share == pytest.approx(clean / judged.sum())
     assert "shares of pool and of what is kept: a 75% to 75%, b 25% to 25%" in describe_selection(selection, Path("x"))
 
 

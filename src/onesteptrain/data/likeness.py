@@ -114,6 +114,11 @@ def kind_of(sample: Sample, column: str) -> str:
     return "" if value is None else str(value)
 
 
+def kind_by(row: Sample | Unreadable, columns: Sequence[str]) -> str:
+    """The values of some columns, joined; empty of a row that cannot be read."""
+    return ", ".join(kind_of(row, column) for column in columns) if isinstance(row, Sample) else ""
+
+
 def compare_sizes(
     name: str, unit: str, rows: NDArray[np.float64], anchors: NDArray[np.float64], about: About = "lengths"
 ) -> list[Finding]:

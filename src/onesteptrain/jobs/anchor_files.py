@@ -13,7 +13,7 @@ from onesteptrain.data.anchors import ACCEPTED, describe_leaks, find_leaks, sort
 from onesteptrain.data.formats.memory import to_dataset
 from onesteptrain.data.formats.writing import to_row
 from onesteptrain.data.images import thumbnail_html
-from onesteptrain.data.likeness import Finding, compare, kind_of
+from onesteptrain.data.likeness import Finding, compare, kind_by
 from onesteptrain.data.pool import Pool, Sample, open_pool, text_of, write_subset
 from onesteptrain.data.score_record import read_score_record
 from onesteptrain.errors import AnchorError, ConfigError, SampleError
@@ -198,12 +198,9 @@ def _choose(
 
 def _kinds(table: ScoreTable, pool: Pool, anchors: Sequence[Sample], columns: Sequence[str]) -> Kinds:
     """Values of the columns, joined, of the rows of the score table and of the anchors."""
-
-    def kind(sample: Any) -> str:
-        return ", ".join(kind_of(sample, column) for column in columns) if isinstance(sample, Sample) else ""
-
-    kinds = {row.row: kind(row) for row in pool}
-    return Kinds([kinds[row] for row in table.read(["row"])["row"].to_pylist()], [kind(anchor) for anchor in anchors])
+    kinds = {row.row: kind_by(row, columns) for row in pool}
+    rows = [kinds[row] for row in table.read(["row"])["row"].to_pylist()]
+    return Kinds(rows, [kind_by(anchor, columns) for anchor in anchors])
 
 
 def _can_be_written(sample: Sample, pool: Pool) -> bool:

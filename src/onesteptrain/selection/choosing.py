@@ -214,14 +214,17 @@ def _groups(table: ScoreTable, gated: Gated, options: SelectOptions, pool: Pool 
 
     Of these none is dropped, and drawn with the others they would have more than their share of the pool.
     """
-    expected = None if gated.trust is None else gated.trust.expected_clean()
+    trust = gated.trust if gated.gate == "trust" else None
     if options.quota is not None:
-        if options.quota_shares == "clean" and (expected is None or gated.gate != "trust"):
+        groups = read_groups(table, options.quota, lambda: scored_pool(table, pool))
+        if options.quota_shares != "clean":
+            return groups
+        if trust is None:
             raise ScoreError(f"{table.path} does not say what is clean; leave quota_shares clean out")
-        return read_groups(table, options.quota, lambda: scored_pool(table, pool))._replace(expected=expected)
-    if gated.gate != "trust" or gated.trust is None or gated.kinds is None or not gated.trust.unjudged.any():
+        return groups._replace(expected=trust.expected_clean())
+    if trust is None or gated.kinds is None or not trust.unjudged.any():
         return None
-    return Groups([*gated.kinds.names], gated.kinds.rows, expected)
+    return Groups([*gated.kinds.names], gated.kinds.rows, trust.expected_clean())
 
 
 def _kind_shares(gated: Gated, values: NDArray[np.float64], chosen: NDArray[np.int64]) -> dict[str, KindShare] | None:

@@ -9,16 +9,17 @@ nothing between, a gap of a factor of two with enough anchors on both sides, row
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onesteptrain.data.likeness import kind_of
-from onesteptrain.data.pool import Pool, Sample
+from onesteptrain.data.likeness import kind_by
+from onesteptrain.data.pool import Pool, Sample, Unreadable
 from onesteptrain.errors import ConfigError
 from onesteptrain.selection.recorded import scored_anchors, scored_pool
+from onesteptrain.selection.separation import Codes
 from onesteptrain.storage.score_table import ScoreTable
 
 LENGTH = "answer length"
@@ -32,8 +33,6 @@ _GAP = 2.0
 
 _LEAST_BESIDE = 5
 """Anchors on each side of a gap; fewer may be chance."""
-
-Codes = NDArray[np.int64]
 
 
 class RowKinds(NamedTuple):
@@ -111,12 +110,11 @@ def find_gaps(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
 def _read_kinds(table: ScoreTable, columns: Sequence[str], pool: Pool | None) -> RowKinds:
     opened, anchors = scored_pool(table, pool), scored_anchors(table)
     numbers: dict[str, int] = {}
-    by_row = np.zeros(len(opened), np.int64)
-    for row in opened:
-        by_row[row.row] = numbers.setdefault(_kind(row, columns), len(numbers))
-    by_uid = {anchor.uid: numbers.setdefault(_kind(anchor, columns), len(numbers)) for anchor in anchors}
-    for part in (opened, anchors):
-        _need_columns(part, columns)
+    by_row, by_uid = np.zeros(len(opened), np.int64), {}
+    for row, kind in _kinds_of(opened, columns):
+        by_row[row.row] = numbers.setdefault(kind, len(numbers))
+    for anchor, kind in _kinds_of(anchors, columns):
+        by_uid[anchor.uid] = numbers.setdefault(kind, len(numbers))
     if len(numbers) > MOST_KINDS:
         raise ConfigError(
             f"kind {', '.join(columns)} has {len(numbers)} values; give columns with at most {MOST_KINDS}"
@@ -131,15 +129,12 @@ def _read_kinds(table: ScoreTable, columns: Sequence[str], pool: Pool | None) ->
     return RowKinds(", ".join(columns), tuple(names), place[by_row[rows]], place[theirs])
 
 
-def _need_columns(rows: Pool, columns: Sequence[str]) -> None:
-    """Refuse columns that no row has."""
+def _kinds_of(rows: Pool, columns: Sequence[str]) -> Iterator[tuple[Sample | Unreadable, str]]:
+    """Rows with their kinds; at their end columns are refused that no row has."""
     left = set(columns)
     for row in rows:
-        left -= {*row.fields} if isinstance(row, Sample) else set()
-        if not left:
-            return
-    raise ConfigError(f"no row of {rows.path} has the column {sorted(left)[0]!r}; give one that its rows have as kind")
-
-
-def _kind(row: object, columns: Sequence[str]) -> str:
-    return ", ".join(kind_of(row, column) for column in columns) if isinstance(row, Sample) else ""
+        if left and isinstance(row, Sample):
+            left -= row.fields.keys()
+        yield row, kind_by(row, columns)
+    if left:
+        raise ConfigError(f"no row of {rows.path} has the column {min(left)!r}; give one that its rows have as kind")

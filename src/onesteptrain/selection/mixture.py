@@ -24,11 +24,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import isotonic_regression
 
 from onesteptrain.data.corruption import STYLE
-from onesteptrain.selection.power import FALSE_ALARMS, Interval
-
-Values = NDArray[np.float64]
-Errors = NDArray[np.str_]
-Codes = NDArray[np.int64]
+from onesteptrain.selection.power import FALSE_ALARMS, Errors, Interval, Values
+from onesteptrain.selection.separation import Codes
 
 _LEVELS = np.arange(0.30, 0.80, 0.05)
 

@@ -32,11 +32,11 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import gaussian_kde
 
 from onesteptrain.errors import ScoreError
-from onesteptrain.selection.kinds import Codes, RowKinds, find_kinds
+from onesteptrain.selection.kinds import RowKinds, find_kinds
 from onesteptrain.selection.likeness import find_unlike
 from onesteptrain.selection.mixture import clean_intervals, clean_share, count, kernel_width
 from onesteptrain.selection.power import Interval, Power, measure_power
-from onesteptrain.selection.separation import Examples, Separation, distinctness, separate
+from onesteptrain.selection.separation import Codes, Examples, Separation, distinctness, separate
 from onesteptrain.selection.verdict import KindVerdict, Verdict
 from onesteptrain.storage.score_table import ScoreTable
 
