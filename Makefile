@@ -1,6 +1,7 @@
 # make demo   the main job on built-in data, in a few minutes
 # make test   all tests
 # make check  what CI runs: format, lint, types, import contracts, tests
+# make fuzz   mutated rows and files, a million of them: some hours; FUZZ_CASES=20000 takes minutes
 # Each target sets up .venv on its own; PYTHON names the interpreter, at least 3.11.
 
 PYTHON ?= python3
@@ -8,8 +9,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= ost-demo
+FUZZ_CASES ?= 1000000
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test check lint format fuzz clean
 
 demo: $(READY)
 	$(BIN)/ost demo --out $(DEMO_OUT) --overwrite
@@ -18,6 +20,9 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 check: lint test
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzzing --cases $(FUZZ_CASES)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -159,6 +159,7 @@ class ScoreTable:
         if not self.path.is_file():
             raise ScoreError(f"{self.path} does not exist; score the pool first, or let the scoring finish")
         refuse_damaged(self.path, whole_pool=self.path.name not in (REFERENCE, CORRUPTED))
+        _refuse_other_columns(self.path)
 
     def __len__(self) -> int:
         return self.rows
@@ -243,6 +244,22 @@ class ScoreTable:
         reasons = Counter(filter(None, self.read(["reason"])["reason"].to_pylist())).most_common(_SHOWN_REASONS)
         named = "".join(f"; {count} not: {reason}" for reason, count in reasons)
         return f"{self.rows} rows, {self.scored} scored{named}; columns {', '.join(self.names)}"
+
+
+def _refuse_other_columns(path: Path) -> None:
+    """Refuse a table whose first columns are not those of scores."""
+    schema = pq.read_schema(path)
+    is_text, is_number = (pa.types.is_string, pa.types.is_large_string), (pa.types.is_floating,)
+    for name, kinds in {"uid": is_text, "row": (pa.types.is_integer,), "score": is_number, "reason": is_text}.items():
+        if schema.names.count(name) != 1:
+            raise ScoreError(
+                f"{path} is no score table (it needs one column {name!r}); give the scores.parquet of a run"
+            )
+        kind = schema.field(name).type
+        if not any(fits(kind) for fits in (*kinds, pa.types.is_null)):
+            raise ScoreError(
+                f"{path} is no score table (its column {name!r} holds {kind}); give the scores.parquet of a run"
+            )
 
 
 def read_scores(path: str | Path) -> ScoreTable:

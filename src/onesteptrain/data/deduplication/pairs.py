@@ -95,7 +95,7 @@ class _Pictures:
         if not same:  # without images, units of one question are one
             yield from self._chosen(without, keys[without], question, same=same)
         shown = members[self._count[members] > 0]
-        for chunk in range(self._chunks.shape[1]):
+        for chunk in range(self._chunks.shape[1] if len(shown) > 1 else 0):
             seen = self._chunks[self._first[shown], chunk]
             joint = mix(np.stack([keys[shown], seen, self._count[shown].astype(np.uint64)], axis=1))
             yield from self._chosen(shown, joint, question, same=same)

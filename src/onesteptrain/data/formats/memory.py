@@ -18,7 +18,7 @@ from onesteptrain.data.formats.arrow import dataset_rows
 from onesteptrain.data.formats.container import RawRow, RowNumbers
 from onesteptrain.data.formats.pictures import image_ref
 from onesteptrain.data.formats.uids import content_digest
-from onesteptrain.errors import PoolError, SampleError
+from onesteptrain.errors import PoolError
 
 _IMAGES = {"image", "images"}
 _ROWS_AT_ONCE = 64
@@ -68,7 +68,12 @@ class MemoryRows:
         if suffix not in _WRITERS:
             raise PoolError(f"rows in memory are not written as {suffix}; choose {', '.join(filter(None, _WRITERS))}")
         chosen = self.take(rows[: rows.searchsorted(self.count())])
-        _WRITERS[suffix](chosen, out)
+        try:
+            _WRITERS[suffix](chosen, out)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError) as error:
+            if isinstance(error, PoolError):
+                raise
+            raise PoolError(f"the rows cannot be written as {suffix or 'a folder'}: {error}; write JSONL") from error
         return chosen.count()
 
 
@@ -105,6 +110,9 @@ def to_dataset(rows: Sequence[Any], image_root: Path | None = None) -> Any:
     """
     import datasets
 
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise PoolError(f"row {number} is a {type(row).__name__}, which fits into no columns; leave it out")
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _uniform([_mapped(row.get(name), _for_arrow) for row in rows]) for name in names}
     lists = {name: any(isinstance(value, list) for value in columns[name]) for name in _IMAGES & set(names)}
@@ -117,7 +125,7 @@ def to_dataset(rows: Sequence[Any], image_root: Path | None = None) -> Any:
         for name, many in lists.items():
             dataset = dataset.cast_column(name, datasets.List(datasets.Image()) if many else datasets.Image())
         return dataset
-    except (pa.ArrowException, TypeError, SampleError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise PoolError(f"the rows do not fit into typed columns: {error}; mend them, or write JSON") from error
 
 
