@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 from pathlib import Path
@@ -126,9 +127,32 @@ def write_hf_folder(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+def write_gzip(path: Path, rows: list[Any]) -> Path:
+    half = len(rows) // 2
+    lines = [f"{json.dumps(row)}\n".encode() for row in rows]
+    path.write_bytes(gzip.compress(b"".join(lines[:half])) + gzip.compress(b"".join(lines[half:])))
+    return path
+
+
+def write_zstd(path: Path, rows: list[Any]) -> Path:
+    path.write_bytes(pa.compress(json.dumps(rows, indent=2).encode(), "zstd", asbytes=True))
+    return path
+
+
+def write_jsonl_folder(path: Path, rows: list[Any]) -> Path:
+    (path / "b").mkdir(parents=True)
+    write_gzip(path / "a.jsonl.gz", rows[:2])
+    write_jsonl(path / "b" / "0.jsonl", rows[2:5])
+    write_jsonl(path / "b" / "1.jsonl", rows[5:])
+    return path
+
+
 CONTAINERS = {
     "pool.json": write_json,
     "pool.jsonl": write_jsonl,
+    "pool.jsonl.gz": write_gzip,
+    "pool.json.zst": write_zstd,
+    "lines": write_jsonl_folder,
     "pool.parquet": write_parquet,
     "parquet": write_parquet_folder,
     "hf": write_hf_folder,

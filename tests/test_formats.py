@@ -322,7 +322,7 @@ def test_an_invalid_line_is_a_row_with_a_reason_and_the_others_go_on(tmp_path):
     [
         (b"", "is empty"),
         (b"a,b\n1,2\n", "starts with b'a,b"),
-        (b"\x1f\x8b\x08", "compressed with gzip; unpack it"),
+        (b"\x1f\x8b\x08", "cannot be read .Truncated compressed stream."),
         (b"PAR1 and no more", "cannot be read"),
         (
             b'{"instruction": "Q", "output": "A"}',

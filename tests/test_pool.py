@@ -107,7 +107,7 @@ def test_the_subset_of_all_rows_reads_as_the_pool_and_of_none_as_empty(container
         open_pool(pool.path, image_root=tmp_path)
     )
     assert write_subset(pool, [], tmp_path / "none") == 0
-    if container != "pool.jsonl":  # an empty file says nothing of what it is
+    if not container.startswith("pool.jsonl"):  # an empty file says nothing of what it is
         assert list(open_pool(tmp_path / "none", format="messages")) == []
 
 

@@ -8,6 +8,7 @@ and the rows after it go on.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import hashlib
 import heapq
 import itertools
@@ -21,8 +22,10 @@ from typing import Any, overload
 import numpy as np
 from markupsafe import Markup
 
+from onesteptrain.data.formats.compression import plain_name
 from onesteptrain.data.formats.container import Container, RawRow, RowNumbers
 from onesteptrain.data.formats.loss_weights import in_loss
+from onesteptrain.data.formats.many import ManyFiles
 from onesteptrain.data.formats.memory import MemoryRows, open_memory, to_dataset
 from onesteptrain.data.formats.opening import open_container
 from onesteptrain.data.formats.schemas import (
@@ -132,6 +135,14 @@ class Pool:
     def path(self) -> Path:
         """The file or folder; of a pool in memory, how messages call it."""
         return self.container.path
+
+    @property
+    def suffix(self) -> str:
+        """How the name of a subset may end: ".jsonl.gz" where the pool is a file of that name, "" where it is many."""
+        path, plain = self.path, plain_name(self.path)
+        if isinstance(self.container, ManyFiles) or self.container.folder == path:
+            return ""
+        return path.suffix if path == plain else plain.suffix + path.suffix
 
     @property
     def source(self) -> Any:
@@ -254,8 +265,9 @@ def open_pool(
     """Open a pool on disk or in memory; nothing but the first rows is read.
 
     Args:
-        source: The path of a JSON array, JSONL, a Parquet file or a folder of them, or a folder made by
-            `save_to_disk`; or a `datasets.Dataset`, a pandas frame or a list of dicts.
+        source: The path of a JSON array, JSONL (either may be packed with gzip or zstandard) or a Parquet file, a
+            folder of such files, a pattern such as "data/*.parquet", or a folder made by `save_to_disk`; or a
+            `datasets.Dataset`, a pandas frame or a list of dicts.
         format: Which columns hold the conversation; "auto" reads each row by those that it has.
         image_root: The folder that relative image paths start from; by default, the folder of the pool, or the
             working directory for rows in memory.
@@ -269,8 +281,7 @@ def open_pool(
     if format not in COLUMNS:
         raise PoolError(f"format {format!r} is not known; choose {', '.join(COLUMNS)}")
     container = open_container(Path(source)) if isinstance(source, str | Path) else open_memory(source)
-    path = container.path
-    root = Path(image_root) if image_root is not None else path if path.is_dir() else path.parent
+    root = Path(image_root) if image_root is not None else container.folder
     if not root.is_dir():
         raise PoolError(f"image root {root}: no such folder; give the folder that relative image paths start from")
     if format == "auto":
@@ -355,7 +366,8 @@ def _rising(rows: Iterable[int]) -> RowNumbers:
 
 def _refuse_target(pool: Pool, out: Path, *, overwrite: bool) -> None:
     place, target = pool.path.resolve(), out.resolve()
-    if place in (target, passing(target)) or place in target.parents or target in place.parents:
+    taken = place in (target, passing(target)) or place in target.parents or target in place.parents
+    if taken or fnmatch.fnmatchcase(str(target), str(place).replace("**/", "*")):  # where a pattern would find it
         raise PoolError(f"{out}: is the pool itself or holds it; give another path for the subset")
     if out.is_dir():
         refuse_taken(out, _ROWS, overwrite=overwrite)

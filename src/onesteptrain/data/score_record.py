@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onesteptrain.data.formats.many import is_pattern
 from onesteptrain.data.pool import Pool, open_pool
 from onesteptrain.errors import ConfigError, PoolError, RunError
 from onesteptrain.storage.run_directory import Run
@@ -56,7 +57,7 @@ class ScoreRecord:
         path = self.asked[what]
         if path == IN_MEMORY:
             raise PoolError(f"the {what} of {self.run} came from memory and are on no disk; give them again")
-        if not Path(path).exists():
+        if not Path(path).exists() and not is_pattern(Path(path)):
             raise PoolError(f"the {what} {path} of {self.run} does not exist; put it back")
         return open_pool(path, **reading)
 

@@ -127,7 +127,11 @@ def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None
         scored = Bench(recipe, pool, Places(job.out), tell).score("one_step", job.score, second_pass=job.passes_twice)
         before = _before(job)
         subsets = {keep: _subset(job, pool, scored, keep, before, tell) for keep in job.keep}
-        targets = {keep: _trained(job, keep, path, tell) for keep, path in subsets.items()} if job.target else {}
+        targets = (
+            {keep: _trained(job, keep, path, pool.image_root, tell) for keep, path in subsets.items()}
+            if job.target
+            else {}
+        )
         report = write_report(
             scored.table, job.out / "report.html", options=ReportOptions(kind=job.select.kind), overwrite=True
         )
@@ -169,7 +173,7 @@ def _named(keep: str) -> str:
 
 
 def _subset(job: Job, pool: Pool, scored: Scored, keep: str, before: dict[str, Any], tell: Tell) -> Path:
-    out = job.out / f"subset-{_named(keep)}{pool.path.suffix}"
+    out = job.out / f"subset-{_named(keep)}{pool.suffix}"
     if keep in before.get("subsets", {}) and out.exists():
         return out
     selection = select_rows(scored.table, keep=keep, options=job.select, pool=pool)
@@ -178,10 +182,9 @@ def _subset(job: Job, pool: Pool, scored: Scored, keep: str, before: dict[str, A
     return out
 
 
-def _trained(job: Job, keep: str, subset: Path, tell: Tell) -> dict[str, Any]:
+def _trained(job: Job, keep: str, subset: Path, root: Path, tell: Tell) -> dict[str, Any]:
     """Train the target on one subset, and measure it if there is a benchmark."""
     recipe, out = job.recipe, job.out / f"target-{subset.stem.removeprefix('subset-')}"
-    root = recipe.pool_reading.image_root or recipe.pool.parent
     if not out.exists():
         samples = dataclasses.replace(recipe.pool_reading, image_root=root).open(subset)
         result = train(str(job.target), samples, TrainOptions(finetune=job.train, load=recipe.loading), out)

@@ -217,7 +217,7 @@ class Bench:
         """Warm up the proxy anew on rows that pass, and measure the losses of all rows and anchors with it."""
         out = self.places.second_pass(first.run, self.recipe.seed)
         out.mkdir(parents=True, exist_ok=True)
-        trusted = out / f"trusted{self.pool.path.suffix}"
+        trusted = out / f"trusted{self.pool.suffix}"
         if not trusted.exists():
             drawn = SelectOptions(draw_seed=self.recipe.seed)
             keep = f"{min(100.0, 100 * _MORE_ROWS * options.share):g}%"

@@ -182,16 +182,11 @@ def provide_anchors(
     Returns:
         How to read the file: drawn anchors keep the image paths of the rows that they were drawn from.
     """
-    root = reading.anchor_image_root or (heldout if heldout.is_dir() else heldout.parent)
+    source = reading.open(heldout, pool)
     if not out.exists():
-        drawn = draw_anchor_file(
-            open_pool(heldout, image_root=root, image_column=pool.reading.image_column, allow_outside=True),
-            pool,
-            out,
-            draw,
-        )
+        drawn = draw_anchor_file(source, pool, out, draw)
         tell(f"drew {drawn} anchors: {out}")
-    return dataclasses.replace(reading, anchor_image_root=root)
+    return dataclasses.replace(reading, anchor_image_root=source.image_root)
 
 
 class Anchored(NamedTuple):

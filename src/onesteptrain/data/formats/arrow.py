@@ -10,11 +10,10 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests
+from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests, readable
 from onesteptrain.data.formats.uids import ID_COLUMNS, id_column
 from onesteptrain.errors import PoolError
 from onesteptrain.storage.ownership import leaving
@@ -39,15 +38,19 @@ _ROWS_AT_ONCE = 64
 
 _IDS_AT_ONCE = 2**14
 _ROW_GROUP_BYTES = 64 * 2**20
-_SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}")
 
 
 @dataclass(frozen=True)
 class ArrowRows:
-    """A container: one file, or the files of a folder, one after the other."""
+    """A container: one Parquet file, or the streams of a dataset's folder, one after the other."""
 
     path: Path
     shards: tuple[_ParquetShard | _StreamShard, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the file, or the folder of a dataset."""
+        return self.path.parent
 
     def digests(self) -> Iterator[bytes]:
         """Hashes of the files in order."""
@@ -55,19 +58,21 @@ class ArrowRows:
 
     def count(self) -> int:
         """Number of rows, from the files' own records."""
-        with _readable(self.path):
+        with readable(self.path):
             return sum(shard.num_rows for shard in self.shards)
 
-    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
-        """All rows in order; those before `ids_until` hold their id alone, where every row of the file has one."""
+    def raw_rows(self, start: int = 0, *, ids_until: int = 0) -> Iterator[RawRow]:
+        """The rows from `start` on, in order; those before `ids_until` hold their id alone, where every row has one."""
         first = 0
         for shard in self.shards:
-            with _readable(shard.path):
-                yield from _shard_rows(shard, min(ids_until - first, shard.num_rows))
-                first += shard.num_rows
+            with readable(shard.path):
+                after = first + shard.num_rows
+                if start < after:
+                    yield from _shard_rows(shard, max(start - first, 0), min(ids_until, after) - first)
+                first = after
 
     def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
-        """Write the chosen rows; a folder comes back as a folder with the same file names."""
+        """Write the chosen rows."""
         first = copied = 0
         for shard in self.shards:
             after = first + shard.num_rows
@@ -82,6 +87,11 @@ class ArrowRows:
 @dataclass(frozen=True)
 class _HfFolder(ArrowRows):
     """A container: the folder of one dataset."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder itself."""
+        return self.path
 
     def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
         """Write the chosen rows as a dataset folder that `load_from_disk` opens with the same features."""
@@ -98,24 +108,15 @@ class _HfFolder(ArrowRows):
 
 
 def open_parquet(path: Path) -> ArrowRows:
-    """A Parquet file, or a folder with such files at any depth; hidden files and folders are left out.
+    """A Parquet file.
 
     Raises:
-        PoolError: not Parquet, or the folder mixes the splits of a dataset.
+        PoolError: it cannot be read, or is none.
     """
-    inside = (file.relative_to(path) for file in path.rglob("*.parquet")) if path.is_dir() else ()
-    names = sorted(name for name in inside if not any(part.startswith(".") for part in name.parts))
-    splits = sorted({match[1] for name in names if (match := _SPLIT.fullmatch(name.stem))})
-    if len(splits) > 1:
-        raise PoolError(
-            f"{path}: holds the splits {', '.join(splits)}; a pool is one of them: "
-            "give its file, or put its files into a folder of their own"
-        )
-    files = [path / name for name in names] if path.is_dir() else [path]
-    for file in files:
-        with _readable(file):
-            pq.read_metadata(file)
-    return ArrowRows(path, tuple(_ParquetShard(file) for file in files))
+    shard = _ParquetShard(path)
+    with readable(path):
+        _ = shard.num_rows
+    return ArrowRows(path, (shard,))
 
 
 def open_hf_folder(path: Path) -> ArrowRows:
@@ -129,7 +130,7 @@ def open_hf_folder(path: Path) -> ArrowRows:
         raise PoolError(f"{path}: was saved by a very old version of datasets; load and save it with a new one")
     shards = tuple(_StreamShard(path / name) for name in _names(path, state))
     for shard in shards:
-        with _readable(shard.path):
+        with readable(shard.path):
             _ = shard.schema
     return _HfFolder(path, shards)
 
@@ -151,16 +152,17 @@ def _names(path: Path, state: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def dataset_rows(path: Path, dataset: Any, ids_until: int) -> Iterator[RawRow]:
+def dataset_rows(path: Path, dataset: Any, start: int, ids_until: int) -> Iterator[RawRow]:
     """The rows of a `datasets.Dataset` in memory, which messages call `path`."""
-    return _shard_rows(_DatasetShard(path, dataset), ids_until)
+    return _shard_rows(_DatasetShard(path, dataset), start, ids_until)
 
 
-def _shard_rows(shard: _ParquetShard | _StreamShard | _DatasetShard, ids_until: int) -> Iterator[RawRow]:
-    name = _complete_id_column(shard) if ids_until > 0 else None
-    ids = () if name is None else itertools.islice(_values(shard.batches([name])), ids_until)
-    values = itertools.chain(ids, _values(shard.batches(), skip=0 if name is None else ids_until))
-    return (RawRow(f"{shard.path.name} row {row}", value) for row, value in enumerate(values))
+def _shard_rows(shard: _ParquetShard | _StreamShard | _DatasetShard, start: int, ids_until: int) -> Iterator[RawRow]:
+    name = _complete_id_column(shard) if ids_until > start else None
+    values = _values(shard.batches(None, start if name is None else ids_until))
+    if name is not None:
+        values = itertools.chain(itertools.islice(_values(shard.batches([name], start)), ids_until - start), values)
+    return (RawRow(f"{shard.path.name} row {row}", value) for row, value in enumerate(values, start))
 
 
 @dataclass(frozen=True)
@@ -173,14 +175,21 @@ class _ParquetShard:
     def schema(self) -> pa.Schema:
         return pq.read_schema(self.path)
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         return int(pq.read_metadata(self.path).num_rows)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            ends = np.cumsum(sizes, dtype=np.int64)
+            first = int(np.searchsorted(ends, start, "right"))  # the groups before it are not read
+            if first == len(ends):
+                return
+            start -= int(ends[first]) - sizes[first]
             rows = _ROWS_AT_ONCE if columns is None else _IDS_AT_ONCE
-            yield from file.iter_batches(batch_size=rows, columns=columns)
+            groups = file.iter_batches(batch_size=rows, row_groups=range(first, len(ends)), columns=columns)
+            yield from _from(start, groups)
 
     def copy_rows(self, rows: RowNumbers, out: Path) -> None:
         with self._open() as file:
@@ -207,14 +216,14 @@ class _StreamShard:
         with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as stream:
             return stream.schema
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as stream:
             return sum(batch.num_rows for batch in stream)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as stream:
-            for batch in stream:
+            for batch in _from(start, stream):
                 batch.validate(full=True)  # a broken one would end the process
                 yield batch if columns is None else batch.select(columns)
 
@@ -239,11 +248,11 @@ class _DatasetShard:
     def num_rows(self) -> int:
         return len(self.dataset)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str] | None = None, start: int = 0) -> Iterator[pa.RecordBatch]:
         view = self.dataset.with_format("arrow", columns=columns and list(columns))
         size = _ROWS_AT_ONCE if columns is None else _IDS_AT_ONCE
-        for start in range(0, self.num_rows, size):
-            yield from view[start : start + size].to_batches()
+        for first in range(start, self.num_rows, size):
+            yield from view[first : first + size].to_batches()
 
 
 def _complete_id_column(shard: _ParquetShard | _StreamShard | _DatasetShard) -> str | None:
@@ -254,11 +263,18 @@ def _complete_id_column(shard: _ParquetShard | _StreamShard | _DatasetShard) -> 
     return name
 
 
-def _values(batches: Iterator[pa.RecordBatch], skip: int = 0) -> Iterator[Mapping[str, object]]:
+def _values(batches: Iterator[pa.RecordBatch]) -> Iterator[Mapping[str, object]]:
     for batch in batches:
-        for start in range(min(skip, batch.num_rows), batch.num_rows, _ROWS_AT_ONCE):
+        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
             yield from batch.slice(start, _ROWS_AT_ONCE).to_pylist()
-        skip -= min(skip, batch.num_rows)
+
+
+def _from(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches without the rows before `start`."""
+    for batch in batches:
+        if start < batch.num_rows:
+            yield batch.slice(start)
+        start = max(start - batch.num_rows, 0)
 
 
 def _taken(batches: Iterator[pa.RecordBatch], rows: RowNumbers) -> Iterator[pa.RecordBatch]:
@@ -282,16 +298,6 @@ def _grouped(batches: Iterator[pa.RecordBatch], rows_a_group: int) -> Iterator[l
             group = []
     if group:
         yield group
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What Arrow says of a broken file, as our own error."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        what = str(error).splitlines()[0]
-        raise PoolError(f"{path}: cannot be read ({what}); write or download the file again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

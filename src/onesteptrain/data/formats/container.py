@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from onesteptrain.errors import PoolError
 
 RowNumbers = NDArray[np.int64]
 """Positions in the pool, from 0, strictly rising."""
@@ -32,13 +36,21 @@ class Container(Protocol):
 
     @property
     def path(self) -> Path:
-        """The file or folder, or how messages call what is in memory."""
+        """The file, folder or pattern, or how messages call what is in memory."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths in the rows start from."""
 
     def digests(self) -> Iterator[bytes]:
         """SHA-256 of the content of each file, or of each row in memory, in order."""
 
-    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
-        """All rows in order; those before `ids_until` may come as no more than the columns that make their uid.
+    def raw_rows(self, start: int = 0, *, ids_until: int = 0) -> Iterator[RawRow]:
+        """The rows from `start` on, in order; what lies before is passed over as cheaply as the format allows.
+
+        Args:
+            start: Position of the first.
+            ids_until: Rows before this position may come as no more than the columns that make their uid.
 
         Raises:
             PoolError: the file breaks off, or is broken beyond one row.
@@ -53,7 +65,8 @@ class Container(Protocol):
         Args:
             rows: Which.
             out: Where, under a passing name.
-            suffix: Suffix of the lasting name, by which rows in memory are written; files keep their own kind.
+            suffix: Suffix of the lasting name, by which rows in memory are written and texts are packed; files keep
+                their own kind.
 
         Returns:
             How many there were.
@@ -65,3 +78,13 @@ def file_digests(files: Iterable[Path]) -> Iterator[bytes]:
     for path in files:
         with path.open("rb") as file:
             yield hashlib.file_digest(file, "sha256").digest()
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What is said of a broken file, as our own error."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PoolError(f"{path}: cannot be read ({what}); write or download the file again") from error

@@ -1,18 +1,22 @@
 """JSON: an array of objects, or one object a line (JSONL).
 
 An array is read in pieces: memory holds one row and one chunk, however long the file is. A broken line of JSONL is a
-row that cannot be read; the lines after it go on.
+row that cannot be read; the lines after it go on. Either may be packed.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
-from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests
+from onesteptrain.data.formats.compression import open_packed, open_unpacked
+from onesteptrain.data.formats.container import RawRow, RowNumbers, file_digests, readable
 from onesteptrain.errors import PoolError
 
 _LARGEST_ROW = 128 * 2**20
@@ -49,20 +53,31 @@ class JsonArray:
         """Hash of the file."""
         return file_digests([self.path])
 
-    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
-        """All rows in order."""
-        with self._open(self.path) as stream:
+    @property
+    def folder(self) -> Path:
+        """The folder of the file."""
+        return self.path.parent
+
+    def raw_rows(self, start: int = 0, *, ids_until: int = 0) -> Iterator[RawRow]:
+        """The rows from `start` on, in order; those before are parsed too."""
+        with self._text(open_unpacked(self.path)) as stream:
             for row, element in enumerate(_Reader(self, stream).elements()):
-                yield RawRow(f"{self.path.name}[{row}]", element.value)
+                if row >= start:
+                    yield RawRow(f"{self.path.name}[{row}]", element.value)
 
     def count(self) -> int:
-        """Number of rows; reads the whole file."""
+        """Number of rows; reads the whole file, once."""
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
         return sum(1 for _ in self.raw_rows())
 
     def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
         """Write the chosen elements as an array; all of them give the whole file again, byte for byte."""
         copied, head = 0, "["
-        with self._open(self.path) as stream, self._open(out, "w") as file:
+        target = open_packed(out, suffix, self.path)
+        with self._text(open_unpacked(self.path)) as stream, self._text(target) as file:
             reader = _Reader(self, stream)
             for row, element in enumerate(reader.elements()):
                 head = element.gap if row == 0 else head
@@ -73,9 +88,9 @@ class JsonArray:
         return copied
 
     @staticmethod
-    def _open(path: Path, mode: str = "r") -> IO[str]:
+    def _text(file: BinaryIO) -> IO[str]:
         """Text that gives its bytes back exactly: broken UTF-8 and line ends included."""
-        return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
+        return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 @dataclass(frozen=True)
@@ -89,22 +104,29 @@ class JsonLines:
         """Hash of the file."""
         return file_digests([self.path])
 
-    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
-        """All rows in order."""
-        with self.path.open("rb") as file:
-            for number, line in self._lines(file):
-                yield _parse(f"{self.path.name}:{number}", line)
+    @property
+    def folder(self) -> Path:
+        """The folder of the file."""
+        return self.path.parent
+
+    def raw_rows(self, start: int = 0, *, ids_until: int = 0) -> Iterator[RawRow]:
+        """The rows from `start` on, in order; the lines before are not parsed."""
+        for number, line in itertools.islice(self._lines(), start, None):
+            yield _parse(f"{self.path.name}:{number}", line)
 
     def count(self) -> int:
-        """Number of rows; reads the whole file, parses nothing."""
-        with self.path.open("rb") as file:
-            return sum(1 for _ in self._lines(file))
+        """Number of rows; reads the whole file, once, and parses nothing."""
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return sum(1 for _ in self._lines())
 
     def copy_rows(self, rows: RowNumbers, out: Path, suffix: str = "") -> int:
         """Write the chosen lines, their line ends included."""
         copied = 0
-        with self.path.open("rb") as file, out.open("wb") as target:
-            for row, (_, line) in enumerate(self._lines(file)):
+        with open_packed(out, suffix, self.path) as target:
+            for row, (_, line) in enumerate(self._lines()):
                 if copied == len(rows):
                     break
                 if rows[copied] == row:
@@ -112,18 +134,19 @@ class JsonLines:
                     copied += 1
         return copied
 
-    def _lines(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Line numbers, from 1, and lines with their ends; without blank ones."""
         number = 0
-        while line := file.readline(self.largest_row + 1):
-            number += 1
-            if len(line) > self.largest_row:
-                raise PoolError(
-                    f"{self.path}:{number}: a line is longer than {self.largest_row:,} bytes; "
-                    "JSONL needs one object a line: mend the file, or keep big images beside it"
-                )
-            if line.removeprefix(_BOM).strip():
-                yield number, line
+        with readable(self.path), open_unpacked(self.path) as file:
+            while line := file.readline(self.largest_row + 1):
+                number += 1
+                if len(line) > self.largest_row:
+                    raise PoolError(
+                        f"{self.path}:{number}: a line is longer than {self.largest_row:,} bytes; "
+                        "JSONL needs one object a line: mend the file, or keep big images beside it"
+                    )
+                if line.removeprefix(_BOM).strip():
+                    yield number, line
 
 
 class _Reader:
@@ -141,20 +164,21 @@ class _Reader:
         Raises:
             PoolError: the array is broken, or a row is too long.
         """
-        if self._next() == "\ufeff":
+        with readable(self._array.path):
+            if self._next() == "\ufeff":
+                self._position += 1
+            self._expect("[", "'[' at the start of an array")
+            more = self._next() != "]"
+            while more:
+                self._next()
+                value, end = self._decode()
+                yield Element(self._text[self._mark : self._position], self._text[self._position : end], value)
+                self._mark = self._position = end
+                if more := self._next() != "]":
+                    self._expect(",", "',' or ']' after an element")
             self._position += 1
-        self._expect("[", "'[' at the start of an array")
-        more = self._next() != "]"
-        while more:
-            self._next()
-            value, end = self._decode()
-            yield Element(self._text[self._mark : self._position], self._text[self._position : end], value)
-            self._mark = self._position = end
-            if more := self._next() != "]":
-                self._expect(",", "',' or ']' after an element")
-        self._position += 1
-        if self._next():
-            raise self._broken("there is text after the end of the array")
+            if self._next():
+                raise self._broken("there is text after the end of the array")
 
     @property
     def tail(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,12 +46,17 @@ class MemoryRows:
         """Hashes of the rows' content."""
         return (content_digest(row.value) for row in self.raw_rows())
 
-    def raw_rows(self, ids_until: int = 0) -> Iterator[RawRow]:
-        """All rows in order."""
+    @property
+    def folder(self) -> Path:
+        """The working directory."""
+        return Path()
+
+    def raw_rows(self, start: int = 0, *, ids_until: int = 0) -> Iterator[RawRow]:
+        """The rows from `start` on, in order."""
         if self.kind == "dataset":
-            return dataset_rows(self.path, self.source, ids_until)
-        rows = self.source if self.kind == "list" else _frame_rows(self.source)
-        return (RawRow(f"{self.path} row {row}", _mapped(value, _plain)) for row, value in enumerate(rows))
+            return dataset_rows(self.path, self.source, start, ids_until)
+        rows = itertools.islice(self.source, start, None) if self.kind == "list" else _frame_rows(self.source, start)
+        return (RawRow(f"{self.path} row {row}", _mapped(value, _plain)) for row, value in enumerate(rows, start))
 
     def count(self) -> int:
         """Number of rows."""
@@ -129,10 +135,10 @@ def to_dataset(rows: Sequence[Any], image_root: Path | None = None) -> Any:
         raise PoolError(f"the rows do not fit into typed columns: {error}; mend them, or write JSON") from error
 
 
-def _frame_rows(frame: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a frame, with None in place of what is missing."""
-    for start in range(0, len(frame), _ROWS_AT_ONCE):
-        some = frame.iloc[start : start + _ROWS_AT_ONCE]
+def _frame_rows(frame: Any, start: int) -> Iterator[dict[str, Any]]:
+    """The rows of a frame from `start` on, with None in place of what is missing."""
+    for first in range(start, len(frame), _ROWS_AT_ONCE):
+        some = frame.iloc[first : first + _ROWS_AT_ONCE]
         yield from some.astype(object).where(some.notna(), None).to_dict("records")
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from onesteptrain.data.formats.arrow import SPLITS, STATE, open_hf_folder, open_parquet
-from onesteptrain.data.formats.container import Container
+from onesteptrain.data.formats.compression import open_unpacked, plain_name
+from onesteptrain.data.formats.container import Container, readable
 from onesteptrain.data.formats.json_rows import JsonArray, JsonLines
+from onesteptrain.data.formats.many import files_of_rows, is_pattern, matching, open_many
 from onesteptrain.errors import PoolError
 
-_NEEDED = "a pool is a JSON or JSONL file, a Parquet file, a folder of Parquet files, or a folder made by save_to_disk"
+_NEEDED = (
+    "a pool is a JSON, JSONL or Parquet file, a folder of such files, a pattern such as 'data/*.jsonl.gz', or a folder "
+    "made by save_to_disk"
+)
 
 _UNSUPPORTED = {
-    b"\x1f\x8b": "compressed with gzip; unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed with zstandard; unpack it",
     b"PK\x03\x04": "a zip archive; unpack it",
     b"ARROW1": "an Arrow file; give the folder made by save_to_disk, or convert it to Parquet",
     b"\xff\xfe": "in UTF-16; convert it to UTF-8",
@@ -22,11 +25,14 @@ _UNSUPPORTED = {
 
 
 def open_container(path: Path) -> Container:
-    """The container at a path.
+    """The container at a path, or of all files that a pattern stands for.
 
     Raises:
         PoolError: nothing there, or nothing that can be read.
     """
+    if is_pattern(path):
+        folder, found = matching(path)
+        return open_many(path, folder, found, open_container)
     if not path.exists():
         raise PoolError(f"{path}: no such file or folder; {_NEEDED}")
     return _open_folder(path) if path.is_dir() else _open_file(path)
@@ -38,18 +44,19 @@ def _open_folder(path: Path) -> Container:
         raise PoolError(f"{path}: holds the splits {splits}; a pool is one of them: give the folder of that split")
     if (path / STATE).exists():
         return open_hf_folder(path)
-    if any(path.rglob("*.parquet")):
-        return open_parquet(path)
-    raise PoolError(f"{path}: a folder without a dataset ({STATE}) or Parquet files; {_NEEDED}")
+    if files := files_of_rows(path):
+        return open_many(path, path, files, lambda file: _open_file(file, may_be_empty=True))
+    raise PoolError(f"{path}: a folder without a dataset ({STATE}), Parquet, JSONL or JSON files; {_NEEDED}")
 
 
-def _open_file(path: Path) -> Container:
+def _open_file(path: Path, *, may_be_empty: bool = False) -> Container:
     start = _start(path)
+    is_lines = plain_name(path).suffix in (".jsonl", ".ndjson")
     if start.startswith(b"PAR1"):
         return open_parquet(path)
     if start.startswith(b"["):
         return JsonArray(path)
-    if start.startswith(b"{") or (start and path.suffix in (".jsonl", ".ndjson")):
+    if start.startswith(b"{") or (is_lines and (start or may_be_empty)):
         return JsonLines(path)
     for mark, what in _UNSUPPORTED.items():
         if start.startswith(mark):
@@ -58,10 +65,6 @@ def _open_file(path: Path) -> Container:
 
 
 def _start(path: Path) -> bytes:
-    """The first bytes that are no byte order mark and no white space."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError as error:
-        raise PoolError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
-    return start
+    """The first bytes, unpacked, that are no byte order mark and no white space."""
+    with readable(path), open_unpacked(path) as file:
+        return file.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip()
