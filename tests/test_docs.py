@@ -63,11 +63,18 @@ def test_the_readme_names_make_targets_that_exist():
     assert set(shown) <= set(targets)
 
 
-def test_every_path_that_the_readme_runs_exists():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    scripts = re.findall(r"python ((?:benchmarks|experiments)/\S+\.py)", text)
-    assert scripts
-    assert all((ROOT / script).is_file() for script in scripts)
+EXPERIMENTS = [page for part in ("benchmarks", "experiments") for page in sorted((ROOT / part).rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *EXPERIMENTS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_script_that_a_page_runs_exists_and_has_the_options_it_is_given(page):
+    shown = re.findall(r"python ((?:benchmarks|experiments)/\S+\.py)([^`\n#]*)", page.read_text(encoding="utf-8"))
+    assert [script for script, _ in shown if not (ROOT / script).is_file()] == []
+    for script, given in shown:
+        shared = (ROOT / "experiments" / "worlds_common").glob("*.py")  # options of the pretrainings
+        texts = [file.read_text(encoding="utf-8") for file in (*(ROOT / script).parent.glob("*.py"), *shared)]
+        options = re.findall(r"--[a-z][a-z-]*", given)
+        assert [option for option in options if not any(f'"{option}"' in text for text in texts)] == []
 
 
 def test_the_tables_of_the_page_on_speed_say_what_was_measured():
