@@ -29,6 +29,9 @@ _COMPARED = 500
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,14})")
 _POLAR = re.compile(r"(yes|no|true|false)\b(?!\.?\s*\d)(?:\s*[,.;:!(–—-].*)?", re.IGNORECASE | re.DOTALL)
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+_CAPITAL_K = re.compile(r"(?<=\d)K\b")
+"""Kelvin, or thousands."""
+
 _WORD = re.compile(r"[a-z]{2,}|[A-Z][A-Z]|\d0s$")
 _NOT_WORDS = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])(?:pi|sin|cos|tan|cot|log|ln|exp|sqrt|max|min)(?![A-Za-z])")
 _CALCULATION = re.compile(r"[+*×·÷±]|\\cdot|\\div|\\pm|\\times(?!\s*10\s*\^)|(?<=[\dA-Za-z)}])\s*-|[<>≤≥]|\\[lg]eq?\b")
@@ -77,7 +80,10 @@ def polarity(text: str) -> str | None:
 def _any_reading(stated: str, gold: str) -> bool:
     readings = [stated, *heads(unwrapped(stated))]
     readings += [said for text in readings if (said := said_of_subject(unwrapped(text))) is not None]
-    return any(_same(reading, gold) for reading in readings)
+    return any(_same(reading, gold) for reading in readings) or (
+        _CAPITAL_K.search(stated + " " + gold) is not None
+        and any(_same(*(_CAPITAL_K.sub("k", side) for side in (reading, gold))) for reading in readings)
+    )
 
 
 def _same(stated: str, gold: str) -> bool:
@@ -91,11 +97,22 @@ def _same(stated: str, gold: str) -> bool:
     if (same := quantities(stated, gold)) is not None:
         return same
     if len(parts_of(stated).items) == 1:
+        stated, gold = (_worked_out(side) for side in (stated, gold))
         stated, gold = value_of_equation(stated, gold), value_of_equation(gold, stated)
     got, several = parts_of(stated), parts_of(gold)
     if len(got.items) > 1 or len(several.items) > 1:
         return _same_parts(got, several)
     return _same_value(stated, gold)
+
+
+def _worked_out(text: str) -> str:
+    """6 of "6 = 2*3": the number that a text says a calculation gives, which it does."""
+    *sides, last = (re.sub(r"(?<=\d)\s*x\s*(?=\d)", r" \\times ", side.strip()) for side in text.split("="))
+    numbers = {side for side in sides if re.fullmatch(NUMBER, side)}
+    if len(numbers) != 1 or not _CALCULATION.search(last.lstrip("-+")):
+        return text
+    number = numbers.pop()
+    return number if _same_mathematics(number, last) else text
 
 
 def _same_parts(got: Parts, wanted: Parts) -> bool:

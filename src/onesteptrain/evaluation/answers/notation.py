@@ -38,6 +38,8 @@ _WORD = "|".join([*_SMALL, *_TENS, "hundred"])
 _SAID = re.compile(rf"(?:{_WORD})(?:(?:[\s-]+|\s+and\s+)(?:{_WORD}|{'|'.join(_SCALES)}))*\b", re.IGNORECASE)
 _SAID_PART = re.compile(rf"(?:({'|'.join(_SMALL)}|an?)[\s-]+)?({'|'.join(_PARTS)})s?\b(?!\s+of\b)", re.IGNORECASE)
 _MAGNITUDE = re.compile(rf"(-?\d+(?:\.\d+)?)\s+(hundred|{'|'.join(_SCALES)}|dozen)\b", re.IGNORECASE)
+_SHORT = re.compile(r"((?:US)?[$€£¥₹]?\s?-?\d+(?:\.\d+)?)(k|M|B|bn|mn)(?=$|\s+(?:[A-Za-z]{2,}|[$€£¥₹]))")
+_SHORT_FOR = {"k": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _BEFORE = re.compile(
     r"^(?:approximately|approx\.?|about|roughly|around|exactly|precisely|only|just|simply|equal to|given by|a total of"
@@ -56,12 +58,14 @@ _REWRITES = [
         (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree|º", "°"),
         (r"[−–‒](?=\s*[\d.\\A-Za-z(])", "-"),
         (r"^(?:minus|negative) (?=[\d.])", "-"),
-        (r"(?<![\d,.(\[{])(\d{1,3})((?:[,'’]\d{3})+)(?![\d,])", lambda m: m[1] + re.sub(r"\D", "", m[2])),
+        (r"(?<![\d,.(\[{])(\d{1,3})((?:[,'’_]\d{3})+)(?![\d,_])", lambda m: m[1] + re.sub(r"\D", "", m[2])),
         (r"(?<![\d,.(\[{])(\d{1,2})((?:,\d{2})+,\d{3})(?![\d,])", lambda m: m[1] + m[2].replace(",", "")),
         (
             r"(?<![\d,.(\[{/] )(?<![\d,.(\[{/])(\d{1,3})((?: \d{3})+)(?![\d,/]| ?/| \d)",
             lambda m: m[1] + m[2].replace(" ", ""),
         ),
+        (r"(?<=[\w)}])\s*\*\*\s*(?=[-\w(])", "^"),
+        (r"\^\s*\(\s*([-+]?\d+(?:[./]\d+)?)\s*\)|\^\s*(-\d+(?:\.\d+)?)", lambda m: f"^{{{m[1] or m[2]}}}"),
         (r"(\d)\s*(?:[×x*]|\\times|\\cdot|·)\s*10\s*\^\s*\{?\s*([-+]?\d+)\}?", r"\1e\2"),
         (
             r"(\d)\s*(?:[×x*]|\\times|\\cdot|·)\s*10([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)",
@@ -119,6 +123,8 @@ def cleaned(text: str) -> str:
     for pattern, read in ((_SAID_PART, _said_part), (_SAID, _said)):
         match = pattern.match(text)
         text = read(match) + text[match.end() :] if match is not None else text
+    if (short := _SHORT.match(text)) is not None:
+        text = f"{short[1]} {_SHORT_FOR[short[2]]}{text[short.end() :]}"
     return _MAGNITUDE.sub(_magnitude, text)
 
 

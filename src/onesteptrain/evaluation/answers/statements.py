@@ -1,4 +1,4 @@
-r"""Where a reply states its answer: \boxed{X}, "the answer is X", "B is correct", a heading, #### X, tags.
+r"""Where a reply states its answer: \boxed{X}, "the answer is X", "B is correct", a heading, #### X, tags, JSON.
 
 A sentence that only mentions an answer ("I hope the answer is helpful", "if the answer is 5") states none.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from onesteptrain.evaluation.answers.equivalence import is_bare_value
+from onesteptrain.evaluation.answers.objects import answers_in_objects
 
 _NOUN = r"(?:answers?|ans\.?)(?!\w)"
 _SUBJECT = (
@@ -101,7 +102,10 @@ class Statement(NamedTuple):
 
 def last_statement(text: str, *, finished: bool) -> Statement | None:
     """The last statement of an answer; remarks about an answer count only where nothing else is stated."""
-    found = sorted(_statements(text, finished), key=lambda one: one.start)
+    objects = [Statement(*one) for one in answers_in_objects(text)]
+    inside = [range(one.start, one.end) for one in objects]
+    plain = [one for one in _statements(text, finished) if not any(one.start in place for place in inside)]
+    found = sorted([*plain, *objects], key=lambda one: one.start)
     if not found:
         return None
     firm = [one for one in found if not _REMARK.match(one.answer.strip(" *_"))]
