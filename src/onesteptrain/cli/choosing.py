@@ -114,10 +114,8 @@ def describe_advice(advice: Advice) -> str:
     heads = ("share", "     rows", "tokens", "utility", "harmful rows", "clean, expected", "epoch")
     lines = ["  ".join(heads), *(_line(heads, share) for share in advice.shares)]
     lines.append(f"utility has its knee at {advice.knee:.1%} of the rows")
-    if advice.guidance is not None:
-        lines += advice.guidance.sentences()
-    if advice.verdict is not None:
-        lines += advice.verdict.sentences()
+    for told in (advice.guidance, advice.verdict, advice.learning):
+        lines += told.sentences() if told is not None else ()
     lines.append(f"advice: keep at most {advice.recommended:.1%}: {advice.why}")
     if advice.stable is not None:
         lines.append(
@@ -155,6 +153,8 @@ def describe_selection(selection: Selection, out: Path) -> str:
     if selection.verdict is not None:
         lines += selection.verdict.sentences()
     lines += [sentence for guidance in selection.guidance for sentence in guidance.sentences()]
+    if selection.learning is not None:
+        lines += selection.learning.sentences()
     if selection.skipped_similar is not None:
         lines.append(f"{selection.skipped_similar} rows were passed over as too similar to a kept one")
     if selection.budget is not None and kept < selection.budget:

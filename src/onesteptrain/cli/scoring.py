@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from onesteptrain.cli.describing import describe_audit, describe_forecast
 from onesteptrain.cli.options import FILES, HOW, MODEL, WORK, ModelRunner, panel
 from onesteptrain.cli.output import duration, tell
+from onesteptrain.data.pool import Sample
 from onesteptrain.jobs.progress import forecasting, progress_bar
 from onesteptrain.jobs.scoring import (
     ProxyOptions,
@@ -22,13 +23,14 @@ from onesteptrain.jobs.scoring import (
     forecast_scoring,
     score_into,
 )
-from onesteptrain.jobs.steps import AnchorOptions, PoolOptions
+from onesteptrain.jobs.steps import AnchorOptions, PoolOptions, read_anchors
 from onesteptrain.methods import method_class
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring.audit import AuditOptions
 from onesteptrain.scoring.score import ScoringOptions, ScoringResult
 from onesteptrain.selection.guidance import Guidance, measure_guidance
+from onesteptrain.selection.learning import Learning, measure_learning
 from onesteptrain.selection.likeness import find_unlike
 from onesteptrain.selection.trust import can_trust, measure_trust
 from onesteptrain.selection.verdict import Verdict
@@ -53,6 +55,10 @@ class Warmup(ModelRunner):
     out: Path
     """Folder to write; give it as --proxy to `ost score`."""
 
+    anchors: Path | None = None
+    """Trusted samples that are not in the pool: what the training does to their loss is kept, so that `ost advise` can
+    say whether training on the pool is worth it."""
+
     share: float = 0.05
     """Share of the pool to train on."""
 
@@ -61,16 +67,23 @@ class Warmup(ModelRunner):
 
     finetune: Annotated[FinetuneOptions, HOW] = FinetuneOptions()
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
+    anchor_reading: Annotated[AnchorOptions, FILES] = AnchorOptions()
     scope: Annotated[ScopeOptions, MODEL] = ScopeOptions()
     loading: Annotated[LoadOptions, MODEL] = LoadOptions()
 
     def __call__(self) -> None:
         """Train and say how the loss fell."""
         pool = self.reading.open_checked(self.pool, tell)
+        anchors: list[Sample] = []
+        if self.anchors is not None:
+            anchors, rest = read_anchors(self.anchors, pool, self.anchor_reading)
+            pool = rest or pool
         options = WarmupOptions(share=self.share, finetune=self.finetune, checkpoints=self.checkpoints)
         with progress_bar("warm-up", "steps") as progress:
             proxy = ProxyOptions(self.proxy, self.scope, self.loading).load()
-            result = warm_up(proxy, pool, options, self.out, overwrite=self.overwrite, progress=progress)
+            result = warm_up(
+                proxy, pool, options, self.out, anchors=anchors, overwrite=self.overwrite, progress=progress
+            )
         lines = [
             f"warmed up on {result.used} rows in {result.steps} steps and {result.seconds:.1f} s, "
             f"loss {result.losses[0]:.3f} to {result.losses[-1]:.3f}: {self.out}"
@@ -141,7 +154,7 @@ class Score(ModelRunner):
             result = score_into(self.out, request, overwrite=self.overwrite, progress=progress, tell=tell)
         then = ["select", self.out, "--keep", "20%", "--out", f"subset{self.pool.suffix}"]
         verdict = measure_trust(result.table).verdict if can_trust(result.table) else None
-        told = Told(verdict, measure_guidance(result.table, "score"))
+        told = Told(verdict, measure_guidance(result.table, "score"), measure_learning(result.table))
         self.say(describe_scoring(result, told), scoring_facts(result, told), then)
 
 
@@ -233,6 +246,7 @@ class Told(NamedTuple):
 
     verdict: Verdict | None
     guidance: Guidance | None
+    learning: Learning | None
 
 
 def describe_scoring(result: ScoringResult, told: Told) -> str:

@@ -24,7 +24,7 @@ from onesteptrain.data.pool import Pool, Sample, open_pool
 from onesteptrain.data.score_record import IN_MEMORY, read_score_record
 from onesteptrain.errors import ConfigError
 from onesteptrain.jobs.progress import progress_bar
-from onesteptrain.jobs.steps import AnchorOptions
+from onesteptrain.jobs.steps import AnchorOptions, read_anchors
 from onesteptrain.methods import Method, method_class
 from onesteptrain.selection import Selection, SelectOptions, select_rows
 from onesteptrain.storage.score_table import ScoreTable, read_scores
@@ -86,6 +86,7 @@ def warm_up(
     *,
     proxy: str | Path | Proxy,
     out: str | Path,
+    anchors: object = None,
     options: WarmupOptions | None = None,
     overwrite: bool = False,
 ) -> WarmupResult:
@@ -95,10 +96,13 @@ def warm_up(
         pool: What is to be scored.
         proxy: The model before its warm-up; one that is loaded is trained in place.
         out: New folder: the model, Adam's second moments and what was done.
+        anchors: Trusted samples that are not in the pool: what the training does to their loss is kept, for whether it
+            is worth it.
         options: The share, and how it is trained.
         overwrite: Replace the folder of an earlier warm-up.
 
     Raises:
+        AnchorError: an anchor stands in the pool, or cannot be read.
         PoolError: no row was drawn, or none of them can be used.
         RunError: the folder is taken.
         ScoreError: the training diverged.
@@ -106,10 +110,18 @@ def warm_up(
     from onesteptrain.training import WarmupOptions
     from onesteptrain.training import warm_up as train_proxy
 
+    given, opened = _anchors(anchors), _opened(pool)
+    trusted, rest = ([], opened) if given is None else read_anchors(given, opened, AnchorOptions())
     loaded = load_proxy(proxy) if isinstance(proxy, str | Path) else proxy
     with progress_bar("warm-up", "steps") as progress:
         return train_proxy(
-            loaded, _opened(pool), options or WarmupOptions(), Path(out), overwrite=overwrite, progress=progress
+            loaded,
+            rest or opened,
+            options or WarmupOptions(),
+            Path(out),
+            anchors=trusted,
+            overwrite=overwrite,
+            progress=progress,
         )
 
 

@@ -176,7 +176,12 @@ class Bench:
         if options is None:
             return Warmed(self.recipe.start(), 0.0)
         out = self.places.warmup(self.recipe, options)
-        return provide_proxy(out, self.recipe.start(), self.pool, options, self.tell)
+        return self._warmed(out, self.pool, options)
+
+    def _warmed(self, out: Path, pool: Pool, options: WarmupOptions) -> Warmed:
+        anchors, reading = self.anchors()
+        start = self.recipe.start()
+        return provide_proxy(out, start, pool, options, self.tell, anchors=anchors, anchor_reading=reading)
 
     def score(
         self, name: str, method: Method, *, seed: int | None = None, second_pass: bool = False, checkpoints: int = 0
@@ -228,7 +233,7 @@ class Bench:
         steps = json.loads(warmed.read_text(encoding="utf-8"))["steps"]
         again = WarmupOptions(1.0, dataclasses.replace(options.finetune, steps=steps))
         subset = open_pool(trusted, **self.pool.reading._asdict())
-        proxy, warming = provide_proxy(out / "warmup", self.recipe.start(), subset, again, self.tell)
+        proxy, warming = self._warmed(out / "warmup", subset, again)
         method = SecondPass(str(first.table.path))
         second = dataclasses.replace(request, method=method, name="second_pass", proxy=proxy)
         return self._scored(out / "score", second, first.seconds + warming)

@@ -31,6 +31,7 @@ from onesteptrain.scoring.forecast import Forecast, forecast
 from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, no_prefetch, score_pool
 from onesteptrain.storage.atomic import refuse_existing, write_json
 from onesteptrain.storage.fingerprints import fingerprint, names_file
+from onesteptrain.storage.learning_record import read_learning_record, write_learning
 from onesteptrain.storage.phases import begin_phase
 from onesteptrain.storage.run_directory import Run, begin_run
 from onesteptrain.training import WarmupOptions, warm_up
@@ -187,6 +188,9 @@ def score_into(
             return no_prefetch(asked) if proxy is None else prefetching(proxy.encoder, readers(asked, proxy.device))
 
         scored = score_pool(pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, prefetch)
+        warmed = request.proxy.checkpoint if isinstance(request.proxy, ProxyOptions) else None
+        if warmed is not None and (learning := read_learning_record(Path(warmed))) is not None:
+            write_learning(learning, run.path)
         if look:
             write_findings(findings, run.path)
         run.record(rows=scored.rows, failed=scored.failed)
@@ -222,10 +226,20 @@ class Warmed(NamedTuple):
     """What the warm-up took."""
 
 
-def provide_proxy(out: Path, proxy: ProxyOptions, pool: Pool, options: WarmupOptions, tell: Tell) -> Warmed:
-    """Warm up a proxy into a folder, unless it is there."""
+def provide_proxy(  # noqa: PLR0913  a step from files to files, with what it may need
+    out: Path,
+    proxy: ProxyOptions,
+    pool: Pool,
+    options: WarmupOptions,
+    tell: Tell,
+    *,
+    anchors: Path | None = None,
+    anchor_reading: AnchorOptions = AnchorOptions(),
+) -> Warmed:
+    """Warm up a proxy into a folder, unless it is there; where anchors are given, say what it does to their loss."""
     if not out.exists():
-        result = warm_up(proxy.load(), pool, options, out)
+        trusted, rest = read_anchors(anchors, pool, anchor_reading) if anchors is not None else ([], pool)
+        result = warm_up(proxy.load(), rest or pool, options, out, anchors=trusted)
         tell(f"warmed up the proxy on {result.used} rows in {result.steps} steps: {out}")
     seconds = json.loads((out / FACTS).read_text(encoding="utf-8"))["seconds"]
     return Warmed(dataclasses.replace(proxy, checkpoint=str(out)), float(seconds))

@@ -29,6 +29,7 @@ from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
 from onesteptrain.selection import default_rule, scored_pool
 from onesteptrain.selection.advice import SHARES
 from onesteptrain.selection.guidance import measure_guidance
+from onesteptrain.selection.learning import measure_learning
 from onesteptrain.storage.atomic import refuse_existing, write_text
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import ScoreTable
@@ -134,7 +135,8 @@ def _table_facts(table: ScoreTable, kind: tuple[str, ...]) -> dict[str, Any]:
     except ScoreError as error:
         return {**facts, "kept": [], "gate": "none", "verdict": [], "no_rule": str(error)}
     kept = [(share, rule.figures(share)) for share in SHARES]
-    said = [rule.gated.trust.verdict if rule.gated.trust else None, measure_guidance(table, "score")]
+    trust = rule.gated.trust
+    said = [trust and trust.verdict, measure_guidance(table, "score"), measure_learning(table)]
     verdict = [sentence for part in said if part is not None for sentence in part.sentences()]
     return {**facts, "kept": kept, "gate": rule.gated.gate, "verdict": verdict, "no_rule": ""}
 

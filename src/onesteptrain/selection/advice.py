@@ -11,6 +11,7 @@ from onesteptrain.errors import ConfigError, ScoreError
 from onesteptrain.selection.certainty import COLUMN, AnchorCount, anchor_curve, read_parts, stable_share, top_frequency
 from onesteptrain.selection.figures import DefaultRule, Figures, default_rule
 from onesteptrain.selection.guidance import Guidance, measure_guidance
+from onesteptrain.selection.learning import Learning, measure_learning
 from onesteptrain.selection.verdict import Verdict
 from onesteptrain.storage.score_table import ScoreTable
 
@@ -45,6 +46,9 @@ class Advice(NamedTuple):
     guidance: Guidance | None
     """What anchors and their corrupted copies say of the utility; None where the method measured none."""
 
+    learning: Learning | None
+    """Whether training is worth it, as far as the proxy can see; None where its warm-up measured no anchors."""
+
     stable: float | None
     """Share of the recommended top rows that nine of ten draws of the anchors would keep; None without intervals."""
 
@@ -60,6 +64,7 @@ class Advice(NamedTuple):
             "shares": shares,
             "verdict": self.verdict and self.verdict.facts(),
             "guidance": self.guidance and self.guidance.facts(),
+            "learning": self.learning and self.learning.facts(),
             "anchors": anchors,
         }
 
@@ -93,7 +98,8 @@ def advise(table: ScoreTable, *, seconds_per_row: float | None = None, kind: tup
     recommended, why = _recommended(rule, knee)
     stable, curve = _certainty(table, recommended)
     guidance = measure_guidance(table, "utility")
-    return Advice(shares, knee, recommended, why, trust and trust.verdict, guidance, stable, curve)
+    learning = measure_learning(table)
+    return Advice(shares, knee, recommended, why, trust and trust.verdict, guidance, learning, stable, curve)
 
 
 def find_knee(curve: NDArray[np.float64]) -> int:

@@ -16,6 +16,7 @@ from onesteptrain.selection.figures import Figures, read_measures
 from onesteptrain.selection.gating import Gated, pass_gate, without_excluded
 from onesteptrain.selection.guidance import Guidance, guidances
 from onesteptrain.selection.keeping import keep_rows, preference, ranking_column
+from onesteptrain.selection.learning import Learning, measure_learning
 from onesteptrain.selection.options import Budget, SelectOptions, parse_floor, read_budget
 from onesteptrain.selection.quotas import Groups, read_groups
 from onesteptrain.selection.recorded import scored_pool
@@ -74,6 +75,9 @@ class Selection:
     guidance: tuple[Guidance, ...]
     """What anchors and their corrupted copies say of the columns that it rests on, or would not rest on; nothing where
     the method measured none."""
+
+    learning: Learning | None
+    """Whether training is worth it, as far as the proxy can see; None where its warm-up measured no anchors."""
 
     groups: Mapping[str, int] | None
     """Kept rows of each quota group; None without a quota."""
@@ -138,6 +142,7 @@ class Selection:
         facts["verdict"] = self.verdict and self.verdict.facts()
         facts["kinds"] = self.kinds and {name: share._asdict() for name, share in self.kinds.items()}
         facts["guidance"] = [guidance.facts() for guidance in self.guidance]
+        facts["learning"] = self.learning and self.learning.facts()
         expected = None if self.expected is None else self.expected._asdict()
         return {"rows": len(self), **facts, "kept": self.kept._asdict(), "expected": expected}
 
@@ -202,6 +207,7 @@ def select_rows(
         dropped=gated.dropped,
         verdict=gated.trust and gated.trust.verdict,
         guidance=tuple(dict.fromkeys([*gated.guidance, *guidances(table, [ranked] if ranked else [])])),
+        learning=measure_learning(table),
         groups=None if groups is None or options.quota is None else _count(groups, chosen),
         kinds=_kind_shares(gated, values, chosen),
         given_pool=pool,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +24,11 @@ from onesteptrain.data.pool import Sample, Unreadable
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.proxy import Proxy
 from onesteptrain.storage.atomic import whole_folder, write_json
+from onesteptrain.storage.learning_record import write_learning
 from onesteptrain.storage.seeds import uniform
 from onesteptrain.training.encodings import encode_all, most_common
 from onesteptrain.training.finetuning import finetune
+from onesteptrain.training.learning import learning_record, measure, watch
 from onesteptrain.training.options import FinetuneOptions, Progress
 from onesteptrain.utility.checkpoints import WarmCheckpoint, write_checkpoint
 
@@ -75,12 +77,13 @@ class WarmupResult(NamedTuple):
     """Mean loss over the answer tokens of each step, in nats."""
 
 
-def warm_up(
+def warm_up(  # noqa: PLR0913  what a training takes, and what is measured beside it
     proxy: Proxy,
     samples: Iterable[Sample | Unreadable],
     options: WarmupOptions,
     out: Path,
     *,
+    anchors: Sequence[Sample] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> WarmupResult:
@@ -92,6 +95,8 @@ def warm_up(
         options: What to train on, and how.
         out: New folder: `model/` (checkpoint, or adapters alone), `second_moments.safetensors`, `warmup.json`, and
             a folder in `checkpoints/` for each state that is to be kept.
+        anchors: Trusted samples that are not trained on: what the training does to their loss is kept in
+            `learning.json`, for whether training on the pool is worth it.
         overwrite: Replace an earlier folder.
         progress: Told after each step.
 
@@ -113,7 +118,11 @@ def warm_up(
                 "mend the pool, or raise --share"
             )
         keeper = StateKeeper(proxy, part / CHECKPOINTS, options.checkpoints)
+        watched = watch(proxy, encodings, anchors, seed=options.finetune.seed) if anchors else None
+        before = measure(proxy, watched) if watched else ([], [])
         result = finetune(proxy, encodings, options.finetune, progress=progress, callbacks=[keeper])
+        if watched:
+            write_learning(learning_record(len(encodings), watched, before, measure(proxy, watched)), part)
         proxy.save(part / MODEL)
         moments = {name: value.cpu().contiguous() for name, value in keeper.second_moments.items()}
         save_file(moments, part / MOMENTS, metadata={"format": "pt"})
