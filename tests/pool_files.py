@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +148,28 @@ def write_jsonl_folder(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+def write_tar(path: Path, rows: list[Any], mode: str = "w") -> Path:
+    """Rows as WebDataset has them; an id is a part of the JSON, so that ids may repeat."""
+    with tarfile.open(path, mode) as tar:
+        for number, row in enumerate(rows):
+            add_member(tar, f"{number:06d}.json", json.dumps(row).encode())
+    return path
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
 CONTAINERS = {
     "pool.json": write_json,
     "pool.jsonl": write_jsonl,
     "pool.jsonl.gz": write_gzip,
     "pool.json.zst": write_zstd,
     "lines": write_jsonl_folder,
+    "pool.tar": write_tar,
+    "pool.tar.gz": lambda path, rows: write_tar(path, rows, "w:gz"),
     "pool.parquet": write_parquet,
     "parquet": write_parquet_folder,
     "hf": write_hf_folder,

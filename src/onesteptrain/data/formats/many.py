@@ -17,7 +17,7 @@ from onesteptrain.data.formats.compression import plain_name
 from onesteptrain.data.formats.container import Container, RawRow, RowNumbers
 from onesteptrain.errors import PoolError
 
-_KINDS = {".parquet": "Parquet", ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSON"}
+_KINDS = {".parquet": "Parquet", ".jsonl": "JSONL", ".ndjson": "JSONL", ".tar": "tar", ".json": "JSON"}
 """Files of a folder that are rows, by suffix."""
 
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}")

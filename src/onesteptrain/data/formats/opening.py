@@ -9,11 +9,12 @@ from onesteptrain.data.formats.compression import open_unpacked, plain_name
 from onesteptrain.data.formats.container import Container, readable
 from onesteptrain.data.formats.json_rows import JsonArray, JsonLines
 from onesteptrain.data.formats.many import files_of_rows, is_pattern, matching, open_many
+from onesteptrain.data.formats.tar import TarRows
 from onesteptrain.errors import PoolError
 
 _NEEDED = (
-    "a pool is a JSON, JSONL or Parquet file, a folder of such files, a pattern such as 'data/*.jsonl.gz', or a folder "
-    "made by save_to_disk"
+    "a pool is a JSON, JSONL, Parquet or tar file, a folder of such files, a pattern such as 'data/*.jsonl.gz', or a "
+    "folder made by save_to_disk"
 )
 
 _UNSUPPORTED = {
@@ -46,11 +47,13 @@ def _open_folder(path: Path) -> Container:
         return open_hf_folder(path)
     if files := files_of_rows(path):
         return open_many(path, path, files, lambda file: _open_file(file, may_be_empty=True))
-    raise PoolError(f"{path}: a folder without a dataset ({STATE}), Parquet, JSONL or JSON files; {_NEEDED}")
+    raise PoolError(f"{path}: a folder without a dataset ({STATE}), Parquet, JSONL, JSON or tar files; {_NEEDED}")
 
 
 def _open_file(path: Path, *, may_be_empty: bool = False) -> Container:
     start = _start(path)
+    if start[257:262] == b"ustar" or start[:512] == bytes(512) or plain_name(path).suffix == ".tar":
+        return TarRows(path)
     is_lines = plain_name(path).suffix in (".jsonl", ".ndjson")
     if start.startswith(b"PAR1"):
         return open_parquet(path)

@@ -17,7 +17,7 @@ from onesteptrain.errors import SampleError
 FormatName = Literal["auto", "llava", "sharegpt", "messages", "openai", "trl"]
 
 COLUMNS: Mapping[FormatName, tuple[tuple[str, ...], ...]] = {
-    "auto": (("messages",), ("conversations",), ("prompt", "completion")),
+    "auto": (("messages",), ("conversations",), ("prompt", "completion"), ("question", "answer")),
     "llava": (("conversations",),),
     "sharegpt": (("conversations",),),
     "messages": (("messages",),),
@@ -34,6 +34,12 @@ _ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
+_ROLE_OF: Mapping[str, Role] = {
+    **dict.fromkeys(("prompt", "question"), "user"),
+    **dict.fromkeys(("completion", "answer"), "assistant"),
+}
+"""Columns that may hold one text, and who says it."""
+
 _CONTENT_KEYS = ("content", "value", "text")
 _TEXT_KEYS = ("text", "content", "value")
 _TEXT_TYPES = (None, "text", "input_text", "output_text")
@@ -148,8 +154,8 @@ def _messages(row: Mapping[str, object], name: FormatName) -> list[Mapping[str, 
 
 
 def _column_messages(column: str, value: object) -> list[Mapping[str, object]]:
-    role = {"prompt": "user", "completion": "assistant"}.get(column)
-    if isinstance(value, str) and role is not None:
+    role = _ROLE_OF.get(column)
+    if isinstance(value, str | int) and role is not None:
         return [{"role": role, "content": value}]
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise SampleError(f"{column} is not a list of messages; each needs a role and a content")
