@@ -265,7 +265,7 @@ def test_tokens_of_the_exact_step_are_refused(tmp_path):
         ('[{"messages": 1},\n {"id": ', ["line 2: invalid JSON array", "convert it to JSONL"]),
         ('{"a": 1}\n{"b": 2}\n', ["hold no conversation", "they have the columns a", "prompt+completion"]),
         ("hello\n", ["starts with b'hello", "a pool is a JSON"]),
-        ("\x1f\x8bzip", ["compressed with gzip; unpack it"]),
+        ("\x1f\x8bzip", ["cannot be read"]),
     ],
 )
 def test_files_that_are_no_pool_are_refused_as_pool_and_as_anchors(tmp_path, content, said):
