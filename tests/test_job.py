@@ -65,6 +65,19 @@ def test_all_steps_run_from_one_file_and_are_not_done_again(job, capsys):
     assert (out / "target-25percent").stat().st_mtime_ns == target
 
 
+def test_a_run_says_whether_training_was_worth_it(job, capsys):
+    path, out = job
+    assert main(["run", str(path)]) == 0
+    last = capsys.readouterr().out
+    facts = json.loads((out / "results.json").read_text())
+    (said,) = facts["worth"]  # tiny models that never trained answer nothing rightly, before and after
+    assert said.endswith("may be chance on 25%, +0.0 (+0.0 to +0.0); 6, +0.0 (+0.0 to +0.0)")
+    assert said in last
+    assert said[1:] in (out / "report.html").read_text()
+    assert {one["against_untuned"]["verdict"] for one in facts["targets"].values()} == {"cannot tell"}
+    assert facts["untuned"]["accuracy"]["questions"] == 3
+
+
 def test_the_config_of_a_run_replays_to_the_same_scores(job, tmp_path):
     path, out = job
     assert main(["run", str(path)]) == 0

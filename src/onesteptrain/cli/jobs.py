@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from onesteptrain.cli.options import HOW, Writer
 from onesteptrain.cli.output import duration, tell
+from onesteptrain.evaluation.worth import worth_of_arms
 from onesteptrain.jobs.comparison import compare, read_comparison
 from onesteptrain.jobs.demo import DemoOptions, run_demo
 from onesteptrain.jobs.job import read_job, run_job
@@ -50,7 +51,7 @@ class Run(Writer):
             self.say(describe_plan(expected), {"steps": steps, "seconds": expected.seconds})
             return
         facts = run_job(job, overwrite=self.overwrite, tell=tell)
-        self.say(f"done: {job.out}", facts, ["advise", job.out])
+        self.say("\n".join([*facts.get("worth", ()), f"done: {job.out}"]), facts, ["advise", job.out])
 
 
 Run.__doc__ = "\n".join([inspect.cleandoc(Run.__doc__ or ""), "", *(f"- {key}: {text}" for key, text, _ in job_keys())])
@@ -94,7 +95,8 @@ class Compare(Writer):
         done = compare(job, workers=self.workers, overwrite=self.overwrite, tell=tell)
         written = write_comparison(done.records, done.differences, job.out)
         text = comparison_table(done.records, done.differences) + "\n\n" + "\n".join(map(str, written))
-        self.say(text, {"results": done.records, "differences": done.differences})
+        verdict = {protocol: worth_of_arms(done.differences, protocol) for protocol in job.protocols}
+        self.say(text, {"results": done.records, "differences": done.differences, "verdict": verdict})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from onesteptrain.evaluation.evaluating import EvaluateOptions, evaluate
 from onesteptrain.evaluation.paired import Difference, paired_difference, paired_marks
 from onesteptrain.evaluation.results import Accuracy, Evaluation, Graded, read_results, summarise, write_evaluation
 from onesteptrain.evaluation.suites import SuiteName, load_suite
+from onesteptrain.evaluation.worth import training_verdict, worth_sentences
 
 __all__ = [
     "Accuracy",
@@ -27,5 +28,7 @@ __all__ = [
     "read_benchmark",
     "read_results",
     "summarise",
+    "training_verdict",
+    "worth_sentences",
     "write_evaluation",
 ]

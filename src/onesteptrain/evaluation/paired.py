@@ -6,8 +6,8 @@ better than either of them. Trainings differ by their seeds too; where arms have
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -99,6 +99,11 @@ def paired_difference(
         confidence=confidence,
         test="mcnemar" if single else "bootstrap",
     )
+
+
+def as_difference(values: Mapping[str, Any]) -> Difference:
+    """A difference of the plain values of its fields, among others."""
+    return Difference(**{name: values[name] for name in Difference._fields})
 
 
 def paired_marks(first: Sequence[Graded], second: Sequence[Graded]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -139,7 +139,7 @@ def _comparison(data: SyntheticData, out: Path, options: DemoOptions) -> Compari
         shares=tuple(f"{100 * share:g}%" for share in options.shares),
         train=dataclasses.replace(BRIEF, steps=options.steps),
         seeds=options.seeds,
-        references=("full", "random"),
+        references=("full", "random", "untuned"),
     )
 
 

@@ -6,7 +6,6 @@ continues where it stopped, and budgets added to `keep` are selected from the sc
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,18 +16,19 @@ import yaml
 
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError
-from onesteptrain.evaluation import EvaluateOptions, evaluate, read_benchmark, write_evaluation
+from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.jobs.assembling import flat, job_from_plain
 from onesteptrain.jobs.reading import read_yaml, with_overrides
 from onesteptrain.jobs.recipe import Bench, Places, Recipe, Scored
 from onesteptrain.jobs.steps import Tell
+from onesteptrain.jobs.targets import TargetBench, Targets
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.reporting import ReportOptions, write_report
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.storage.atomic import write_json, write_text
 from onesteptrain.storage.fingerprints import fingerprint
 from onesteptrain.storage.run_directory import Run, begin_run
-from onesteptrain.training import FinetuneOptions, TrainOptions, train
+from onesteptrain.training import FinetuneOptions
 
 RESULTS = "results.json"
 _INCIDENTAL = {"run keep", *(f"run scoring {name}" for name in ("chunk_rows", "readers", "max_failed_share"))}
@@ -127,13 +127,13 @@ def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None
         scored = Bench(recipe, pool, Places(job.out), tell).score("one_step", job.score, second_pass=job.passes_twice)
         before = _before(job)
         subsets = {keep: _subset(job, pool, scored, keep, before, tell) for keep in job.keep}
-        targets = (
-            {keep: _trained(job, keep, path, pool.image_root, tell) for keep, path in subsets.items()}
-            if job.target
-            else {}
-        )
+        targets = _targets(job, pool, subsets, before, tell)
         report = write_report(
-            scored.table, job.out / "report.html", options=ReportOptions(kind=job.select.kind), overwrite=True
+            scored.table,
+            job.out / "report.html",
+            options=ReportOptions(kind=job.select.kind),
+            results=targets.records(),
+            overwrite=True,
         )
         tell(f"report: {report}")
         facts = {
@@ -141,7 +141,7 @@ def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None
             "failed": scored.table.rows - scored.table.scored,
             "scores": str(scored.table.path),
             "subsets": {**before.get("subsets", {}), **{keep: str(path) for keep, path in subsets.items()}},
-            "targets": {**before.get("targets", {}), **targets},
+            **targets.facts(),
             "report": str(report),
         }
         write_json(job.out / RESULTS, facts)
@@ -182,25 +182,9 @@ def _subset(job: Job, pool: Pool, scored: Scored, keep: str, before: dict[str, A
     return out
 
 
-def _trained(job: Job, keep: str, subset: Path, root: Path, tell: Tell) -> dict[str, Any]:
-    """Train the target on one subset, and measure it if there is a benchmark."""
-    recipe, out = job.recipe, job.out / f"target-{subset.stem.removeprefix('subset-')}"
-    if not out.exists():
-        samples = dataclasses.replace(recipe.pool_reading, image_root=root).open(subset)
-        result = train(str(job.target), samples, TrainOptions(finetune=job.train, load=recipe.loading), out)
-        tell(f"trained the target on {result.rows} rows in {result.steps} steps: {out}")
-    facts: dict[str, Any] = {"checkpoint": str(out)}
-    if job.benchmark is None:
-        return facts
-    answers = job.out / f"answers-{out.name.removeprefix('target-')}"
-    if not answers.exists():
-        evaluation = evaluate(
-            out,
-            read_benchmark(job.benchmark, **recipe.pool_reading.for_others()),
-            job.evaluate,
-            load=recipe.loading,
-        )
-        write_evaluation(evaluation, answers)
-    summary = json.loads((answers / "summary.json").read_text(encoding="utf-8"))
-    tell(f"target trained on {keep}: accuracy {summary['accuracy']['value']:.1%}")
-    return {**facts, "answers": str(answers), "accuracy": summary["accuracy"]}
+def _targets(job: Job, pool: Pool, subsets: dict[str, Path], before: dict[str, Any], tell: Tell) -> Targets:
+    """The target trained on each subset, if there is one; those of earlier calls too."""
+    if job.target is None:
+        return Targets(before.get("targets", {}), {}, [])
+    bench = TargetBench(job.recipe, job.target, pool, job.train, job.benchmark, job.evaluate, job.out, tell)
+    return bench.targets(subsets, before.get("targets", {}))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy.stats import t as student
 
 from onesteptrain.errors import ConfigError
+from onesteptrain.evaluation.worth import worth_of_arms
 from onesteptrain.reporting.figures import INK, STYLE, need_matplotlib
 from onesteptrain.storage.atomic import write_text
 
@@ -123,13 +124,14 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 
 
 def comparison_table(records: Records, differences: Iterable[Mapping[str, Any]] = (), *, against: str = "full") -> str:
-    """The arms as a Markdown table, one a protocol.
+    """The arms as a Markdown table, one a protocol, and below it whether training was worth it.
 
     Args:
         records: One an arm, protocol and seed.
         differences: Paired differences of arms to reference arms, in points.
         against: The reference arm whose differences are shown.
     """
+    differences = list(differences)
     shown = {
         (difference["protocol"], difference["method"], difference["budget"]): difference
         for difference in differences
@@ -145,7 +147,9 @@ def comparison_table(records: Records, differences: Iterable[Mapping[str, Any]] 
         table = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
         lines = [f"| {' | '.join(cells)} |" for cells in table]
         what = {"A": "epochs fixed", "B": "steps fixed"}[protocol]
-        tables.append(f"Protocol {protocol} ({what}), accuracy in per cent\n\n" + "\n".join(lines))
+        said = worth_of_arms(differences, protocol)
+        below = "\n\n" + "\n\n".join(f"{text[0].upper()}{text[1:]}." for text in said) if said else ""
+        tables.append(f"Protocol {protocol} ({what}), accuracy in per cent\n\n" + "\n".join(lines) + below)
     return "\n\n".join(tables)
 
 

@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from onesteptrain.data.score_record import IN_MEMORY, read_score_record
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
+from onesteptrain.evaluation.paired import as_difference
+from onesteptrain.evaluation.worth import worth_sentences
 from onesteptrain.reporting import figures
 from onesteptrain.reporting.comparison import summarize_arms
 from onesteptrain.reporting.counting import (
@@ -81,7 +83,8 @@ def write_report(
         table: Scores, in the run directory of `ost score`.
         out: The page; it appears whole or not at all.
         options: What the page shows.
-        results: One mapping a training on a selection: method, share, rows, seed, accuracy in per cent.
+        results: One mapping a training on a selection: method, share, rows, seed, accuracy in per cent, and where
+            it is known the paired difference `against_untuned`.
         audit: What `ost audit` wrote.
         overwrite: Replace an existing page.
 
@@ -105,6 +108,7 @@ def write_report(
         "options": record.flat(),
         "provenance": Run(run).provenance,
         "arms": sorted(summarize_arms(results or ()), key=lambda arm: -arm.accuracy),
+        "worth": _worth(results or ()),
         "audit": read_audit(audit) if audit is not None else None,
         **_table_facts(table, options.kind),
         **_ranking_facts(table, options),
@@ -117,6 +121,13 @@ def _refuse_target(out: Path, *, overwrite: bool) -> None:
     if out.suffix.lower() not in (".html", ".htm"):  # so that --overwrite never hits a pool or a table
         raise ConfigError(f"output {out} is no name for a page; give one that ends in .html")
     refuse_existing(out, "report.html", overwrite=overwrite)
+
+
+def _worth(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of which trainings it is known that they were not worth it, or cannot be told."""
+    return worth_sentences(
+        {str(one["budget"]): as_difference(one["against_untuned"]) for one in results if one.get("against_untuned")}
+    )
 
 
 def _table_facts(table: ScoreTable, kind: tuple[str, ...]) -> dict[str, Any]:
