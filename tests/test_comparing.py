@@ -25,7 +25,7 @@ from onesteptrain.errors import ConfigError, OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, evaluate
 from onesteptrain.jobs.assembling import flat
 from onesteptrain.jobs.comparison import RANDOM, SET, TOP, Comparison, MethodArm, compare, read_comparison
-from onesteptrain.jobs.comparison.trials import Trial
+from onesteptrain.jobs.comparison.trials import Harm, Trial
 from onesteptrain.jobs.demo import digits_comparison
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.selection import SelectOptions, select_rows
@@ -220,13 +220,23 @@ def test_one_preset_keeps_the_highest_scores_and_the_other_goes_by_the_default_r
     table = table_of(tmp_path, rows, signals(ANCHORS, 7))  # the trust gate could be used
 
     def kept(arm: MethodArm, seed: int = 0) -> list[int]:
-        options = dataclasses.replace(arm.select, draw_seed=seed)
+        options = dataclasses.replace(arm.selecting, draw_seed=seed)
         return select_rows(table, keep="20%", options=options).rows.tolist()
 
     score = table.numbers("score")
     assert kept(TOP) == sorted(np.argsort(-score, kind="stable")[: len(score) // 5].tolist()) == kept(TOP, 1)
     assert kept(SET) == select_rows(table, keep="20%").rows.tolist()
     assert kept(SET, 1) != kept(SET)
+    harmful = MethodArm("one_step", harmful="weigh")
+    assert (
+        kept(harmful) == select_rows(table, keep="20%", options=SelectOptions(gate="none", prefer="draw")).rows.tolist()
+    )
+    with pytest.raises(
+        ConfigError, match=r"harmful mask needs the harm of every token; give options.store_tokens: true"
+    ):
+        MethodArm("one_step", harmful="mask")
+    with pytest.raises(ConfigError, match="harmful weigh needs method one_step, not loss"):
+        MethodArm("loss", harmful="weigh")
     assert (SET.second_pass, TOP.second_pass) == (True, False)
 
 
@@ -439,6 +449,7 @@ def trial(**changes) -> Trial:
         {"load": LoadOptions(dtype="bfloat16")},
         {"evaluate": EvaluateOptions(max_new_tokens=7)},
         {"target": "another/target"},
+        {"harm": Harm("mask", Path("scores/one_step-1"))},
     ],
 )
 def test_a_trial_has_another_name_where_something_else_comes_out(other):

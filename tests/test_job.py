@@ -78,6 +78,26 @@ def test_a_run_says_whether_training_was_worth_it(job, capsys):
     assert facts["untuned"]["accuracy"]["questions"] == 3
 
 
+def test_a_target_learns_its_subset_without_harmful_tokens(job, tmp_path):
+    path, out = job
+    request = yaml.safe_load(path.read_text())
+    for key in ("benchmark", "evaluate", "anchor_by"):
+        del request[key]
+    write_pool(tmp_path / "heldout", 24, start=50)
+    request |= {"anchor_count": 20, "keep": ["6"], "harmful": "mask", "second_pass": False}
+    request["score"] |= {"store_tokens": True, "corrupted": 0}
+    path.write_text(yaml.safe_dump(request))
+    assert main(["run", str(path)]) == 0
+    train = ["train", str(out / "subset-6rows.jsonl"), "--image-root", str(tmp_path / "pool")]
+    train += ["--target", request["target"], "--steps", "2", "--batch-size", "2"]
+    weights = {}
+    for name, more in {"masked": ["--mask-harmful", str(out)], "whole": []}.items():
+        assert main([*train, "--out", str(tmp_path / name), *more]) == 0
+        weights[name] = (tmp_path / name / "model.safetensors").read_bytes()
+    assert weights["masked"] != weights["whole"]
+    assert (out / "target-6rows" / "model.safetensors").read_bytes() == weights["masked"]
+
+
 def test_the_config_of_a_run_replays_to_the_same_scores(job, tmp_path):
     path, out = job
     assert main(["run", str(path)]) == 0
@@ -170,6 +190,9 @@ def test_options_on_the_command_line_win_over_the_file(job):
         ({"select": {"quota": "colour"}}, "select.quota of .* no row has the column 'colour'"),
         ({"select": {"prefer": "cover"}}, "select.prefer cover needs score.representation: true"),
         ({"select": {"prefer": "setwise"}}, "select.prefer setwise needs score.sketch"),
+        ({"harmful": "mask"}, "harmful mask needs the harm of every token; give score.store_tokens: true"),
+        ({"harmful": "weigh", "select": {"by": "loss"}}, "harmful weigh takes the place of the trust gate"),
+        ({"harmful": "burn"}, "harmful"),
         ({"warmup_share": 0}, "score.optimizer adam needs a warm-up"),
         ({"evaluate": {"by": ["colour"]}}, "no question has a column 'colour'"),
         ({"target": "/no/such/model"}, "does not exist"),

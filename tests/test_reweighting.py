@@ -9,16 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from onesteptrain.data.pool import Sample, Turn, Unreadable, text_of
-from onesteptrain.errors import PoolError, ScoreError
-from onesteptrain.jobs.reweighting import weighed, without_harm, without_tokens
-from onesteptrain.proxy import load_proxy
+from onesteptrain.data.pool import Sample, Turn, Unreadable, open_pool, text_of
+from onesteptrain.errors import ConfigError, PoolError, ScoreError
+from onesteptrain.evaluation import EvaluateOptions
+from onesteptrain.jobs.comparison.trials import Harm, Trial, trial_samples
+from onesteptrain.jobs.reweighting import learned_as, selecting, weighed, without_harm, without_tokens
+from onesteptrain.proxy import LoadOptions, ScopeOptions, load_proxy
 from onesteptrain.reporting.diagnosis.measured import Tokens
 from onesteptrain.reporting.diagnosis.spans import token_scale
 from onesteptrain.reporting.diagnosis.texts import load_quoter
+from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.trust import measure_trust
 from onesteptrain.storage.score_table import ScoreTable, write_table
-from tests.building import checkpoint, sample
+from onesteptrain.training import FinetuneOptions
+from tests.building import checkpoint, sample, write_pool
 
 ROWS = [sample(row, images=row % 2) for row in range(30)]
 
@@ -118,6 +122,41 @@ def test_flags_of_the_rows_own_stay(run):
     half = [dataclasses.replace(turn, weight=0.5) for turn in ROWS[1].turns]
     (one,) = weighed([dataclasses.replace(ROWS[1], turns=tuple(half))], table)
     assert one.turns[1].weight == 0.5 * float(measure_trust(table).probability[1])
+
+
+def test_where_harmful_rows_are_masked_or_weighed_they_are_drawn_like_the_others(run):
+    table, _, _ = run
+    kept = {
+        harmful: select_rows(table, keep="100%", options=selecting(SelectOptions(), harmful)).rows.tolist()
+        for harmful in ("drop", "mask", "weigh", "drop-and-mask")
+    }
+    assert kept["mask"] == kept["weigh"] == list(range(30))
+    assert kept["drop"] == kept["drop-and-mask"] == np.flatnonzero(measure_trust(table).passing()).tolist()
+    assert len(kept["drop"]) < 30
+    with pytest.raises(ConfigError, match="harmful mask takes the place of the trust gate"):
+        selecting(SelectOptions(prefer="top"), "mask")
+
+
+def test_what_is_dropped_stays_as_it_is_and_what_is_weighed_counts_less(run):
+    table, _, _ = run
+    assert learned_as(ROWS, "drop", table.path.parent) == (ROWS, "")
+    rows, said = learned_as(ROWS, "weigh", table.path.parent)
+    assert rows == weighed(ROWS, table)
+    assert said == "each row counts by its probability to be clean"
+
+
+def test_a_trial_learns_the_rows_of_its_arm_by_their_weights(run, tmp_path):
+    table, _, _ = run
+    pool = open_pool(write_pool(tmp_path / "pool", 30))
+    harm, kept = Harm("weigh", table.path.parent), np.arange(1, 30, 4)
+    options = (FinetuneOptions(), ScopeOptions(), LoadOptions(), EvaluateOptions())
+    trial = Trial(pool, str(checkpoint()), tmp_path, kept, *options, harm=harm)
+    samples, refused = trial_samples(trial, load_proxy(checkpoint()), LoadOptions())
+    probability = np.float32(measure_trust(table).probability[kept])
+    assert [set(one.weight[one.answer].tolist()) for one in samples] == [
+        {value} for value in probability.tolist() if value
+    ]
+    assert len(refused) == (probability == 0).sum()
 
 
 def test_rows_of_another_pool_are_refused(run):

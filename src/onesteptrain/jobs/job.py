@@ -20,8 +20,9 @@ from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.jobs.assembling import flat, job_from_plain
 from onesteptrain.jobs.reading import read_yaml, with_overrides
 from onesteptrain.jobs.recipe import Bench, Places, Recipe, Scored
+from onesteptrain.jobs.reweighting import Harmful, options_of, selecting
 from onesteptrain.jobs.steps import Tell
-from onesteptrain.jobs.targets import TargetBench, Targets
+from onesteptrain.jobs.targets import Learned, TargetBench, Targets
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.reporting import ReportOptions, write_report
 from onesteptrain.selection import SelectOptions, select_rows
@@ -54,6 +55,11 @@ class Job:
     select: SelectOptions = field(default_factory=SelectOptions)
     """What is dropped, and which of the other rows are preferred."""
 
+    harmful: Harmful = "drop"
+    """What becomes of rows that the trust gate drops: drop leaves them out; mask keeps them, with their harmful tokens
+    out of the target's loss; weigh keeps them, each row counting by its probability to be clean; drop-and-mask leaves
+    them out and masks tokens of the others. Nothing was seen to be better than drop (experiments/masking)."""
+
     keep: tuple[str, ...] = ("20%",)
     """Budgets: one subset file for each; more of them may be added later."""
 
@@ -76,6 +82,7 @@ class Job:
             raise ConfigError("proxy is missing; give a checkpoint folder or hub name")
         if not self.keep:
             raise ConfigError("keep is empty; give at least one budget such as 20%")
+        selecting(self.select, self.harmful)
         if self.benchmark is not None and self.target is None:
             raise ConfigError("benchmark is given but no target; name the model to train and measure")
 
@@ -127,7 +134,7 @@ def run_job(job: Job, *, overwrite: bool = False, tell: Tell = lambda text: None
         scored = Bench(recipe, pool, Places(job.out), tell).score("one_step", job.score, second_pass=job.passes_twice)
         before = _before(job)
         subsets = {keep: _subset(job, pool, scored, keep, before, tell) for keep in job.keep}
-        targets = _targets(job, pool, subsets, before, tell)
+        targets = _targets(job, pool, subsets, scored.run, before, tell)
         report = write_report(
             scored.table,
             job.out / "report.html",
@@ -176,15 +183,21 @@ def _subset(job: Job, pool: Pool, scored: Scored, keep: str, before: dict[str, A
     out = job.out / f"subset-{_named(keep)}{pool.suffix}"
     if keep in before.get("subsets", {}) and out.exists():
         return out
-    selection = select_rows(scored.table, keep=keep, options=job.select, pool=pool)
+    selection = select_rows(scored.table, keep=keep, options=selecting(job.select, job.harmful), pool=pool)
     selection.write(out, overwrite=True)
     tell(f"kept {len(selection)} of {selection.pool_rows} rows: {out}")
     return out
 
 
-def _targets(job: Job, pool: Pool, subsets: dict[str, Path], before: dict[str, Any], tell: Tell) -> Targets:
+def _targets(
+    job: Job, pool: Pool, subsets: dict[str, Path], scores: Path, before: dict[str, Any], tell: Tell
+) -> Targets:
     """The target trained on each subset, if there is one; those of earlier calls too."""
     if job.target is None:
+        if job.harmful != "drop":
+            how = " ".join(f"--{option} {job.out}" for option in options_of(job.harmful))
+            tell(f"subsets have the pool's rows as they are; train on them with {how}")
         return Targets(before.get("targets", {}), {}, [])
-    bench = TargetBench(job.recipe, job.target, pool, job.train, job.benchmark, job.evaluate, job.out, tell)
+    learning = Learned(job.train, job.harmful, scores)
+    bench = TargetBench(job.recipe, job.target, pool, learning, job.benchmark, job.evaluate, job.out, tell)
     return bench.targets(subsets, before.get("targets", {}))

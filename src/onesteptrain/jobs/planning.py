@@ -14,6 +14,7 @@ from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.evaluation import read_benchmark
 from onesteptrain.evaluation.results import check_columns
 from onesteptrain.jobs.job import Job
+from onesteptrain.jobs.reweighting import refuse_untold
 from onesteptrain.jobs.scoring import ScoreRequest, forecast_scoring, locate_proxy
 from onesteptrain.proxy.loading import check_checkpoint
 from onesteptrain.reporting.figures import need_matplotlib
@@ -100,6 +101,7 @@ def _check_signals(job: Job) -> None:
         and not job.recipe.warmup_share
         and locate_proxy(str(job.recipe.proxy))[1] is None,
     }
+    refuse_untold(job.harmful, stores_tokens=score.store_tokens, key="score.store_tokens")
     for need, unmet in needs.items():
         if unmet:
             raise ConfigError(need)

@@ -9,21 +9,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onesteptrain.data.formats.loss_weights import without_space
 from onesteptrain.data.pool import Sample, Turn, Unreadable
-from onesteptrain.errors import PoolError, SampleError, ScoreError
+from onesteptrain.errors import ConfigError, PoolError, SampleError, ScoreError
 from onesteptrain.reporting.diagnosis.measured import check_tables, read_tokens
 from onesteptrain.reporting.diagnosis.spans import badness, token_scale
 from onesteptrain.reporting.diagnosis.texts import Place, Quoter, recorded_quoter
+from onesteptrain.selection import SelectOptions
 from onesteptrain.selection.trust import measure_trust
 from onesteptrain.storage.score_table import ScoreTable, read_scores
 
 Rows = Iterable[Sample | Unreadable]
+Harmful = Literal["drop", "mask", "weigh", "drop-and-mask"]
+"""What becomes of rows that the trust gate would drop, and of harmful tokens."""
 
 
 class Masked(NamedTuple):
@@ -35,6 +38,50 @@ class Masked(NamedTuple):
 
     tokens: int
     """Answer tokens of all rows."""
+
+
+def options_of(harmful: Harmful) -> tuple[str, ...]:
+    """The options of `ost train` that do it, which take the run directory of the scores."""
+    return {"drop": (), "mask": ("mask-harmful",), "weigh": ("weigh",), "drop-and-mask": ("mask-harmful",)}[harmful]
+
+
+def refuse_untold(harmful: Harmful, *, stores_tokens: bool, key: str) -> None:
+    """Refuse to mask tokens that scores will not tell of.
+
+    Raises:
+        ConfigError: they are not stored.
+    """
+    if "mask-harmful" in options_of(harmful) and not stores_tokens:
+        raise ConfigError(f"harmful {harmful} needs the harm of every token; give {key}: true")
+
+
+def selecting(select: SelectOptions, harmful: Harmful) -> SelectOptions:
+    """How rows are selected: where harmful ones stay, drawn from all that have a score.
+
+    Raises:
+        ConfigError: the selection goes by something else than the trust gate.
+    """
+    if harmful == "drop":
+        return select
+    if not (select.trusting and select.gate == "auto"):
+        raise ConfigError(
+            f"harmful {harmful} takes the place of the trust gate, and select has another rule (by, gate or prefer: "
+            "top); leave that out, or give harmful: drop"
+        )
+    if harmful == "drop-and-mask":
+        return select
+    return dataclasses.replace(select, gate="none", prefer="draw" if select.prefer == "auto" else select.prefer)
+
+
+def learned_as(rows: Rows, harmful: Harmful, scores: Path) -> tuple[Rows, str]:
+    """Selected rows as a target learns them; see `reweight`.
+
+    Args:
+        rows: What was selected.
+        harmful: What becomes of what does harm.
+        scores: Run directory of the scores, with token columns where tokens are masked.
+    """
+    return reweight(rows, **{option.replace("-", "_"): scores for option in options_of(harmful)})
 
 
 def reweight(rows: Rows, *, mask_harmful: Path | None = None, weigh: Path | None = None) -> tuple[Rows, str]:

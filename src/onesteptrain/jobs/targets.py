@@ -23,6 +23,7 @@ from onesteptrain.evaluation import (
     write_evaluation,
 )
 from onesteptrain.jobs.recipe import Recipe
+from onesteptrain.jobs.reweighting import Harmful, learned_as
 from onesteptrain.jobs.steps import Tell
 from onesteptrain.training import FinetuneOptions, TrainOptions, train
 
@@ -61,6 +62,15 @@ class Targets(NamedTuple):
         ]
 
 
+class Learned(NamedTuple):
+    """How targets learn."""
+
+    tuning: FinetuneOptions
+    harmful: Harmful
+    scores: Path
+    """Run directory of the scores that tell what is harmful."""
+
+
 @dataclass(frozen=True)
 class TargetBench:
     """Where targets are trained and measured; what is there is not done again."""
@@ -68,7 +78,7 @@ class TargetBench:
     recipe: Recipe
     target: str
     pool: Pool
-    train: FinetuneOptions
+    learned: Learned
     benchmark: Path | None
     evaluate: EvaluateOptions
     out: Path
@@ -93,9 +103,11 @@ class TargetBench:
         out = self.out / f"target-{name}"
         samples = dataclasses.replace(self.recipe.pool_reading, image_root=self.pool.image_root).open(subset)
         if not out.exists():
-            options = TrainOptions(finetune=self.train, load=self.recipe.loading)
-            result = train(self.target, samples, options, out)
-            self.tell(f"trained the target on {result.rows} rows in {result.steps} steps: {out}")
+            tuning, harmful, scores = self.learned
+            rows, said = learned_as(samples, harmful, scores)
+            result = train(self.target, rows, TrainOptions(finetune=tuning, load=self.recipe.loading), out)
+            more = f", {said}" if said else ""
+            self.tell(f"trained the target on {result.rows} rows in {result.steps} steps{more}: {out}")
         facts: Facts = {"checkpoint": str(out), "rows": len(samples)}
         if self.benchmark is None:
             return facts

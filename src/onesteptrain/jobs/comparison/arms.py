@@ -18,6 +18,7 @@ from onesteptrain.data.pool import Pool
 from onesteptrain.errors import PoolError
 from onesteptrain.jobs.comparison.request import Comparison, MethodArm
 from onesteptrain.jobs.recipe import Bench, Places, Scored
+from onesteptrain.jobs.reweighting import Harmful
 from onesteptrain.jobs.steps import Tell
 from onesteptrain.selection import parse_budget, parse_floor, select_rows
 from onesteptrain.storage.seeds import uniform
@@ -45,6 +46,9 @@ class Arm:
     run: Path | None = None
     """Run directory of the scores."""
 
+    harmful: Harmful = "drop"
+    """What becomes of rows that the trust gate drops."""
+
 
 def make_arms(job: Comparison, pool: Pool, tell: Tell) -> Iterator[Arm]:
     """Score the pool by each method, and say what each arm keeps; scores that are there are used again.
@@ -70,15 +74,15 @@ def _method_arms(job: Comparison, bench: Bench, name: str, arm: MethodArm) -> It
 
     @functools.cache
     def chosen(budget: str, seed: int) -> Rows:
-        options = dataclasses.replace(arm.select, draw_seed=seed)
+        options = dataclasses.replace(arm.selecting, draw_seed=seed)
         return select_rows(tables[seed if redrawn else 0], keep=budget, options=options, pool=bench.pool).rows
 
     for budget in arm.keep or job.shares:
         kept = len(chosen(budget, 0)) / tables[0].rows
         share = float(budget.strip()[:-1]) / 100 if budget.strip().endswith("%") else kept
-        varies = redrawn or arm.select.draws
+        varies = redrawn or arm.selecting.draws
         rows = functools.partial(lambda budget, varies, seed: chosen(budget, seed if varies else 0), budget, varies)
-        yield Arm(name, budget, share, rows, scored[0].seconds, scored[0].run)
+        yield Arm(name, budget, share, rows, scored[0].seconds, scored[0].run, arm.harmful)
 
 
 def _scored(job: Comparison, bench: Bench, name: str, arm: MethodArm, seed: int) -> Scored:

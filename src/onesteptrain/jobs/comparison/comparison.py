@@ -18,7 +18,7 @@ from onesteptrain.jobs.assembling import flat
 from onesteptrain.jobs.comparison.arms import Arm, clean_share, make_arms
 from onesteptrain.jobs.comparison.checking import check_request
 from onesteptrain.jobs.comparison.request import Comparison, Protocol
-from onesteptrain.jobs.comparison.trials import Outcome, Trial, accuracy_by_group, run_trials
+from onesteptrain.jobs.comparison.trials import Harm, Outcome, Trial, accuracy_by_group, run_trials
 from onesteptrain.jobs.steps import Tell, plain
 from onesteptrain.storage.atomic import write_json, write_text
 from onesteptrain.storage.run_directory import begin_run
@@ -117,6 +117,7 @@ def _trial(job: Comparison, pool: Pool, arm: Arm, protocol: Protocol, seed: int)
         job.train_scope,
         job.recipe.loading,
         job.evaluate,
+        harm=Harm(arm.harmful, arm.run) if arm.harmful != "drop" and arm.run is not None else None,
         label=f"{arm.method} {arm.budget} protocol {protocol} seed {seed}",
     )
 

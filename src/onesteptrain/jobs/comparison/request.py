@@ -12,6 +12,7 @@ from onesteptrain.evaluation import EvaluateOptions
 from onesteptrain.jobs.assembling import job_from_plain
 from onesteptrain.jobs.reading import from_plain, read_yaml, refuse_renamed
 from onesteptrain.jobs.recipe import Recipe
+from onesteptrain.jobs.reweighting import Harmful, refuse_untold, selecting
 from onesteptrain.methods import Method, method_class
 from onesteptrain.proxy import ScopeOptions
 from onesteptrain.selection import SelectOptions
@@ -54,9 +55,23 @@ class MethodArm:
     second_pass: bool = False
     """Measure the losses again with a proxy that has learned from rows that pass the trust gate, as `ost run` does."""
 
+    harmful: Harmful = "drop"
+    """What becomes of rows that the trust gate drops, as in `ost run`."""
+
     def __post_init__(self) -> None:
+        if self.harmful != "drop":
+            if self.method != "one_step":
+                raise ConfigError(f"harmful {self.harmful} needs method one_step, not {self.method}")
+            stored = bool(self.options.get("store_tokens"))
+            refuse_untold(self.harmful, stores_tokens=stored, key="options.store_tokens")
+        selecting(self.select, self.harmful)
         if self.second_pass and self.method != "one_step":
             raise ConfigError(f"a second pass needs method one_step, not {self.method}")
+
+    @property
+    def selecting(self) -> SelectOptions:
+        """How rows are selected, whatever becomes of harmful ones."""
+        return selecting(self.select, self.harmful)
 
     def make(self, name: str) -> Method:
         """The method with its options, for an arm of this name.

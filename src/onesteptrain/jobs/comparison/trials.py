@@ -30,15 +30,24 @@ from onesteptrain.data.pool import Pool
 from onesteptrain.errors import OneStepError, PoolError, RunError
 from onesteptrain.evaluation import EvaluateOptions, Question, evaluate, read_benchmark
 from onesteptrain.evaluation.results import Counting, read_results, summarise, write_evaluation
+from onesteptrain.jobs.reweighting import Harmful, learned_as
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, load_proxy
 from onesteptrain.storage.atomic import write_json
 from onesteptrain.storage.fingerprints import as_place, content_id
 from onesteptrain.storage.ownership import note_made
-from onesteptrain.training import FinetuneOptions, PoolEncodings, finetune
+from onesteptrain.training import FinetuneOptions, PoolEncodings, encode_all, finetune
 
 FACTS = "trial.json"
 ANSWERS = "answers"
 CHECKPOINT = "checkpoint"
+
+
+class Harm(NamedTuple):
+    """What becomes of harmful rows and tokens that are not dropped."""
+
+    harmful: Harmful
+    scores: Path
+    """Run directory of the scores that tell which they are."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Trial:
     load: LoadOptions
     evaluate: EvaluateOptions
 
+    harm: Harm | None = None
+
     label: str = ""
     """What people call it; no part of its name."""
 
@@ -65,7 +76,9 @@ class Trial:
         tuning = [self.finetune, self.scope] if len(self.rows) else []
         asking = dataclasses.replace(self.evaluate, by=())  # counted afterwards, by any column
         start = [self.pool.fingerprint, self.rows.tobytes(), as_place(self.target), self.benchmark, self.load]
-        return content_id([*start, asking, *tuning])
+        # scores lie in a folder that is named by all that they depend on
+        harm = [self.harm.harmful, self.harm.scores.parts[-2:]] if self.harm is not None and len(self.rows) else []
+        return content_id([*start, asking, *tuning, *harm])
 
 
 class Outcome(NamedTuple):
@@ -206,8 +219,8 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     place = folder / trial.name
     place.mkdir(exist_ok=True)
     load = dataclasses.replace(trial.load, device=trial.load.device.partition(":")[0])  # the GPU is chosen already
-    samples, refused = _encodings(trial.target, load, trial.pool).take(trial.rows.tolist())
     target = load_proxy(trial.target, trial.scope, load)
+    samples, refused = trial_samples(trial, target, load)
     note_made(place / "steps", tree=True)
     trained = _train(trial, target, samples, refused, place / "steps")
     if keep_checkpoints and len(trial.rows):
@@ -226,6 +239,15 @@ def _work(folder: Path, keep_checkpoints: bool, trial: Trial) -> Outcome:
     write_json(place / FACTS, {**facts, "pool_rows": trial.rows.tolist(), "outcome": outcome._asdict()})
     shutil.rmtree(place / "steps", ignore_errors=True)
     return outcome
+
+
+def trial_samples(trial: Trial, target: Proxy, load: LoadOptions) -> tuple[Sequence[Encoded], dict[str, str]]:
+    """What the trial trains on; of rows that are masked or weighed, other arms have no use."""
+    if trial.harm is None:
+        return _encodings(trial.target, load, trial.pool).take(trial.rows.tolist())
+    chosen = set(trial.rows.tolist())
+    rows, _ = learned_as((row for row in trial.pool if row.row in chosen), *trial.harm)
+    return encode_all(target.encoder, rows)
 
 
 def _train(trial: Trial, target: Proxy, samples: Sequence[Encoded], refused: Mapping[str, str], steps: Path) -> Any:
