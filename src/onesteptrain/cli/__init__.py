@@ -32,6 +32,7 @@ COMMANDS = {
     "select": ("choosing", "Write a part of a scored pool: drop what harms, keep a share of the rest."),
     "explain": ("explaining", "Say of harmful rows where the harm sits and what is likely wrong."),
     "report": ("choosing", "Write an HTML page about a scored pool."),
+    "view": ("viewing", "Look through a scored pool in a browser, and mark rows."),
     "train": ("targets", "Fine-tune a target model on a subset."),
     "evaluate": ("targets", "Answer a benchmark and check the answers."),
     "compare": ("jobs", "Train and measure the subsets of many methods side by side."),

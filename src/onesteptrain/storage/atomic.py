@@ -76,6 +76,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_own(path: Path, text: str) -> None:
+    """Write a file whole or not at all that holds a person's work: no later `--overwrite` deletes it."""
+    part = passing(path)
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
 def refuse_taken(out: Path, kind: str, *, overwrite: bool) -> None:
     """Never replace a folder unasked, and never one that is not ours and of the same kind.
 
