@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from onesteptrain.selection.power import Interval
 from onesteptrain.selection.trust import FEWEST_ANCHORS, SECOND_SIGNALS
-from onesteptrain.storage.learning_record import Losses, read_learning_record
+from onesteptrain.storage.learning_record import LearningRecord, Losses, read_learning_record
 from onesteptrain.storage.score_table import ScoreTable
 
 _NOTICEABLE = 0.05
@@ -98,7 +98,11 @@ def measure_learning(table: ScoreTable) -> Learning | None:
     record = read_learning_record(table.path.parent)
     if record is None or len(record.anchors.before) < FEWEST_ANCHORS:
         return None
-    passing = set(SECOND_SIGNALS) <= set(table.names)
+    return learning_of(record, passing=set(SECOND_SIGNALS) <= set(table.names))
+
+
+def learning_of(record: LearningRecord, *, passing: bool) -> Learning:
+    """The same of what is on record of a warm-up, and whether its rows passed the gate."""
     known, (fall, own) = _known(record.anchors), map(_fall, (record.anchors, record.own))
     return Learning(record.rows, passing, len(record.anchors.before), known, fall, own)
 
