@@ -1,6 +1,6 @@
 """Does the proxy know beforehand whether training is worth it? What warm-ups say, beside what targets then learned.
 
-worth.py WORK [--seeds 3] [--worlds digits charts mixed] makes the data of downstream.py where they are missing, warms
+worth.py WORK [--seeds 2] [--worlds digits charts mixed] makes the data of downstream.py where they are missing, warms
 the packaged proxies up on 5 % of the pool as it is and, for as many steps, on four times as many clean rows (by the
 planted labels: the best that a second pass could do), and prints what each says of training, seed by seed.
 """
@@ -81,7 +81,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--worlds", nargs="+", default=list(PROXIES), choices=list(PROXIES))
     asked = parser.parse_args()
     torch.set_num_threads(1)
