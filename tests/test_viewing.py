@@ -281,3 +281,14 @@ def test_a_taken_port_and_a_missing_run_are_said_in_one_line(run, tmp_path):
     assert ost("view", tmp_path / "nowhere").status == 1
     taken = ost("view", run, "--port", "99999")
     assert (taken.status, taken.err.count("\n")) == (1, 1)
+
+
+def test_ctrl_c_is_the_usual_end(run, monkeypatch):
+    def interrupted(server, sockets):
+        assert sockets[0].getsockname()[0] == "127.0.0.1"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
+    ended = ost("view", run, "--json")
+    assert ended.status == 0
+    assert json.loads(ended.out)["address"].startswith("http://127.0.0.1:")

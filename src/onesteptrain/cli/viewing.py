@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import secrets
 import socket
@@ -59,7 +60,8 @@ class View(Command):
             self.say(f"open {address}", {"address": address, "rows": table.rows})
             tell("only this machine can open it; end it with Ctrl+C")
             options = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
-            uvicorn.Server(options).run(sockets=[listener])
+            with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
+                uvicorn.Server(options).run(sockets=[listener])
 
 
 def _listening(port: int) -> socket.socket:
