@@ -25,6 +25,7 @@ from onesteptrain.reporting.examples import thumbnail
 from onesteptrain.reporting.figures import bin_edges
 from onesteptrain.reporting.typeset import choose_scale
 from onesteptrain.selection import advise, select_rows
+from onesteptrain.selection.trust import measure_trust
 from onesteptrain.storage.score_table import Record, ScoreTable, merge, read_scores, to_table, write_table
 from tests.building import png, write_pool
 from tests.pool_files import qa, write_jsonl
@@ -144,6 +145,39 @@ def test_advise_select_and_the_page_tell_the_same_of_a_share(tmp_path):
     assert told == selection.expected
     shown = f"{100 * told.utility_share:.1f} % {told.harmful:.0f} {100 * told.clean_share:.1f} %"
     assert f" 20 % 20 {100 * told.tokens_share:.1f} % {shown} " in page_of(run, tmp_path).text
+
+
+def test_the_decision_is_what_select_does(tmp_path):
+    def record(row, spread=4, **columns):
+        generator = np.random.default_rng(row)
+        signals = -generator.lognormal(spread * (row % 2)), *generator.lognormal(spread * (row % 2), size=2)
+        values = dict(zip(("harm", "loss", "worst_loss"), signals, strict=True))
+        return Record(float(generator.normal()), columns={**values, **columns, "utility": 1.0, "tokens": 9})
+
+    run = make_run(tmp_path, write_pool(tmp_path / "pool", 100), record)
+    write_table(to_table((f"a{row}", row, record(2 * row)) for row in range(100, 140)), run / "reference.parquet")
+    selection = select_rows(read_scores(run), keep="100%")
+    assert selection.gate == "trust"
+    kept = len(selection.rows)
+    assert 0 < kept < 100
+    page = page_of(run, tmp_path).text
+    assert f"Drop {100 - kept} of 100 scored rows ({100 - kept}.0\u00a0%) and train on the rest." in page.replace(
+        " %", "\u00a0%"
+    )
+    assert f"{kept} are kept" in page
+    assert f"An epoch on them takes {kept}.0" in page
+    assert f"ost select RUN --keep {kept} --out SUBSET" in page
+    assert f"kept, {kept} rows" in page
+    assert f"dropped, {100 - kept} rows" in page
+    assert "anchors, 40" in page
+    told = measure_trust(read_scores(run)).verdict.passing_clean.value
+    assert f"about {told:.0%} of the kept rows" in page
+
+
+def test_without_anchors_nothing_is_dropped(run, tmp_path):
+    text = page_of(run, tmp_path).text
+    assert "Drop nothing on the strength of these scores: the table does not say" in text
+    assert "--out SUBSET" not in text
 
 
 def test_the_page_says_that_a_ranking_is_no_guide(tmp_path):

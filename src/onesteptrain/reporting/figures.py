@@ -106,6 +106,44 @@ def histogram(values: Column, *, name: str, scale: Scale) -> Markup:
     return _svg(f"histogram-{name}", f"Histogram of {name}, {count(len(values))} rows", draw)
 
 
+def cut_histogram(kept: Column, dropped: Column, anchors: Column) -> Markup:
+    """Where rows lie that are kept and dropped, as parts of all of them, with the anchors as a line.
+
+    Args:
+        kept: Nonconformity of rows.
+        dropped: The same of rows that are dropped.
+        anchors: The same of the anchors.
+    """
+    rows = np.concatenate([kept, dropped])
+    edges = bin_edges(np.concatenate([rows, anchors]), signed=False)
+    parts = [np.histogram(np.clip(part, edges[0], edges[-1]), edges)[0] for part in (kept, dropped, anchors)]
+    ours, theirs, usual = parts[0] * 100 / len(rows), parts[1] * 100 / len(rows), parts[2] * 100 / len(anchors)
+
+    def draw(axes: Axes) -> None:
+        wide = np.diff(edges) * 0.92
+        axes.bar(edges[:-1], ours, wide, align="edge", color=_USEFUL, label=f"kept, {count(len(kept))} rows")
+        label = f"dropped, {count(len(dropped))} rows"
+        axes.bar(
+            edges[:-1],
+            theirs,
+            wide,
+            ours,
+            align="edge",
+            color=_HARMFUL,
+            hatch="////",
+            edgecolor=INK,
+            linewidth=0,
+            label=label,
+        )
+        axes.stairs(usual, edges, color=INK, linewidth=1.2, label=f"anchors, {count(len(anchors))}")
+        axes.set(xlabel="unlike the anchors: suspicion, in their standard deviations", ylabel="% of rows, of anchors")
+        axes.legend(frameon=False, fontsize=8.5)
+
+    return _svg(
+        "cut", f"{count(len(kept))} rows kept and {count(len(dropped))} dropped, by how unlike the anchors", draw
+    )
+
+
 def kept_curve(curve: UtilityCurve) -> Markup:
     """Share of the positive utility against share of the rows."""
 

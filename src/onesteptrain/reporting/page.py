@@ -26,6 +26,7 @@ from onesteptrain.reporting.counting import (
     summarize,
     utility_curve,
 )
+from onesteptrain.reporting.decision import decide, find_cut
 from onesteptrain.reporting.examples import Ends, read_ends
 from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
 from onesteptrain.selection import default_rule, scored_pool
@@ -144,12 +145,22 @@ def _table_facts(table: ScoreTable, kind: tuple[str, ...]) -> dict[str, Any]:
     try:
         rule = default_rule(table, kind)
     except ScoreError as error:
-        return {**facts, "kept": [], "gate": "none", "verdict": [], "no_rule": str(error)}
+        return {
+            **facts,
+            "kept": [],
+            "gate": "none",
+            "verdict": [],
+            "no_rule": str(error),
+            "decision": None,
+            "cut": None,
+        }
     kept = [(share, rule.figures(share)) for share in SHARES]
     trust = rule.gated.trust
     said = [trust and trust.verdict, measure_guidance(table, "score"), measure_learning(table)]
     verdict = [sentence for part in said if part is not None for sentence in part.sentences()]
-    return {**facts, "kept": kept, "gate": rule.gated.gate, "verdict": verdict, "no_rule": ""}
+    facts |= {"kept": kept, "gate": rule.gated.gate, "verdict": verdict, "no_rule": ""}
+    cut = find_cut(rule)
+    return {**facts, "decision": decide(rule), "cut": None if cut is None else figures.cut_histogram(*cut)}
 
 
 def _ranking_facts(table: ScoreTable, options: ReportOptions) -> dict[str, Any]:
