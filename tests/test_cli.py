@@ -584,7 +584,7 @@ def test_a_config_that_is_not_there_is_refused():
 def test_what_answered_is_written_down():
     facts = json.loads((scored() / "provenance.json").read_text())
     assert (facts["rows"], facts["failed"], facts["device"], facts["dtype"]) == (ROWS, 0, "cpu", "torch.float32")
-    assert set(facts["inputs"]) == {"pool", "anchors", "proxy"}
+    assert set(facts["inputs"]) == {"pool", "anchors", "pictures of the anchors", "proxy"}
     assert facts["seconds"] > 0
     assert yaml.safe_load((scored() / "config.yaml").read_text())["score"]["pool"] == str(world().pool)
 

@@ -252,9 +252,10 @@ class Told(NamedTuple):
 def describe_scoring(result: ScoringResult, told: Told) -> str:
     """What came out of scoring, for people."""
     rate = f", {result.scored_now / result.seconds:.1f} rows/s" if result.scored_now else ""
+    taken = f", {result.taken_over} taken over" if result.taken_over else ""
     lines = [
         f"{result.rows - result.failed} of {result.rows} rows scored "
-        f"({result.scored_now} now, in {result.seconds:.1f} s{rate}): {result.table.path}"
+        f"({result.scored_now} now, in {result.seconds:.1f} s{rate}{taken}): {result.table.path}"
     ]
     if result.damaged:
         lines.append(f"{len(result.damaged)} damaged shards were scored again, such as {result.damaged[0]}")
@@ -274,6 +275,7 @@ def scoring_facts(result: ScoringResult, told: Told) -> dict[str, Any]:
         "failed": result.failed,
         "reasons": [{"reason": reason, "rows": count} for reason, count in result.reasons],
         "scored_now": result.scored_now,
+        "taken_over": result.taken_over,
         "damaged_shards": result.damaged,
         **{name: part and part.facts() for name, part in told._asdict().items()},
         "unlike": find_unlike(result.table),

@@ -138,6 +138,7 @@ def score(  # noqa: PLR0913  what one may want to say of a score
     scoring: ScoringOptions | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    reuse: str | Path | None = None,
 ) -> ScoreTable:
     """Score every sample of a pool: by default by what one training step on it does to the anchors.
 
@@ -147,13 +148,14 @@ def score(  # noqa: PLR0913  what one may want to say of a score
         proxy: A small vision-language model, best after a `warm_up`.
         method: An installed method; `ost methods` lists them.
         options: Options of the method, such as `OneStep(store_tokens=True)` or `{"store_tokens": True}`.
-        out: Run directory; the same call continues an interrupted one. By default, a temporary one that goes with the
-            process.
+        out: Run directory; the same call continues an interrupted one, and scores what has changed in the pool. By
+            default, a temporary one that goes with the process.
         scope: Which parameters of the proxy take the step.
         loading: How the proxy is loaded.
         scoring: How the pool is worked through.
         seed: Fixes all that is random.
         overwrite: Delete an earlier run in the directory first.
+        reuse: Another run directory with the same settings, whose scores are taken over for rows that it has.
 
     Returns:
         A table with `score` (higher is better), `reason`, and the method's columns for each row.
@@ -180,7 +182,8 @@ def score(  # noqa: PLR0913  what one may want to say of a score
         seed=seed,
     )
     with progress_bar("scoring") as progress:
-        scored = score_into(_run_directory(out), request, overwrite=overwrite, progress=progress)
+        earlier = None if reuse is None else Path(reuse)
+        scored = score_into(_run_directory(out), request, overwrite=overwrite, reuse=earlier, progress=progress)
     return ScoreTable(scored.table.path, opened)
 
 

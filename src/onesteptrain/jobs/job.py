@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onesteptrain.data.pool import Pool
 from onesteptrain.errors import ConfigError
 from onesteptrain.evaluation import EvaluateOptions
@@ -26,7 +24,7 @@ from onesteptrain.jobs.targets import Learned, TargetBench, Targets
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.reporting import ReportOptions, write_report
 from onesteptrain.selection import SelectOptions, select_rows
-from onesteptrain.storage.atomic import write_json, write_text
+from onesteptrain.storage.atomic import write_json
 from onesteptrain.storage.fingerprints import fingerprint
 from onesteptrain.storage.run_directory import Run, begin_run
 from onesteptrain.training import FinetuneOptions
@@ -167,7 +165,7 @@ def _remember(run: Run, keep: Sequence[str]) -> None:
     config = run.config
     if new := [budget for budget in keep if budget not in config["run"]["keep"]]:
         config["run"]["keep"] += new
-        write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        run.ask(config)
 
 
 def _named(keep: str) -> str:

@@ -22,18 +22,20 @@ from onesteptrain.data.likeness import FINDINGS, compare, write_findings
 from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.data.score_record import IN_MEMORY, refuse_flat
 from onesteptrain.errors import ConfigError
+from onesteptrain.jobs.renewing import Asked
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
 from onesteptrain.methods import Method, Setting, essential_options
 from onesteptrain.methods.one_step import NO_MOMENTS, OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prefetching, readers
 from onesteptrain.scoring.audit import Audit, AuditOptions, audit
 from onesteptrain.scoring.forecast import Forecast, forecast
+from onesteptrain.scoring.reuse import renew
 from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, no_prefetch, score_pool
 from onesteptrain.storage.atomic import refuse_existing, write_json
 from onesteptrain.storage.fingerprints import fingerprint, names_file
 from onesteptrain.storage.learning_record import read_learning_record, write_learning
 from onesteptrain.storage.phases import begin_phase
-from onesteptrain.storage.run_directory import Run, begin_run
+from onesteptrain.storage.run_directory import Run
 from onesteptrain.training import WarmupOptions, warm_up
 from onesteptrain.training.warmup import FACTS
 
@@ -151,22 +153,37 @@ def score_into(
     request: ScoreRequest,
     *,
     overwrite: bool = False,
+    reuse: Path | None = None,
     progress: Progress | None = None,
     tell: Tell | None = None,
 ) -> ScoringResult:
     """Score a pool into a run directory, continuing one that was interrupted.
 
-    Before, anchors and pool are compared; RUN/anchors.json keeps what was found, and `tell` is told of it.
+    Where rows of the pool, or their pictures, have changed since, those are scored, and the scores of the others are
+    taken over. Before, anchors and pool are compared; RUN/anchors.json keeps what was found, and `tell` is told of it.
+
+    Args:
+        run_path: The run directory.
+        request: What the pool is scored by.
+        overwrite: Delete an earlier run first, and score all rows.
+        reuse: Another run directory with the same settings, whose scores are taken over for rows that it has.
+        progress: Told how far the work is.
+        tell: Told of anchors, and of scores that are taken over.
 
     Raises:
         AnchorError: an anchor stands in the pool, or cannot be used.
-        RunError: the directory is in use for something else.
+        RunError: the directory is in use for something else, or that of `reuse` has other settings.
     """
     anchors, pool = request.read_anchors()
     if not overwrite and (run_path / "config.yaml").is_file():
         refuse_flat(run_path, Run(run_path).config.get("score") or {"method": {}})
-    config = {"score": request.record()}
-    with begin_run(run_path, config, request.inputs(), overwrite=overwrite, incidental=request.incidental()) as run:
+    asked = Asked.of({"score": request.record()}, request.inputs(), anchors, request.incidental())
+    if reuse is not None:
+        asked.refuse_other_settings(reuse)
+    with asked.begin(run_path, overwrite=overwrite) as run:
+        begin_phase("noting what the rows hold")
+        asked.put_on_record(run)
+        kept = renew(run, pool, asked.inputs, reuse=reuse)
 
         @functools.cache
         def setting() -> Setting:
@@ -187,14 +204,25 @@ def score_into(
             proxy = setting().proxy
             return no_prefetch(asked) if proxy is None else prefetching(proxy.encoder, readers(asked, proxy.device))
 
-        scored = score_pool(pool, lambda: request.method.prepare(setting()), run, request.scoring, progress, prefetch)
+        taken = kept.count()
+        if tell is not None and taken:
+            tell(f"{taken} rows and their pictures are as they were when they were scored: their scores are taken over")
+        scored = score_pool(
+            pool,
+            lambda: kept.prepare(lambda: request.method.prepare(setting())),
+            run,
+            request.scoring,
+            progress,
+            functools.partial(kept.prefetch, prefetch),
+        )
+        kept.delete()
         warmed = request.proxy.checkpoint if isinstance(request.proxy, ProxyOptions) else None
         if warmed is not None and (learning := read_learning_record(Path(warmed))) is not None:
             write_learning(learning, run.path)
         if look:
             write_findings(findings, run.path)
         run.record(rows=scored.rows, failed=scored.failed)
-    return scored
+    return scored._replace(scored_now=scored.scored_now - taken, taken_over=taken)
 
 
 def _proxy_fingerprint(proxy: ProxyOptions | Proxy) -> str:

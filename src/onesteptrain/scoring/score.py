@@ -95,13 +95,17 @@ class ScoringResult(NamedTuple):
     """The first reasons, as they stand in the table, and how many rows share each."""
 
     scored_now: int
-    """Rows that this call scored; the others were there already."""
+    """Rows that this call scored; the others were there already, or were taken over."""
 
     seconds: float
     """Time of this call, preparation included."""
 
     damaged: list[str] = []  # noqa: RUF012 - nobody changes it
     """Shards of an earlier call that were scored again, with what was wrong with them."""
+
+    taken_over: int = 0
+    """Rows whose scores this call has taken from an earlier state of the pool, as they and their pictures are the
+    same."""
 
 
 def score_pool(
@@ -134,7 +138,7 @@ def score_pool(
         raise PoolError(f"{pool.path} holds no rows; give a pool with at least one")
     final = run.path / SCORES
     scored_now = 0
-    shards = _Shards(run.path / "shards.part", len(pool), options or ScoringOptions(), _belonging(pool, run))
+    shards = _Shards(run.path / "shards.part", len(pool), options or ScoringOptions(), belonging(run, pool.fingerprint))
     if not final.exists():
         shards.delete_damaged()
         before = run.provenance.get("seconds", 0.0)
@@ -278,9 +282,9 @@ def _expected(chunks: Iterable[_Chunk], expect: Expect) -> Iterator[_Chunk]:
     yield from waiting
 
 
-def _belonging(pool: Pool, run: Run) -> dict[str, str]:
-    """What sets the shards of a request apart from those of others."""
-    return {POOL: pool.fingerprint, RUN: short_hash(json.dumps(run.provenance.get("inputs"), sort_keys=True), 8)}
+def belonging(run: Run, pool: str) -> dict[str, str]:
+    """What sets the shards of a request, and of a pool of this fingerprint, apart from those of others."""
+    return {POOL: pool, RUN: short_hash(json.dumps(run.provenance.get("inputs"), sort_keys=True), 8)}
 
 
 def _with_reference(scorer: Scorer, folder: Path, pool: Pool) -> Scorer:

@@ -84,7 +84,7 @@ class SecondPassScorer:
         copies = self._copies()
         corrupted = self._joined([copy.sample for copy, _ in copies], [record for _, record in copies])
         return Reference(
-            list(zip(ordered, self._joined(ordered, _records(table)), strict=True)),
+            list(zip(ordered, self._joined(ordered, stored_records(table)), strict=True)),
             [(copy, record) for (copy, _), record in zip(copies, corrupted, strict=True)],
         )
 
@@ -95,7 +95,7 @@ class SecondPassScorer:
             return []
         table = first.read()
         again = {copy.sample.uid: copy for copy in corrupt(self.anchors, count=max(1, table.num_rows))}
-        pairs = zip(table["uid"].to_pylist(), _records(table.drop_columns(list(CORRUPTION_COLUMNS))), strict=True)
+        pairs = zip(table["uid"].to_pylist(), stored_records(table.drop_columns(list(CORRUPTION_COLUMNS))), strict=True)
         return [(again[uid], record) for uid, record in pairs]
 
     def _joined(self, samples: Sequence[Sample], first: Sequence[Record]) -> list[Record]:
@@ -142,10 +142,10 @@ class RecordsByRow:
                 f"{self._path} has {there!r} in row {sample.row}, where now {sample.uid!r} is; "
                 "it scored other rows: give the scores of this pool"
             )
-        return _records(row)[0]
+        return stored_records(row)[0]
 
 
-def _records(table: pa.Table) -> list[Record]:
+def stored_records(table: pa.Table) -> list[Record]:
     """Rows of a score table as they were when they were made."""
     names = [name for name in table.column_names if name not in BASE_COLUMNS]
     columns = {name: _values(table[name]) for name in names}

@@ -29,6 +29,12 @@ from onesteptrain.storage.plain_yaml import parse_yaml
 from onesteptrain.storage.secrets import kept_secret
 
 _KIND = "a run"
+NOTED = ("contents.parquet", "pictures.parquet")
+"""What a run notes of its pool before it has made anything: digests of rows, and of picture files."""
+
+_PLACE = "place"
+"""Key of provenance.json: where the directory was when its paths were written."""
+
 _PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
 
 
@@ -40,7 +46,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The request.
+        """The request; paths of a directory that was moved together with what they name lead there.
 
         Raises:
             RunError: this is no run directory, or its config.yaml is broken.
@@ -51,7 +57,9 @@ class Run:
                 f"{self.path} is no run directory (it has no config.yaml); give the --out of an earlier command"
             )
         try:
-            return dict(parse_yaml(file.read_text(encoding="utf-8"), file))
+            asked = dict(parse_yaml(file.read_text(encoding="utf-8"), file))
+            was, place = str(self.provenance.get(_PLACE, "")), os.path.abspath(self.path)
+            return _moved(asked, was, place) if os.path.isabs(was) and was != place else asked
         except (OSError, TypeError, ValueError) as error:
             raise _broken(file, error) from error
 
@@ -68,9 +76,27 @@ class Run:
         except (OSError, TypeError, ValueError, RecursionError) as error:
             raise _broken(file, error) from error
 
+    def ask(self, config: Mapping[str, Any]) -> None:
+        """Put a request on record."""
+        write_text(
+            self.path / "config.yaml", yaml.safe_dump(kept_secret(dict(config)), sort_keys=False, allow_unicode=True)
+        )
+
     def record(self, **facts: Any) -> None:
         """Add facts to provenance.json."""
         write_json(self.path / "provenance.json", {**self.provenance, **facts})
+
+
+def _moved(asked: Any, was: str, place: str) -> Any:
+    """A request in which paths that stand to the new place as they stood to the old one lead to what is there."""
+    if isinstance(asked, dict):
+        return {key: _moved(value, was, place) for key, value in asked.items()}
+    if isinstance(asked, list):
+        return [_moved(value, was, place) for value in asked]
+    if not isinstance(asked, str) or not os.path.isabs(asked):
+        return asked
+    there = os.path.normpath(os.path.join(place, os.path.relpath(asked, was)))
+    return there if os.path.exists(there) else asked
 
 
 def _broken(file: Path, error: Exception) -> RunError:
@@ -85,6 +111,7 @@ def begin_run(
     *,
     overwrite: bool = False,
     incidental: Collection[str] = (),
+    renewable: Collection[str] = (),
 ) -> Iterator[Run]:
     """Own a run directory while the block runs; a new one is made, one of the same request is continued.
 
@@ -96,12 +123,14 @@ def begin_run(
             mended since. Files that no run made stay.
         incidental: Options that may differ between the calls of one request, such as how many requests are under way;
             each with the keys that lead to it, such as "score scoring readers".
+        renewable: Inputs whose content may have changed: the caller renews what was made of them.
 
     Raises:
         RunError: another process works there, it holds another request, or it is no run directory.
     """
     config = kept_secret(dict(config))
-    check = functools.partial(_check, path, config, inputs, overwrite=overwrite, incidental=incidental)
+    compared = {name: value for name, value in inputs.items() if name not in renewable}
+    check = functools.partial(_check, path, config, compared, overwrite=overwrite, incidental=incidental)
     check()
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
@@ -110,8 +139,12 @@ def begin_run(
             delete_made(path)
         if not (path / "config.yaml").exists():
             mark(path, _KIND)
-            write_json(path / "provenance.json", {"schema": 1, "inputs": dict(inputs), **_surroundings()})
-            write_text(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            facts = {"schema": 1, "inputs": dict(inputs), _PLACE: os.path.abspath(path), **_surroundings()}
+            write_json(path / "provenance.json", facts)
+            Run(path).ask(config)
+        elif Run(path).provenance.get(_PLACE) != os.path.abspath(path):
+            Run(path).ask(Run(path).config)
+            Run(path).record(**{_PLACE: os.path.abspath(path)})
         try:
             yield Run(path)
         except OneStepError:
@@ -144,20 +177,27 @@ def _check(
             f"output folder {path} cannot be overwritten: it does not say which files ost made (it has no {MARKER}); "
             "choose another --out"
         )
-    if different := _difference(path, config, inputs, incidental):
+    if different := difference(path, config, inputs, incidental):
         remedy = ", or add --overwrite" if ours else ""
         raise RunError(f"output folder {path} holds a run with other {different}; choose another --out{remedy}")
 
 
 def _holds_more(path: Path) -> bool:
     """Whether a directory holds anything but what every run begins with."""
-    names = [Path("config.yaml"), Path("provenance.json")]
+    names = [Path("config.yaml"), Path("provenance.json"), *map(Path, NOTED)]
     first = {".lock", MARKER, *(path.name for name in names for path in (name, passing(name)))}
     return any(child.name not in first for child in path.iterdir())
 
 
-def _difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], incidental: Collection[str]) -> str:
-    """What sets an earlier request apart from this one, in words; empty where they are the same."""
+def difference(path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], incidental: Collection[str]) -> str:
+    """What sets an earlier request apart from this one, in words; empty where they are the same.
+
+    Args:
+        path: The run directory of the earlier one.
+        config: The request.
+        inputs: Fingerprint of each file that goes in.
+        incidental: Options that may differ, with the keys that lead to each.
+    """
     run = Run(path)
     there, wanted = _flat(run.config), _flat(yaml.safe_load(yaml.safe_dump(dict(config))))
     names = [
