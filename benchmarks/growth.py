@@ -28,7 +28,7 @@ from onesteptrain.data.pool import ImageRef, Sample, Turn
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, load_proxy
-from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.scoring.options import ScoringOptions
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
 
 USUAL = {"rows": 64, "answer": 32, "side": 32, "hidden": 128, "layers": 4, "anchors": 32, "groups": 1}

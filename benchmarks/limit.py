@@ -21,7 +21,7 @@ from onesteptrain.data.pool import Sample, open_pool
 from onesteptrain.methods import Setting
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import Encoded, LoadOptions, Proxy, ScopeOptions, in_batches, load_proxy, prepare
-from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.scoring.options import ScoringOptions
 from onesteptrain.synthetic import SyntheticOptions, checkpoint, make_synthetic
 from onesteptrain.synthetic.architectures import ModelSize, build_checkpoint
 from onesteptrain.utility import AnchorGroup, exact_utility, measure_anchors, token_derivatives

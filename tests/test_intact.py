@@ -12,7 +12,8 @@ from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import ScoreError
 from onesteptrain.methods import Setting
 from onesteptrain.methods.uniform import Random
-from onesteptrain.scoring.score import ScoringOptions, score_pool
+from onesteptrain.scoring.options import ScoringOptions
+from onesteptrain.scoring.score import score_pool
 from onesteptrain.storage.run_directory import begin_run
 from onesteptrain.storage.score_table import Record, ScoreTable, read_scores, to_table, write_table
 from tests.commands import done, refusal
@@ -46,7 +47,7 @@ def score(pool, out, *, stop_after=None, seed=0):
 
 
 def shards(out):
-    return sorted((out / "shards.part").iterdir())
+    return sorted((out / "shards.part").glob("*.parquet"))
 
 
 def swap(path, other, third):

@@ -18,7 +18,7 @@ from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, score_into
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, load_proxy, prefetching, readers
-from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.scoring.options import ScoringOptions
 from tests.building import checkpoint, sample, write_pool
 
 SAMPLES = [sample(row, images=row % 2) for row in range(11)]

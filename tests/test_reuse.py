@@ -13,7 +13,7 @@ from onesteptrain.data.pool import open_pool
 from onesteptrain.errors import PoolError, RunError
 from onesteptrain.jobs.scoring import ScoreRequest, score_into
 from onesteptrain.methods import INCIDENTAL, Reference
-from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.scoring.options import ScoringOptions
 from onesteptrain.selection import select_rows
 from onesteptrain.storage.score_table import Record, ScoreTable, read_scores
 from tests.building import png, write_pool

@@ -12,7 +12,10 @@ import pytest
 from onesteptrain.data.pool import Sample, Turn, open_pool
 from onesteptrain.errors import ConfigError, PoolError, ScoreError
 from onesteptrain.methods import Reference
-from onesteptrain.scoring.score import ScoringOptions, _Chunk, _expected, score_pool
+from onesteptrain.scoring.options import ScoringOptions
+from onesteptrain.scoring.score import score_pool
+from onesteptrain.scoring.shards import Chunk
+from onesteptrain.scoring.work import expected
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import Record
 from tests.commands import done, refusal
@@ -175,11 +178,11 @@ def test_a_pool_without_rows_is_refused(tmp_path):
 
 def test_rows_before_a_file_breaks_off_are_scored_though_they_were_read_ahead():
     def chunks():
-        yield _Chunk([], ["one"])
-        yield _Chunk([], ["two"])
+        yield Chunk([], ["one"])
+        yield Chunk([], ["two"])
         raise PoolError("it breaks off here")
 
-    left = _expected(chunks(), lambda samples: None)
+    left = expected(chunks(), lambda samples: None)
     assert [next(left).rows, next(left).rows] == [["one"], ["two"]]
     with pytest.raises(PoolError, match="breaks off"):
         next(left)

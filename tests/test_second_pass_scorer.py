@@ -19,7 +19,8 @@ from onesteptrain.methods import Setting, installed, method_class
 from onesteptrain.methods.loss import Loss
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import Proxy, load_proxy
-from onesteptrain.scoring.score import ScoringOptions, score_pool
+from onesteptrain.scoring.options import ScoringOptions
+from onesteptrain.scoring.score import score_pool
 from onesteptrain.scoring.second_pass import RecordsByRow, second_pass_scorer
 from onesteptrain.storage.run_directory import Run
 from onesteptrain.storage.score_table import BASE_COLUMNS, ScoreTable, write_table

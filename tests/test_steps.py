@@ -19,7 +19,7 @@ from onesteptrain.jobs.scoring import ScoreRequest, audit_into, locate_proxy, sc
 from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, draw_anchor_file, plain, read_anchors
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.scoring.audit import AuditOptions
-from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.scoring.options import ScoringOptions
 from onesteptrain.storage.score_table import Record, ScoreTable
 from tests.commands import ROWS, done, refusal, scored, world
 from tests.pool_files import qa, write_jsonl

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions
     from onesteptrain.reporting.diagnosis import ExplainOptions
     from onesteptrain.scoring.audit import AuditOptions
-    from onesteptrain.scoring.score import ScoringOptions
+    from onesteptrain.scoring.options import ScoringOptions
     from onesteptrain.selection import Selection, SelectOptions
     from onesteptrain.storage.score_table import ScoreTable, read_scores
     from onesteptrain.training import FinetuneOptions, WarmupOptions
@@ -32,7 +32,7 @@ _HOMES = {
     "proxy": ("LoadOptions", "Proxy", "ScopeOptions"),
     "reporting.diagnosis": ("ExplainOptions",),
     "scoring.audit": ("AuditOptions",),
-    "scoring.score": ("ScoringOptions",),
+    "scoring.options": ("ScoringOptions",),
     "selection": ("SelectOptions", "Selection"),
     "storage.score_table": ("ScoreTable", "read_scores"),
     "training": ("FinetuneOptions", "WarmupOptions"),

@@ -13,6 +13,7 @@ from onesteptrain.cli.describing import describe_audit, describe_forecast
 from onesteptrain.cli.options import FILES, HOW, MODEL, WORK, ModelRunner, panel
 from onesteptrain.cli.output import duration, tell
 from onesteptrain.data.pool import Sample
+from onesteptrain.errors import ConfigError
 from onesteptrain.jobs.progress import forecasting, progress_bar
 from onesteptrain.jobs.scoring import (
     ProxyOptions,
@@ -21,6 +22,7 @@ from onesteptrain.jobs.scoring import (
     audit_into,
     check_moments,
     forecast_scoring,
+    score_as_rank,
     score_into,
 )
 from onesteptrain.jobs.steps import AnchorOptions, PoolOptions, read_anchors
@@ -28,7 +30,9 @@ from onesteptrain.methods import method_class
 from onesteptrain.methods.one_step import OneStep
 from onesteptrain.proxy import LoadOptions, ScopeOptions
 from onesteptrain.scoring.audit import AuditOptions
-from onesteptrain.scoring.score import ScoringOptions, ScoringResult
+from onesteptrain.scoring.engines import rank_here
+from onesteptrain.scoring.options import ScoringOptions
+from onesteptrain.scoring.score import ScoringResult
 from onesteptrain.selection.guidance import Guidance, measure_guidance
 from onesteptrain.selection.learning import Learning, measure_learning
 from onesteptrain.selection.likeness import find_unlike
@@ -123,8 +127,8 @@ class Score(ModelRunner):
     """Fixes all that is random."""
 
     dry_run: bool = False
-    """Score 80 rows, drawn at random, and say how long all of them will take and what memory and disk they need;
-    nothing is written."""
+    """Score 80 rows, drawn at random, and say how long all of them will take with one worker and what memory and disk
+    they need; nothing is written."""
 
     options: Any = None
     reading: Annotated[PoolOptions, FILES] = PoolOptions()
@@ -146,6 +150,8 @@ class Score(ModelRunner):
             scoring=self.scoring,
             seed=self.seed,
         )
+        if self._is_done_as_rank(request):
+            return
         if self.dry_run:
             expected = forecast_scoring(request)
             self.say(describe_forecast(expected), expected._asdict())
@@ -156,6 +162,18 @@ class Score(ModelRunner):
         verdict = measure_trust(result.table).verdict if can_trust(result.table) else None
         told = Told(verdict, measure_guidance(result.table, "score"), measure_learning(result.table))
         self.say(describe_scoring(result, told), scoring_facts(result, told), then)
+
+    def _is_done_as_rank(self, request: ScoreRequest) -> bool:
+        """Score the share of a rank other than 0, if this is one."""
+        if self.scoring.engine != "ranks" or self.dry_run:
+            return False
+        if self.overwrite:
+            raise ConfigError("ranks cannot overwrite, as one would delete what another writes; delete the run first")
+        rank = rank_here()
+        if rank.number:
+            score_as_rank(self.out, request, rank)
+            tell(f"rank {rank.number} of {rank.ranks} has scored its share; rank 0 makes {self.out}")
+        return rank.number > 0
 
 
 def score_command(method: str) -> type[Score]:

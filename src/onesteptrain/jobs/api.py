@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # these load torch, which opening, drawing and selecting do w
     from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions
     from onesteptrain.reporting.diagnosis import ExplainOptions, Explanation
     from onesteptrain.scoring.audit import Audit, AuditOptions
-    from onesteptrain.scoring.score import ScoringOptions
+    from onesteptrain.scoring.options import ScoringOptions
     from onesteptrain.training import WarmupOptions
     from onesteptrain.training.warmup import WarmupResult
 
@@ -166,8 +166,10 @@ def score(  # noqa: PLR0913  what one may want to say of a score
         RunError: the directory is in use for something else.
     """
     from onesteptrain.jobs.scoring import ScoreRequest, score_into
-    from onesteptrain.scoring.score import ScoringOptions
+    from onesteptrain.scoring.options import ScoringOptions
 
+    scoring = scoring or ScoringOptions()
+    scoring.refuse_ranks("ost.score, which gives a table,")
     opened = _opened(pool)
     given = {} if options is None else options
     made: Method = method_class(method)(**given) if isinstance(given, Mapping) else given
@@ -178,7 +180,7 @@ def score(  # noqa: PLR0913  what one may want to say of a score
         anchors=_anchors(anchors),
         anchor_reading=AnchorOptions(anchors.image_root if isinstance(anchors, Pool) else None),
         proxy=_proxy_options(proxy, scope, loading) if isinstance(proxy, str | Path) else proxy,
-        scoring=scoring or ScoringOptions(),
+        scoring=scoring,
         seed=seed,
     )
     with progress_bar("scoring") as progress:

@@ -25,7 +25,7 @@ from onesteptrain.jobs.scoring import ProxyOptions, ScoreRequest, Warmed, provid
 from onesteptrain.jobs.steps import AnchorDraw, AnchorOptions, PoolOptions, Tell, provide_anchors
 from onesteptrain.methods import Method, Scorer, Setting, essential_options
 from onesteptrain.proxy import LoadOptions, ScopeOptions
-from onesteptrain.scoring.score import ScoringOptions
+from onesteptrain.scoring.options import ScoringOptions
 from onesteptrain.scoring.second_pass import second_pass_scorer
 from onesteptrain.selection import SelectOptions, select_rows
 from onesteptrain.selection.trust import can_trust
@@ -88,6 +88,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.anchors is not None and self.heldout is not None:
             raise ConfigError("give either anchors (a file to use) or heldout (a file to draw them from), not both")
+        self.scoring.refuse_ranks("a job")
 
     def start(self) -> ProxyOptions:
         """The proxy before its warm-up."""

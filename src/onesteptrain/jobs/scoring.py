@@ -21,21 +21,24 @@ import torch
 from onesteptrain.data.likeness import FINDINGS, compare, write_findings
 from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.data.score_record import IN_MEMORY, refuse_flat
-from onesteptrain.errors import ConfigError
+from onesteptrain.errors import ConfigError, RunError
 from onesteptrain.jobs.renewing import Asked
 from onesteptrain.jobs.steps import AnchorOptions, Tell, plain, read_anchors
-from onesteptrain.methods import Method, Setting, essential_options
+from onesteptrain.methods import Method, Scorer, Setting, essential_options
 from onesteptrain.methods.one_step import NO_MOMENTS, OneStep
 from onesteptrain.proxy import LoadOptions, Proxy, ScopeOptions, load_proxy, prefetching, readers
 from onesteptrain.scoring.audit import Audit, AuditOptions, audit
+from onesteptrain.scoring.engines import Rank, use_share
 from onesteptrain.scoring.forecast import Forecast, forecast
-from onesteptrain.scoring.reuse import renew
-from onesteptrain.scoring.score import Expect, Progress, ScoringOptions, ScoringResult, no_prefetch, score_pool
+from onesteptrain.scoring.options import INCIDENTAL, ScoringOptions
+from onesteptrain.scoring.reuse import Kept, renew
+from onesteptrain.scoring.score import Progress, ScoringResult, plan_work, score_pool
+from onesteptrain.scoring.work import Expect, no_prefetch, score_share
 from onesteptrain.storage.atomic import refuse_existing, write_json
-from onesteptrain.storage.fingerprints import fingerprint, names_file
+from onesteptrain.storage.fingerprints import fingerprint, fingerprint_once, names_file
 from onesteptrain.storage.learning_record import read_learning_record, write_learning
 from onesteptrain.storage.phases import begin_phase
-from onesteptrain.storage.run_directory import Run
+from onesteptrain.storage.run_directory import Run, join_run
 from onesteptrain.training import WarmupOptions, warm_up
 from onesteptrain.training.warmup import FACTS
 
@@ -138,7 +141,7 @@ class ScoreRequest:
     def incidental(self) -> set[str]:
         """Options that no score depends on, as they are named in the record."""
         method = {f"score method options {name}" for name in vars(self.method).keys() - essential_options(self.method)}
-        return method | {f"score scoring {name}" for name in ("chunk_rows", "readers", "max_failed_share")}
+        return method | {f"score scoring {name}" for name in INCIDENTAL}
 
 
 def _on_record(rows: Path | Pool | Sequence[Sample]) -> Path | str:
@@ -185,13 +188,6 @@ def score_into(
         asked.put_on_record(run)
         kept = renew(run, pool, asked.inputs, reuse=reuse)
 
-        @functools.cache
-        def setting() -> Setting:
-            made = request.setting(anchors)
-            if (proxy := made.proxy) is not None:
-                run.record(device=str(proxy.device), dtype=str(proxy.dtype), scoped_parameters=len(proxy.parameters))
-            return made
-
         look = bool(anchors) and not (run.path / FINDINGS).is_file()
         if look:
             begin_phase("comparing anchors and pool")
@@ -200,21 +196,11 @@ def score_into(
             for finding in findings:
                 tell(f"anchors: {finding.text}")
 
-        def prefetch(asked: int | None) -> AbstractContextManager[Expect]:
-            proxy = setting().proxy
-            return no_prefetch(asked) if proxy is None else prefetching(proxy.encoder, readers(asked, proxy.device))
-
         taken = kept.count()
         if tell is not None and taken:
             tell(f"{taken} rows and their pictures are as they were when they were scored: their scores are taken over")
-        scored = score_pool(
-            pool,
-            lambda: kept.prepare(lambda: request.method.prepare(setting())),
-            run,
-            request.scoring,
-            progress,
-            functools.partial(kept.prefetch, prefetch),
-        )
+        at = _Preparation(request, anchors, kept, asked.inputs.get("proxy"))
+        scored = score_pool(pool, at.prepare, run, request.scoring, progress, at.prefetch, at.facts)
         kept.delete()
         warmed = request.proxy.checkpoint if isinstance(request.proxy, ProxyOptions) else None
         if warmed is not None and (learning := read_learning_record(Path(warmed))) is not None:
@@ -225,10 +211,65 @@ def score_into(
     return scored._replace(scored_now=scored.scored_now - taken, taken_over=taken)
 
 
+def score_as_rank(run_path: Path, request: ScoreRequest, rank: Rank) -> None:
+    """Score the share of a rank other than 0, which owns the run directory and joins the shards.
+
+    Raises:
+        AnchorError: an anchor stands in the pool, or cannot be used.
+        RunError: the directory is in use for something else, or rank 0 does not begin.
+    """
+    anchors, pool = request.read_anchors()
+    asked = Asked.of({"score": request.record()}, request.inputs(), anchors, request.incidental())
+    run = join_run(run_path, asked.config, asked.inputs, incidental=asked.incidental)
+    at = _Preparation(request, anchors, Kept(run.path), asked.inputs.get("proxy"))
+    use_share(rank.local, rank.local_ranks)
+    for _ in score_share(plan_work(pool, at.prepare, run, request.scoring, at.prefetch), rank.number, rank.ranks):
+        pass
+
+
+@dataclass
+class _Preparation:
+    """Makes the scorer of a request, in whichever process it is asked for one."""
+
+    request: ScoreRequest
+    anchors: Sequence[Sample]
+    kept: Kept
+    proxy_fingerprint: str | None
+    """Of the proxy that the run began with."""
+
+    @functools.cached_property
+    def _setting(self) -> Setting:
+        setting, proxy = self.request.setting(self.anchors), self.request.proxy
+        if isinstance(proxy, ProxyOptions) and fingerprint_once(proxy.checkpoint) != self.proxy_fingerprint:
+            raise RunError(f"proxy {proxy.checkpoint} has changed since the run began; put it back, or score anew")
+        return setting
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self.request.proxy, Proxy):
+            raise TypeError("the proxy is a model in memory")
+        return {name: value for name, value in vars(self).items() if name != "_setting"}
+
+    def prepare(self) -> Scorer:
+        return self.kept.prepare(lambda: self.request.method.prepare(self._setting))
+
+    def prefetch(self, asked: int | None) -> AbstractContextManager[Expect]:
+        return self.kept.prefetch(self._prefetch, asked)
+
+    def _prefetch(self, asked: int | None) -> AbstractContextManager[Expect]:
+        proxy = self._setting.proxy
+        return no_prefetch(asked) if proxy is None else prefetching(proxy.encoder, readers(asked, proxy.device))
+
+    def facts(self) -> dict[str, Any]:
+        proxy = self._setting.proxy
+        if proxy is None:
+            return {}
+        return {"device": str(proxy.device), "dtype": str(proxy.dtype), "scoped_parameters": len(proxy.parameters)}
+
+
 def _proxy_fingerprint(proxy: ProxyOptions | Proxy) -> str:
     """Of the files of a checkpoint, or of weights in memory."""
     if isinstance(proxy, ProxyOptions):
-        return fingerprint(proxy.checkpoint)
+        return fingerprint_once(proxy.checkpoint)
     total = hashlib.sha256()
     for name, weights in sorted(proxy.model.state_dict().items()):
         total.update(name.encode() + weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

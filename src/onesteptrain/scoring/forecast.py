@@ -18,7 +18,8 @@ from scipy.stats import t as student
 from onesteptrain.data.pool import Pool, Sample, draw_rows
 from onesteptrain.errors import ConfigError, PoolError
 from onesteptrain.methods import Scorer
-from onesteptrain.scoring.score import refuse_unscored, score_rows
+from onesteptrain.scoring.score import refuse_unscored
+from onesteptrain.scoring.work import score_rows
 from onesteptrain.storage.score_table import Record, to_table, write_table
 
 _CHUNKS = 4

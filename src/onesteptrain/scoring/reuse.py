@@ -23,8 +23,8 @@ from onesteptrain.data.likeness import FINDINGS
 from onesteptrain.data.pool import Pool, Sample
 from onesteptrain.errors import OneStepError, RunError, ScoreError
 from onesteptrain.methods import Reference, Referenced, Scorer
-from onesteptrain.scoring.score import belonging
 from onesteptrain.scoring.second_pass import stored_records
+from onesteptrain.scoring.shards import belonging
 from onesteptrain.storage.atomic import whole
 from onesteptrain.storage.intact import FILES, POOL, refuse_damaged
 from onesteptrain.storage.run_directory import Run

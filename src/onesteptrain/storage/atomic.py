@@ -14,8 +14,10 @@ from onesteptrain.storage.ownership import MARKER, delete_made, kind_of, mark, n
 
 
 @contextlib.contextmanager
-def whole(out: Path, *, kind: str = "files") -> Iterator[Path]:
+def whole(out: Path, *, kind: str = "files", writer: int | None = None) -> Iterator[Path]:
     """A path to write a file or make a folder at; it takes its place when the block ends without an error.
+
+    All of it is on the disk by then, so that a loss of power leaves the old content or the new.
 
     The path is free and its parent is there. A file replaces the file at `out`; a folder gets a marker, and replaces
     one of the same kind: what the old marker lists is deleted, all else stays.
@@ -23,11 +25,12 @@ def whole(out: Path, *, kind: str = "files") -> Iterator[Path]:
     Args:
         out: The place.
         kind: What a folder holds.
+        writer: Number of the writer, where several may write the same file at a time; the last one counts.
 
     Raises:
         RunError: the place is taken by something else.
     """
-    part = passing(out)
+    part = passing(out, writer)
     out.parent.mkdir(parents=True, exist_ok=True)
     _settle(out)
     remove(part)  # left by a process that was killed
@@ -37,11 +40,14 @@ def whole(out: Path, *, kind: str = "files") -> Iterator[Path]:
         if part.is_dir():
             refuse_taken(out, kind, overwrite=True)
             mark(part, kind, full=True)
+            _onto_disk(part)
             _swap(part, out)
         elif out.is_dir():
             raise RunError(f"output {out} is a folder; give a file name")
         else:
+            _onto_disk(part)
             os.replace(part, out)
+        _sync(out.parent)
     finally:
         remove(part)
 
@@ -111,6 +117,25 @@ def refuse_existing(out: Path, example: str, *, overwrite: bool) -> None:
         raise RunError(f"output {out} is a folder; give a file name such as {example}")
     if out.exists() and not overwrite:
         raise RunError(f"output {out} exists; give another path, or add --overwrite")
+
+
+def _onto_disk(path: Path) -> None:
+    """Wait until a file, or all below a folder, is on the disk."""
+    for place, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(place, name))
+        _sync(Path(place))
+    if path.is_file():
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems sync no folders
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _swap(part: Path, out: Path) -> None:

@@ -28,6 +28,11 @@ def fingerprint(path: str | Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
+def fingerprint_once(path: str | Path) -> str:
+    """The same, read again only where sizes or times of the files have changed."""
+    return _fingerprint_of(str(path), _stamp(Path(path)))
+
+
 def content_id(values: Iterable[Any]) -> str:
     """A short name for a request: the same for the same values and the same content of the files that they name."""
     text = json.dumps([_content(value) for value in values], sort_keys=True)
@@ -49,7 +54,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, Path) or names_file(value):
-        return _fingerprint_once(str(value), _stamp(Path(value)))
+        return fingerprint_once(value)
     return value
 
 
@@ -71,7 +76,7 @@ def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _fingerprint_once(path: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
+def _fingerprint_of(path: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
     return fingerprint(path)
 
 

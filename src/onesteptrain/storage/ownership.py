@@ -64,9 +64,9 @@ def delete_made(folder: Path) -> None:
             _drop_empty(folder / name, folder)
 
 
-def passing(path: Path) -> Path:
-    """The name of a file or folder while it is being written."""
-    return path.with_name(f".{path.name}{PASSING}")
+def passing(path: Path, writer: int | None = None) -> Path:
+    """The name of a file or folder while it is being written, by one of several writers if there are some."""
+    return path.with_name(f".{path.name}{'' if writer is None else f'.{writer}'}{PASSING}")
 
 
 def leaving(folder: Path, name: str) -> str | None:

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ NOTED = ("contents.parquet", "pictures.parquet")
 
 _PLACE = "place"
 """Key of provenance.json: where the directory was when its paths were written."""
+_PATIENCE = 600.0
+"""Seconds that a rank waits for the first one to begin."""
 
 _PACKAGES = ("onesteptrain", "torch", "transformers", "tokenizers", "pyarrow", "numpy", "pillow", "peft")
 
@@ -151,6 +154,30 @@ def begin_run(
             if not _holds_more(path):  # a request that was refused at once must not keep its mended self out
                 delete_made(path)
             raise
+
+
+def join_run(
+    path: Path, config: Mapping[str, Any], inputs: Mapping[str, str], *, incidental: Collection[str] = ()
+) -> Run:
+    """Take part in a run that another process owns; waits until that one has begun.
+
+    Args:
+        path: The directory.
+        config: The request, as in `begin_run`.
+        inputs: Fingerprint of each file that goes in.
+        incidental: Options that may differ, as in `begin_run`.
+
+    Raises:
+        RunError: the directory holds another request, or nobody has begun within ten minutes.
+    """
+    asked, until, different = kept_secret(dict(config)), time.monotonic() + _PATIENCE, "no run"
+    while different:
+        if (path / "config.yaml").is_file():
+            different = difference(path, asked, inputs, incidental)
+        if different and time.monotonic() > until:
+            raise RunError(f"output folder {path} holds {different}; start rank 0 with the same options")
+        time.sleep(0.2 if different else 0.0)
+    return Run(path)
 
 
 def _check(

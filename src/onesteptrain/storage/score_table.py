@@ -89,9 +89,18 @@ def _storable(value: Value) -> Value:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def write_table(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a table whole or not at all; `metadata` is text to keep in its schema, in place of what is there."""
-    with whole(path) as part:
+def write_table(
+    table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None, *, writer: int | None = None
+) -> None:
+    """Write a table whole or not at all.
+
+    Args:
+        table: The table.
+        path: The file.
+        metadata: Text to keep in its schema, in place of what is there.
+        writer: Number of the writer, where several may write the same file at a time.
+    """
+    with whole(path, writer=writer) as part:
         pq.write_table(
             table if metadata is None else table.replace_schema_metadata(dict(metadata)),
             part,

@@ -44,7 +44,7 @@ _LIKE_A_MARK = re.compile(
     r"|[\[{]\s*(?:image|img|picture|photo|pic)s?[ _:#-]?\d*\s*[\]}]",
     re.IGNORECASE,
 )
-_FILE_NAME = re.compile(r"\w[\w.-]*/[\w./-]*\.(?:png|jpe?g|gif|webp|bmp|tiff?)\b", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?<!\w)\w[\w.-]{0,200}/[\w./-]{0,500}\.(?:png|jpe?g|gif|webp|bmp|tiff?)\b", re.IGNORECASE)
 
 
 class Draft(NamedTuple):

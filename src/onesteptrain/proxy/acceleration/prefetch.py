@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -102,7 +103,20 @@ _encoder: list[Encoder] = []
 """Of this process, if it is one that prefetches."""
 
 
+def end_with_parent() -> None:
+    """End this process when the one that has started it ends, however that comes about."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def _begin(packed: bytes) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
     torch.set_num_threads(1)
     _encoder.append(pickle.loads(packed))
