@@ -16,15 +16,17 @@ import yaml
 from PIL import Image
 
 from onesteptrain.cli import main
-from onesteptrain.data.pool import ImageRef, open_pool
+from onesteptrain.data.pool import ImageRef, open_pool, text_of
 from onesteptrain.errors import ConfigError, MissingExtraError, PoolError, RunError, ScoreError
 from onesteptrain.reporting import ReportOptions, write_report
 from onesteptrain.reporting.comparison import summarize_arms
 from onesteptrain.reporting.counting import bin_by_length, count_reasons, kind_of
-from onesteptrain.reporting.examples import thumbnail
+from onesteptrain.reporting.decision import find_cut
+from onesteptrain.reporting.examples import read_groups, thumbnail
 from onesteptrain.reporting.figures import bin_edges
+from onesteptrain.reporting.heat import shade_of
 from onesteptrain.reporting.typeset import choose_scale
-from onesteptrain.selection import advise, select_rows
+from onesteptrain.selection import advise, default_rule, select_rows
 from onesteptrain.selection.trust import measure_trust
 from onesteptrain.storage.score_table import Record, ScoreTable, merge, read_scores, to_table, write_table
 from tests.building import png, write_pool
@@ -147,15 +149,26 @@ def test_advise_select_and_the_page_tell_the_same_of_a_share(tmp_path):
     assert f" 20 % 20 {100 * told.tokens_share:.1f} % {shown} " in page_of(run, tmp_path).text
 
 
-def test_the_decision_is_what_select_does(tmp_path):
-    def record(row, spread=4, **columns):
-        generator = np.random.default_rng(row)
-        signals = -generator.lognormal(spread * (row % 2)), *generator.lognormal(spread * (row % 2), size=2)
-        values = dict(zip(("harm", "loss", "worst_loss"), signals, strict=True))
-        return Record(float(generator.normal()), columns={**values, **columns, "utility": 1.0, "tokens": 9})
+def gated_record(row, spread=4, **columns):
+    """Any record with the signals of the trust gate; every other row is far from the rest."""
+    generator = np.random.default_rng(row)
+    signals = -generator.lognormal(spread * (row % 2)), *generator.lognormal(spread * (row % 2), size=2)
+    values = dict(zip(("harm", "loss", "worst_loss"), signals, strict=True))
+    return Record(float(generator.normal()), columns={**values, **columns, "utility": 1.0, "tokens": 9})
 
-    run = make_run(tmp_path, write_pool(tmp_path / "pool", 100), record)
-    write_table(to_table((f"a{row}", row, record(2 * row)) for row in range(100, 140)), run / "reference.parquet")
+
+def record_with_tokens(row):
+    return gated_record(row, token_utility=np.random.default_rng(row + 1).normal(size=3).astype(np.float32))
+
+
+def make_gated_run(folder, record=gated_record):
+    run = make_run(folder, write_pool(folder / "pool", 100), record)
+    write_table(to_table((f"a{row}", row, gated_record(2 * row)) for row in range(100, 140)), run / "reference.parquet")
+    return run
+
+
+def test_the_decision_is_what_select_does(tmp_path):
+    run = make_gated_run(tmp_path)
     selection = select_rows(read_scores(run), keep="100%")
     assert selection.gate == "trust"
     kept = len(selection.rows)
@@ -172,6 +185,46 @@ def test_the_decision_is_what_select_does(tmp_path):
     assert "anchors, 40" in page
     told = measure_trust(read_scores(run)).verdict.passing_clean.value
     assert f"about {told:.0%} of the kept rows" in page
+
+
+def test_shown_rows_lie_on_the_side_of_the_cut_that_their_title_says(tmp_path):
+    table = read_scores(make_gated_run(tmp_path))
+    kept = set(select_rows(table, keep="100%").rows.tolist())
+    cut = find_cut(default_rule(table))
+    groups = read_groups(table, open_pool(tmp_path / "pool" / "pool.jsonl"), cut, [], 6, None)
+    rows = [[example.row for example in group.rows] for group in groups]
+    assert list(map(len, rows)) == [6, 2, 2, 2, 2]
+    furthest, just_dropped, just_kept, dropped, kept_ones = rows
+    shown = [row for some in rows for row in some]
+    assert len(set(shown)) == len(shown)
+    assert {row in kept for row in furthest + just_dropped + dropped} == {False}
+    assert {row in kept for row in just_kept + kept_ones} == {True}
+    by_value = sorted(set(range(100)) - kept, key=lambda row: cut.value[row])
+    assert furthest == by_value[:-7:-1]
+    assert just_dropped == by_value[:2]
+    assert just_kept == sorted(kept, key=lambda row: -cut.value[row])[:2]
+
+
+def test_words_of_shown_answers_are_coloured_by_their_stored_utilities(tmp_path):
+    table = read_scores(make_gated_run(tmp_path, record_with_tokens))
+    pool = open_pool(tmp_path / "pool" / "pool.jsonl")
+
+    def quote(sample):  # three tokens: the first character, the rest of the first word, the end of the turn
+        answer = text_of(sample, "assistant")
+        return [(0, 1), (1, answer.index(" ") if " " in answer else len(answer)), (len(answer), len(answer))]
+
+    groups = read_groups(table, pool, find_cut(default_rule(table)), [], 6, quote)
+    rows = [example.row for group in groups for example in group.rows]
+    stored = table.read(["token_utility"])["token_utility"].to_pylist()
+    first = {row: stored[row][0] + stored[row][1] for row in rows}
+    sizes = np.abs(list(first.values()))
+    scale = np.quantile(sizes, 0.95)
+    for group in groups:
+        for example in group.rows:
+            heat = next(passage.heat for passage in example.passages if passage.role == "Answer")
+            shade = shade_of(first[example.row], scale)
+            assert heat.count("<span class=") == bool(shade)
+            assert f'<span class="heat {shade}">' in heat or not shade
 
 
 def test_without_anchors_nothing_is_dropped(run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesteptrain.reporting.counting import Column
 from onesteptrain.reporting.typeset import count, percent
@@ -31,9 +32,23 @@ class Decision(NamedTuple):
 class Cut(NamedTuple):
     """Nonconformity of rows and anchors: standard deviations of the anchors, beyond their median."""
 
-    kept: Column
-    dropped: Column
+    value: Column
+    """Of each row of the table; NaN where there is none."""
+
+    passing: NDArray[np.bool_]
+    """Which rows are kept."""
+
     anchors: Column
+
+    @property
+    def kept(self) -> Column:
+        """Of the rows that are kept."""
+        return self.value[np.isfinite(self.value) & self.passing]
+
+    @property
+    def dropped(self) -> Column:
+        """Of the rows that are dropped."""
+        return self.value[np.isfinite(self.value) & ~self.passing]
 
 
 def decide(rule: DefaultRule) -> Decision:
@@ -69,8 +84,7 @@ def find_cut(rule: DefaultRule) -> Cut | None:
     examples = read_examples(rule.table, gated.kinds)
     separation = separate(examples, len(gated.kinds.names))
     anchors = separation.nonconformity(examples.anchors, examples.anchor_codes)
-    known = np.isfinite(value)
-    return Cut(value[known & passing], value[known & ~passing], anchors)
+    return Cut(value, passing, anchors)
 
 
 def _clean(trust: Trust) -> list[str]:

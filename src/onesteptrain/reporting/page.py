@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from onesteptrain.data.score_record import IN_MEMORY, read_score_record
-from onesteptrain.errors import ConfigError, PoolError, ScoreError
+from onesteptrain.errors import ConfigError, ModelError, PoolError, ScoreError
 from onesteptrain.evaluation.paired import as_difference
 from onesteptrain.evaluation.worth import worth_sentences
 from onesteptrain.reporting import figures
@@ -26,8 +27,10 @@ from onesteptrain.reporting.counting import (
     summarize,
     utility_curve,
 )
-from onesteptrain.reporting.decision import decide, find_cut
-from onesteptrain.reporting.examples import Ends, read_ends
+from onesteptrain.reporting.decision import Cut, decide, find_cut
+from onesteptrain.reporting.diagnosis.texts import recorded_quoter
+from onesteptrain.reporting.examples import read_ends, read_groups
+from onesteptrain.reporting.heat import LEGEND, STYLE
 from onesteptrain.reporting.typeset import FILTERS, Scale, choose_scale
 from onesteptrain.selection import default_rule, scored_pool
 from onesteptrain.selection.advice import SHARES
@@ -104,6 +107,8 @@ def write_report(
     run = table.path.parent
     record = read_score_record(run)
     facts = {
+        "legend": LEGEND,
+        "heat_style": STYLE,
         "title": "a pool in memory" if record.asked["pool"] == IN_MEMORY else Path(record.asked["pool"]).name,
         "asked": record.asked,
         "options": record.flat(),
@@ -111,8 +116,8 @@ def write_report(
         "arms": sorted(summarize_arms(results or ()), key=lambda arm: -arm.accuracy),
         "worth": _worth(results or ()),
         "audit": read_audit(audit) if audit is not None else None,
-        **_table_facts(table, options.kind),
-        **_ranking_facts(table, options),
+        **(found := _table_facts(table, options.kind)),
+        **_ranking_facts(table, options, found["cut"]),
     }
     write_text(out, _render(facts))
     return out
@@ -153,6 +158,7 @@ def _table_facts(table: ScoreTable, kind: tuple[str, ...]) -> dict[str, Any]:
             "no_rule": str(error),
             "decision": None,
             "cut": None,
+            "cut_figure": None,
         }
     kept = [(share, rule.figures(share)) for share in SHARES]
     trust = rule.gated.trust
@@ -160,10 +166,11 @@ def _table_facts(table: ScoreTable, kind: tuple[str, ...]) -> dict[str, Any]:
     verdict = [sentence for part in said if part is not None for sentence in part.sentences()]
     facts |= {"kept": kept, "gate": rule.gated.gate, "verdict": verdict, "no_rule": ""}
     cut = find_cut(rule)
-    return {**facts, "decision": decide(rule), "cut": None if cut is None else figures.cut_histogram(*cut)}
+    figure = None if cut is None else figures.cut_histogram(cut.kept, cut.dropped, cut.anchors)
+    return {**facts, "decision": decide(rule), "cut": cut, "cut_figure": figure}
 
 
-def _ranking_facts(table: ScoreTable, options: ReportOptions) -> dict[str, Any]:
+def _ranking_facts(table: ScoreTable, options: ReportOptions, cut: Cut | None) -> dict[str, Any]:
     """The ranking: its numbers, its figures, and the pool rows at its two ends."""
     score, ranked = table.numbers("score"), "utility" if "utility" in table.names else "score"
     values = np.where(np.isfinite(score), table.numbers(ranked), np.nan)
@@ -180,16 +187,29 @@ def _ranking_facts(table: ScoreTable, options: ReportOptions) -> dict[str, Any]:
         "summaries": [summary for summary in summaries if summary is not None],
         "any_positive": curve is not None,
         "figures": _draw(table, values, ranked, scale, curve),
-        "ends": _ends(table, values, columns, options.examples) if options.examples else None,
+        **_shown_rows(table, values, cut, columns, options.examples),
     }
 
 
-def _ends(table: ScoreTable, values: Column, columns: Sequence[str], examples: int) -> Ends:
+def _shown_rows(
+    table: ScoreTable, values: Column, cut: Cut | None, columns: Sequence[str], examples: int
+) -> dict[str, Any]:
+    """Rows around the decision where there is one, else the two ends of the ranking."""
+    if not examples:
+        return {"ends": None, "groups_shown": [], "colored": False}
     try:
         pool = scored_pool(table)
     except PoolError as error:
         raise PoolError(f"{error}, or add --examples 0") from error
-    return read_ends(table, pool, values, columns, examples)
+    if cut is None:
+        return {"ends": read_ends(table, pool, values, columns, examples), "groups_shown": [], "colored": False}
+    quote = None
+    if "token_utility" in table.names:
+        with suppress(ModelError):  # the proxy is gone: answers are shown without colours
+            quote = recorded_quoter(table)
+    shown = read_groups(table, pool, cut, columns, examples, quote)
+    colored = any(passage.heat for group in shown for row in group.rows for passage in row.passages)
+    return {"ends": None, "groups_shown": shown, "colored": colored}
 
 
 def _units(scales: Mapping[str, Scale]) -> str:
